@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Builds the examples and runs evict_trace: examples/run.sh [trace] [options], for example examples/run.sh --help
+# Without a trace in the first place it replays the bundled one, with the bundled judge.
+set -euo pipefail
+foresightkv_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source-path=SCRIPTDIR/.. source=cmake/bootstrap.sh
+source "$foresightkv_root/cmake/bootstrap.sh"
+
+foresightkv_bootstrap examples
+foresightkv_build host evict_trace examples
+
+if [ $# -eq 0 ] || [[ $1 == -* ]]; then
+  data="$foresightkv_root/examples/data"
+  set -- "$data/smollm2_135m_small.safetensors" --weights "$data/smollm2_135m_judge_onpolicy.safetensors" "$@"
+fi
+exec "$foresightkv_root/build/host/examples/evict_trace" "$@"
