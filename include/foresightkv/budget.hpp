@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <foresightkv/cache.hpp>
+#include <foresightkv/config.hpp>
+
+namespace foresightkv::inline v0 {
+
+/// How many tokens each row keeps. Budgets of one length domain are equal:
+///   domain                        the coarsest length domain in which it is constant
+///   operator()(config, shape, row) tokens to keep; negative: the sequence is flagged and left alone
+template <class Budget>
+concept budget = requires(Budget const rule, eviction_config const config, cache_shape const shape, row_index at) {
+  { Budget::domain } -> std::convertible_to<length_domain>;
+  { rule(config, shape, at) } -> std::same_as<int>;
+};
+
+namespace detail {
+
+template <class Budget>
+constexpr bool check_budget() {
+  static_assert(budget<Budget>,
+                "foresightkv: a budget must have domain and int operator()(config, cache_shape, row_index) const");
+  return budget<Budget>;
+}
+
+}  // namespace detail
+
+}  // namespace foresightkv::inline v0

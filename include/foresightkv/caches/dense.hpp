@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <foresightkv/cache.hpp>
+
+namespace foresightkv::inline v0 {
+
+/// Distances in elements between neighbours of a dense cache. A token's own elements are contiguous.
+struct cache_strides {
+  std::int64_t layer = 0;  ///< unused where the cache holds one pointer per layer
+  std::int64_t sequence = 0;
+  std::int64_t kv_head = 0;
+  std::int64_t token = 0;
+
+  /// [layer][sequence][kv_head][token][dim]
+  [[nodiscard]] static constexpr cache_strides hnd(cache_shape const& shape, int head_dim) {
+    cache_strides strides;
+    strides.token = head_dim;
+    strides.kv_head = strides.token * shape.capacity;
+    strides.sequence = strides.kv_head * shape.num_kv_heads;
+    strides.layer = strides.sequence * shape.num_sequences;
+    return strides;
+  }
+  /// [layer][sequence][token][kv_head][dim]
+  [[nodiscard]] static constexpr cache_strides nhd(cache_shape const& shape, int head_dim) {
+    cache_strides strides;
+    strides.kv_head = head_dim;
+    strides.token = strides.kv_head * shape.num_kv_heads;
+    strides.sequence = strides.token * shape.capacity;
+    strides.layer = strides.sequence * shape.num_sequences;
+    return strides;
+  }
+};
+
+/// Keys and values in strided arrays: one allocation, or one per layer.
+template <element Element, length_domain Domain = length_domain::sequence>
+struct dense_cache {
+  using element_type = Element;
+  static constexpr length_domain domain = Domain;
+
+  Element* keys = nullptr;    ///< null where layer_keys is given
+  Element* values = nullptr;  ///< null where layer_values is given
+  std::int32_t const* row_lengths = nullptr;
+  cache_shape extents{};
+  cache_strides key_strides{};
+  cache_strides value_strides{};
+  Element* const* layer_keys = nullptr;    ///< [num_layers] base pointers, readable by the backend
+  Element* const* layer_values = nullptr;  ///< [num_layers]
+
+  /// Keys and values as [layer][sequence][kv_head][capacity][head_dim].
+  [[nodiscard]] static constexpr dense_cache hnd(Element* keys, Element* values, std::int32_t const* lengths,
+                                                 cache_shape const& shape) {
+    return {keys, values, lengths, shape, cache_strides::hnd(shape, shape.key_head_dim),
+            cache_strides::hnd(shape, shape.value_head_dim)};
+  }
+  /// Keys and values as [layer][sequence][capacity][kv_head][head_dim].
+  [[nodiscard]] static constexpr dense_cache nhd(Element* keys, Element* values, std::int32_t const* lengths,
+                                                 cache_shape const& shape) {
+    return {keys, values, lengths, shape, cache_strides::nhd(shape, shape.key_head_dim),
+            cache_strides::nhd(shape, shape.value_head_dim)};
+  }
+
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr cache_shape const& shape() const { return extents; }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr std::int32_t const* lengths() const { return row_lengths; }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr Element* key(row_index at, int slot) const {
+    return address(keys, layer_keys, key_strides, at, slot);
+  }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr Element* value(row_index at, int slot) const {
+    return address(values, layer_values, value_strides, at, slot);
+  }
+
+  [[nodiscard]] status check() const {
+    if (!extents.valid()) return {errc::invalid_shape};
+    if (row_lengths == nullptr) return {errc::null_pointer};
+    if ((keys == nullptr && layer_keys == nullptr) || (values == nullptr && layer_values == nullptr))
+      return {errc::null_pointer};
+    if (!aligned(keys) || !aligned(values)) return {errc::misaligned};
+    if (!fits(key_strides, extents.key_head_dim) || !fits(value_strides, extents.value_head_dim))
+      return {errc::invalid_shape};
+    return {};
+  }
+
+ private:
+  FORESIGHTKV_HOST_DEVICE static constexpr Element* address(Element* base, Element* const* layer_base,
+                                                            cache_strides const& strides, row_index at, int slot) {
+    Element* const start = layer_base == nullptr ? base + at.layer * strides.layer : layer_base[at.layer];
+    return start + at.sequence * strides.sequence + at.kv_head * strides.kv_head + slot * strides.token;
+  }
+  static bool aligned(Element const* data) { return reinterpret_cast<std::uintptr_t>(data) % alignof(Element) == 0; }
+  [[nodiscard]] bool fits(cache_strides const& strides, int head_dim) const {
+    return (extents.capacity == 1 || strides.token >= head_dim) &&
+           (extents.num_kv_heads == 1 || strides.kv_head >= head_dim) && strides.sequence >= 0 && strides.layer >= 0;
+  }
+};
+
+}  // namespace foresightkv::inline v0

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <foresightkv/detail/check.hpp>
+#include <foresightkv/detail/host/backend.hpp>
+
+namespace foresightkv::inline v0 {
+
+/// Lists the sequences that are due: those with a row of at least budget + interval tokens, in the order of
+/// `sequences`. The list can be handed to `evict` as it stands: sequence_list{due_slots, due_count, ...}.
+///
+/// Under slot_list the empty slots of a row do not count; a sequence with bad data is not listed and is flagged.
+/// \param due_slots  [sequences.max_count]
+/// \param due_count  one integer
+template <class Exec, eviction_policy Policy, class Cache>
+status collect_due(Exec exec, Policy const& policy, Cache const& cache, sequence_list const& sequences,
+                   eviction_state<Policy> const& state, std::int32_t* due_slots, std::int32_t* due_count) {
+  if constexpr (detail::check_policy_on_cache<Policy, Cache>()) {
+    eviction_config const config = policy.config;
+    status const checked = detail::first_error(
+        [&] { return config.valid() ? status{} : status{errc::invalid_config}; }, [&] { return cache.check(); },
+        [&] { return detail::check_list(sequences); },
+        [&] { return detail::check_part(policy.budget, cache.shape()); },
+        [&] { return detail::check_policy_state(policy, state, cache.shape()); },
+        [&] { return due_slots == nullptr || due_count == nullptr ? status{errc::null_pointer} : status{}; });
+    if (!checked.ok()) return checked;
+    return detail::backend<Exec>::collect_due(exec, policy, cache, sequences, state, due_slots, due_count);
+  } else {
+    return {errc::unsupported};
+  }
+}
+
+}  // namespace foresightkv::inline v0

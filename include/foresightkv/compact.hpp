@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <foresightkv/detail/check.hpp>
+#include <foresightkv/detail/host/backend.hpp>
+
+namespace foresightkv::inline v0 {
+
+/// Moves keys, values and every state column of the visited rows together, as the policy's compaction says, and counts
+/// one eviction step for the rows that lose tokens. A row with evicted_count 0 keeps every byte.
+///
+/// \param lists        as `select` wrote them: ascending, unique, inside the row; kept, evicted and evicted_count
+/// \param new_lengths  indexed by the cache's length domain; not the cache's own buffer
+/// Workspace and errors as evict.
+template <class Exec, eviction_policy Policy, class Cache>
+status compact(Exec exec, Policy const& policy, Cache const& cache, sequence_list const& sequences,
+               selection const& lists, eviction_state<Policy> const& state, std::int32_t* new_lengths,
+               workspace scratch) {
+  if constexpr (detail::check_policy_on_cache<Policy, Cache>()) {
+    status const checked = detail::first_error(
+        [&] { return detail::check_policy_call(exec, policy, cache, sequences, scratch, 0); },
+        [&] { return detail::check_policy_state(policy, state, cache.shape()); },
+        [&] {
+          bool const missing = lists.kept == nullptr || lists.evicted == nullptr || lists.evicted_count == nullptr;
+          return missing ? status{errc::null_pointer} : status{};
+        },
+        [&] { return detail::check_new_lengths(cache, new_lengths); });
+    if (!checked.ok()) return checked;
+    return detail::backend<Exec>::compact(exec, policy, cache, sequences, lists, state, new_lengths, scratch);
+  } else {
+    return {errc::unsupported};
+  }
+}
+
+}  // namespace foresightkv::inline v0

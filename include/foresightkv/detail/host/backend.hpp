@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <foresightkv/detail/backend.hpp>
+#include <foresightkv/detail/host/judge.hpp>
+#include <foresightkv/detail/host/lifecycle.hpp>
+#include <foresightkv/detail/host/row_operations.hpp>
+#include <foresightkv/detail/host/row_task.hpp>
+
+namespace foresightkv::inline v0::detail {
+
+/// The verbs on the host: rows in parallel, each row on one thread.
+template <>
+struct backend<host_execution> : host::lifecycle {
+  template <class Policy>
+  static std::size_t bytes(host_execution exec, cache_shape const& shape, sequence_list const& list, int) {
+    arena counter;
+    (void)host::call_scratch<Policy>::take(counter, exec, shape, list);
+    return counter.bytes();
+  }
+
+  /// Data that a device cannot check before a launch, but the host can.
+  template <class Scorer>
+  static status check(Scorer const& scorer, cache_shape const& shape) {
+    for (int layer = 0; layer < shape.num_layers; ++layer)
+      if (!covers_layer(scorer, shape.model_layer(layer))) return {errc::invalid_shape};
+    return {};
+  }
+
+  /// Runs body(row_task, row_scratch) on every row of every sequence that `accept`.
+  template <class Policy, class Cache, class Accept, class Body>
+  static void for_each_row(host_execution exec, Policy const& policy, Cache const& cache, sequence_list const& list,
+                           row_state const& state, workspace memory, Accept const& accept, Body const& body) {
+    arena arrays(memory);
+    auto const scratch = host::call_scratch<Policy>::take(arrays, exec, cache.shape(), list);
+    host::visit const plan = host::plan_visit(list, cache.shape(), state, scratch.sequences, accept);
+    host::parallel_for(scratch.threads, plan.num_rows(cache.shape()), [&](int task, int thread) {
+      host::row_scratch<Policy> const mine = scratch.of(thread);
+      host::row_task<Policy, Cache> const row(policy, cache, state, plan.row(cache.shape(), task));
+      body(row, mine);
+    });
+  }
+
+  template <class Policy, class Cache, class Window>
+  static status observe(host_execution exec, Policy const& policy, Cache const& cache, sequence_list const& list,
+                        Window const& window, row_state const& state, float* out, int out_capacity, workspace memory) {
+    constexpr int size = window_statistics<typename Policy::reads>::size;
+    auto const accept = [&](int sequence) {
+      return host::check_lengths(cache, sequence, smaller(list.max_length, out_capacity), no_limit, state) &&
+             host::check_queries(window, sequence, state);
+    };
+    auto const row_floats = static_cast<std::ptrdiff_t>(out_capacity) * size * cache.shape().group;
+    for_each_row(exec, policy, cache, list, state, memory, accept,
+                 [&](auto const& row, auto const& scratch) {
+                   host::observe_row<window_statistics<typename Policy::reads>>(
+                       cache, row.at, row.length, row.positions, window, scratch.observe, out + row.row * row_floats);
+                 });
+    return {};
+  }
+
+  template <class Policy, class Cache, class Window>
+  static status carry(host_execution exec, Policy const& policy, Cache const& cache, sequence_list const& list,
+                      Window const& window, row_state const& state, workspace memory) {
+    auto const accept = [&](int sequence) {
+      return host::check_lengths(cache, sequence, list.max_length, state.capacity, state) &&
+             host::check_queries(window, sequence, state);
+    };
+    for_each_row(exec, policy, cache, list, state, memory, accept,
+                 [&](auto const& row, auto const& scratch) {
+                   float const* const observed = row.window_of(window, scratch);
+                   (void)row.carry(observed, scratch);
+                   row.settle(scratch.carried);
+                 });
+    return {};
+  }
+
+  template <class Policy, class Cache, class Window>
+  static status score(host_execution exec, Policy const& policy, Cache const& cache, sequence_list const& list,
+                      Window const& window, row_state const& state, score_view const& scores, workspace memory) {
+    auto const accept = [&](int sequence) {
+      return host::check_lengths(cache, sequence, smaller(list.max_length, scores.capacity),
+                                 state.num_carried > 0 ? state.capacity : no_limit, state) &&
+             host::check_queries(window, sequence, state);
+    };
+    for_each_row(exec, policy, cache, list, state, memory, accept,
+                 [&](auto const& row, auto const& scratch) {
+                   float const* const observed = row.window_of(window, scratch);
+                   row.recall(scratch.carried);
+                   row.score(window, observed, scratch.carried, scratch, scores.row(row.row));
+                 });
+    return {};
+  }
+
+  template <class Policy, class Cache>
+  static status select(host_execution exec, Policy const& policy, Cache const& cache, sequence_list const& list,
+                       score_view const& scores, row_state const& state, selection const& lists, workspace memory) {
+    auto const accept = [&](int sequence) {
+      int const limit = smaller(list.max_length, smaller(scores.capacity, lists.capacity));
+      return host::check_lengths(cache, sequence, limit, no_limit, state) &&
+             check_budget_data(policy, cache, sequence, state);
+    };
+    for_each_row(exec, policy, cache, list, state, memory, accept, [&](auto const& row, auto const& scratch) {
+      row.choose(scores.row(row.row), lists, scratch, [](auto const&...) {});
+    });
+    return {};
+  }
+
+  template <class Policy, class Cache>
+  static status compact(host_execution exec, Policy const& policy, Cache const& cache, sequence_list const& list,
+                        selection const& lists, row_state const& state, std::int32_t* new_lengths, workspace memory) {
+    auto const accept = [&](int sequence) {
+      int const limit = smaller(list.max_length, lists.capacity);
+      return host::check_lengths(cache, sequence, limit, storable<Policy>(state), state);
+    };
+    for_each_row(exec, policy, cache, list, state, memory, accept, [&](auto const& row, auto const& scratch) {
+      auto const base = lists.at(row.row);
+      int const num_evicted = lists.evicted_count[row.row];
+      if (num_evicted > 0) {
+        row.recall(scratch.carried);
+        row.compact(lists.kept + base, row.occupied() - num_evicted, lists.evicted + base, num_evicted, scratch.carried);
+      }
+      row.store_length(new_lengths, Policy::compaction_type::moves_tokens ? row.length - num_evicted : row.length);
+    });
+    return {};
+  }
+
+  template <class Policy, class Cache, class Window>
+  static status evict(host_execution exec, Policy const& policy, Cache const& cache, sequence_list const& list,
+                      Window const& window, row_state const& state, std::int32_t* new_lengths, selection const& lists,
+                      bool dry_run, workspace memory) {
+    bool const wants_lists = lists.capacity > 0;
+    auto const accept = [&](int sequence) {
+      int const limit = wants_lists ? smaller(list.max_length, lists.capacity) : list.max_length;
+      return host::check_lengths(cache, sequence, limit, storable<Policy>(state), state) &&
+             host::check_queries(window, sequence, state) && check_budget_data(policy, cache, sequence, state);
+    };
+    for_each_row(exec, policy, cache, list, state, memory, accept,
+                 [&](auto const& row, auto const& scratch) {
+                   if (row.excess(row.occupied()) <= 0) {
+                     row.keep_all(lists, scratch);
+                     row.store_length(new_lengths, row.length);
+                     return;
+                   }
+                   float const* const observed = row.window_of(window, scratch);
+                   float const* const carried = row.carry(observed, scratch);
+                   row.score(window, observed, carried, scratch, scratch.scores);
+                   row.choose(scratch.scores, lists, scratch,
+                              [&](int num_kept, int num_evicted) {
+                                bool const moves = Policy::compaction_type::moves_tokens;
+                                row.store_length(new_lengths, moves ? num_kept : row.length);
+                                if (!dry_run) row.compact(scratch.kept, num_kept, scratch.evicted, num_evicted, carried);
+                              });
+                 });
+    return {};
+  }
+
+  template <class Policy, class Cache>
+  static status collect_due(host_execution, Policy const& policy, Cache const& cache, sequence_list const& list,
+                            row_state const& state, std::int32_t* due_slots, std::int32_t* due_count) {
+    cache_shape const& shape = cache.shape();
+    eviction_config const config = policy.config;
+    auto const accept = [&](int sequence) {
+      if (!host::check_lengths(cache, sequence, list.max_length, no_limit, state) ||
+          !check_budget_data(policy, cache, sequence, state))
+        return false;
+      for (int layer = 0; layer < shape.num_layers; ++layer)
+        for (int head = 0; head < shape.num_kv_heads; ++head) {
+          host::row_task<Policy, Cache> const row(policy, cache, state, {layer, sequence, head});
+          if (row.excess(row.occupied()) >= config.interval) return true;
+        }
+      return false;
+    };
+    *due_count = host::plan_visit(list, shape, state, due_slots, accept).count;
+    return {};
+  }
+
+ private:
+  static constexpr int no_limit = 0x7fffffff;
+
+  static constexpr int smaller(int a, int b) { return a < b ? a : b; }
+
+  /// Longest row whose columns this policy stores: a compaction that moves tokens stores the kept ones only.
+  template <class Policy>
+  static int storable(row_state const& state) {
+    return Policy::compaction_type::moves_tokens ? no_limit : state.capacity;
+  }
+
+  template <class Policy, class Cache>
+  static bool check_budget_data(Policy const& policy, Cache const& cache, int sequence, row_state const& state) {
+    cache_shape const& shape = cache.shape();
+    for (int layer = 0; layer < shape.num_layers; ++layer)
+      for (int head = 0; head < shape.num_kv_heads; ++head) {
+        int const tokens = policy.budget(policy.config, shape, row_index{layer, sequence, head});
+        if (tokens < 0 || tokens > state.capacity)
+          return host::set_flag(state, sequence, sequence_flag::bad_budget), false;
+      }
+    return true;
+  }
+};
+
+}  // namespace foresightkv::inline v0::detail

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cmath>
+#include <foresightkv/detail/host/kernels.hpp>
+#include <foresightkv/detail/host/row.hpp>
+
+namespace foresightkv::inline v0::detail::host {
+
+inline constexpr float log2_e = 1.44269504088896340736f;
+inline constexpr int query_block = 32;  // logits of 32 queries x 1,152 keys stay inside a 256 KB L2 cache
+
+/// Whether a float is finite, by its bits: -ffast-math folds the usual tests away.
+inline bool is_finite(float value) {
+  return (float_bits(value) & float_infinity_bits) != float_infinity_bits;
+}
+
+/// Slots that any vector path may touch beyond a row of n: the widest panel.
+constexpr int padded_bound(int n) { return n + panel_tokens<isa_avx512>; }
+
+/// Scratch of one thread that observes.
+struct observe_scratch {
+  void const** keys = nullptr;   // where each token's key stands
+  float* packed = nullptr;       // keys of the row
+  float* queries = nullptr;      // [query_block][dim]
+  float* logits = nullptr;       // [query_block][padded]
+  float* folds = nullptr;        // [statistics][padded]
+  std::int32_t* late = nullptr;  // slots that some query of the window does not see
+
+  static observe_scratch take(arena& memory, cache_shape const& shape, int max_length, int num_statistics) {
+    auto const slots = static_cast<std::size_t>(padded_bound(max_length));
+    auto const dim = static_cast<std::size_t>(shape.key_head_dim);
+    observe_scratch scratch;
+    scratch.keys = memory.take<void const*>(slots);
+    scratch.packed = memory.take<float>(slots * dim);
+    scratch.queries = memory.take<float>(query_block * dim);
+    scratch.logits = memory.take<float>(query_block * slots);
+    scratch.folds = memory.take<float>(static_cast<std::size_t>(num_statistics) * slots);
+    scratch.late = memory.take<std::int32_t>(slots);
+    return scratch;
+  }
+};
+
+/// Which cached tokens a query sees.
+struct visibility {
+  bool prefix = true;  // positions ascend and no slot is empty: a query sees the slots before some slot
+  int num_late = 0;    // otherwise: slots to test against every query
+};
+
+inline visibility find_visibility(row_positions const& positions, int n, int first_query,
+                                  std::int32_t* late) {
+  if (positions.column == nullptr) return {};
+  visibility seen;
+  int previous = -1;
+  for (int slot = 0; slot < n; ++slot) {
+    int const position = positions.at(slot);
+    seen.prefix = seen.prefix && position > previous;
+    previous = position;
+    if (position < 0 || position > first_query) late[seen.num_late++] = slot;
+  }
+  return seen;
+}
+
+/// First slot of an ascending row that a query at `position` does not see.
+inline int visible_prefix(row_positions const& positions, int n, int position) {
+  int low = 0;
+  int high = n;
+  while (low < high) {
+    int const middle = low + (high - low) / 2;
+    if (positions.at(middle) <= position)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low;
+}
+
+/// What turns one query's logits into probabilities.
+struct softmax_rule {
+  float multiply = 0.0f;  // base-2 exponent per unit of logit
+  float scale = 0.0f;
+  float soft_cap = 0.0f;
+};
+
+template <class Isa>
+[[gnu::always_inline]] inline void cap_logits(softmax_rule const& rule, float* x, int n) {
+  for (int i = 0; i < n; ++i) x[i] = rule.soft_cap * std::tanh(x[i] * rule.scale / rule.soft_cap);
+}
+
+/// Probabilities of the first n entries of x, in place; all zero if the query is masked. `sink` may be null.
+template <class Isa>
+[[gnu::always_inline]] inline void probabilities(softmax_rule const& rule, float const* lse2,
+                                                 float const* sink, float* x, int n) {
+  bool masked = n == 0;
+  if (lse2 != nullptr) {
+    masked = masked || !is_finite(*lse2);
+    if (!masked) (void)kernels<Isa>::exp2(x, n, rule.multiply, *lse2);
+  } else if (!masked) {
+    float largest = kernels<Isa>::maximum(x, n) * rule.multiply;
+    if (sink != nullptr && *sink * log2_e > largest) largest = *sink * log2_e;
+    float total = kernels<Isa>::exp2(x, n, rule.multiply, largest);
+    if (sink != nullptr) total += std::exp2(*sink * log2_e - largest);
+    masked = !is_finite(total) || !is_finite(largest) || !(total > 0.0f);
+    if (!masked) kernels<Isa>::scale(x, n, 1.0f / total);
+  }
+  if (masked)
+    for (int i = 0; i < n; ++i) x[i] = 0.0f;
+}
+
+template <class Statistic>
+[[gnu::always_inline]] inline void fold_row(float* folds, float const* p, int n, int age) {
+  if (age >= horizon<Statistic>()) return;
+  for (int i = 0; i < n; ++i) folds[i] = Statistic::fold(folds[i], p[i], age);
+}
+
+template <class... Statistics>
+[[gnu::always_inline]] inline void fold_all(statistics<Statistics...>, float* folds, std::size_t stride,
+                                            float const* p, int n, int age) {
+  std::size_t place = 0;
+  (fold_row<Statistics>(folds + stride * place++, p, n, age), ...);
+}
+
+template <class... Statistics>
+[[gnu::always_inline]] inline void begin_folds(statistics<Statistics...>, float* folds, std::size_t stride,
+                                               int n) {
+  std::size_t place = 0;
+  (
+      [&](float initial) {
+        float* const row = folds + stride * place++;
+        for (int i = 0; i < n; ++i) row[i] = initial;
+      }(Statistics::initial),
+      ...);
+}
+
+/// Where a window stands in a row.
+struct window_place {
+  int count = 0;  // queries of this chunk
+  int first = 0;  // position of the oldest
+  int end = 0;    // one past the newest position of the declared window
+};
+
+template <class Query, log_base Base>
+window_place place_window(observation<Query, Base> const& window, int sequence, int row_end) {
+  window_place place;
+  place.count = window.query_count == nullptr ? window.max_queries : window.query_count[sequence];
+  place.end = window.window_end == nullptr ? row_end : window.window_end[sequence];
+  place.first = window.first_position == nullptr ? place.end - place.count : window.first_position[sequence];
+  return place;
+}
+
+template <class Query, log_base Base>
+float softmax_scale(observation<Query, Base> const& window, cache_shape const& shape) {
+  if (window.softmax_scale > 0.0f) return window.softmax_scale;
+  return 1.0f / std::sqrt(static_cast<float>(shape.key_head_dim));
+}
+
+/// Observes the window of one row into out[slot][List][group], in code for one instruction set.
+template <class Isa, class List, class Cache, class Query, log_base Base>
+[[gnu::always_inline]] inline void observe_row_with(Cache const& cache, row_index at, int n,
+                                               row_positions const& positions,
+                                               observation<Query, Base> const& window,
+                                               observe_scratch const& scratch, float* out) {
+  cache_shape const& shape = cache.shape();
+  int const dim = shape.key_head_dim;
+  int const group = shape.group;
+  int const width = List::size * group;
+  auto const stride = static_cast<std::size_t>(padded<Isa>(n));
+  window_place const place = place_window(window, at.sequence, positions.end(n));
+  if (place.count == 0 && !window.continues)
+    for (std::ptrdiff_t i = 0; i < static_cast<std::ptrdiff_t>(n) * width; ++i) out[i] = 0.0f;
+  if (place.count == 0 || n == 0) return;
+
+  softmax_rule rule;
+  rule.scale = softmax_scale(window, shape);
+  rule.soft_cap = window.soft_cap;
+  rule.multiply = (rule.soft_cap > 0.0f ? 1.0f : rule.scale) * log2_e;
+  visibility const seen = find_visibility(positions, n, place.first, scratch.late);
+  auto const keys = reinterpret_cast<typename Cache::element_type const**>(scratch.keys);
+  for (int slot = 0; slot < n; ++slot) keys[slot] = cache.key(at, slot);
+  kernels<Isa>::pack(keys, n, dim, scratch.packed);
+
+  for (int j = 0; j < group; ++j) {
+    int const head = at.kv_head * group + j;
+    float const* const sink =
+        window.sink_logits == nullptr
+            ? nullptr
+            : window.sink_logits + static_cast<std::ptrdiff_t>(at.layer) * shape.num_kv_heads * group + head;
+    if (window.continues) {
+      for (int s = 0; s < List::size; ++s)
+        for (int i = 0; i < n; ++i)
+          scratch.folds[static_cast<std::size_t>(s) * stride + static_cast<std::size_t>(i)] =
+              out[static_cast<std::ptrdiff_t>(i) * width + s * group + j];
+    } else {
+      begin_folds(List{}, scratch.folds, stride, n);
+    }
+    for (int block = 0; block < place.count; block += query_block) {
+      int const rows = place.count - block < query_block ? place.count - block : query_block;
+      for (int r = 0; r < rows; ++r)
+        kernels<Isa>::widen(window.query(at, head, block + r), dim,
+                   scratch.queries + static_cast<std::ptrdiff_t>(r) * dim);
+      int const newest = place.first + block + rows - 1;
+      int const reach = seen.prefix ? visible_prefix(positions, n, newest) : n;
+      kernels<Isa>::logits(scratch.queries, rows, dim, scratch.packed, reach, scratch.logits, stride);
+      for (int r = 0; r < rows; ++r) {
+        float* const x = scratch.logits + static_cast<std::size_t>(r) * stride;
+        int const position = place.first + block + r;
+        int visible = seen.prefix ? visible_prefix(positions, reach, position) : n;
+        int hidden = 0;
+        if (rule.soft_cap > 0.0f) cap_logits<Isa>(rule, x, visible);
+        if (!seen.prefix)
+          for (int i = 0; i < seen.num_late; ++i) {
+            int const where = positions.at(scratch.late[i]);
+            if (where >= 0 && where <= position) continue;
+            x[scratch.late[i]] = -1e30f;
+            ++hidden;
+          }
+        if (hidden == n) visible = 0;
+        float lse2 = 0.0f;
+        if (window.lse != nullptr) {
+          float const given = window.log_sum_exp(at, head, block + r);
+          lse2 = is_finite(given) && Base == log_base::natural ? given * log2_e : given;
+        }
+        probabilities<Isa>(rule, window.lse == nullptr ? nullptr : &lse2, sink, x, visible);
+        for (int i = visible; i < n; ++i) x[i] = 0.0f;
+        fold_all(List{}, scratch.folds, stride, x, n, place.end - 1 - position);
+      }
+    }
+    for (int i = 0; i < n; ++i)
+      for (int s = 0; s < List::size; ++s)
+        out[static_cast<std::ptrdiff_t>(i) * width + s * group + j] =
+            scratch.folds[static_cast<std::size_t>(s) * stride + static_cast<std::size_t>(i)];
+  }
+}
+
+/// Observes the window of one row into out[slot][List][group].
+template <class List, class Cache, class Query, log_base Base>
+[[gnu::noinline]] void observe_row(Cache const& cache, row_index at, int n, row_positions const& positions,
+                                   observation<Query, Base> const& window, observe_scratch const& scratch, float* out) {
+  with_best_isa([&](auto isa) __attribute__((always_inline)) {
+    observe_row_with<decltype(isa), List>(cache, at, n, positions, window, scratch, out);
+  });
+}
+
+/// One carried statistic of one row: out[slot * width] [j] = carry(old, now).
+template <class Statistic, class WindowList>
+void carry_column(int n, int group, float const* observed, row_carried const& old, int place, float* out) {
+  int const fed = WindowList::template index<typename Statistic::window>();
+  for (int slot = 0; slot < n; ++slot) {
+    float const* const now = observed + (static_cast<std::ptrdiff_t>(slot) * WindowList::size + fed) * group;
+    auto const at = static_cast<std::ptrdiff_t>(slot) * old.width + place * group;
+    for (int j = 0; j < group; ++j)
+      out[at + j] = Statistic::carry(slot < old.stored ? old.values[at + j] : 0.0f, now[j]);
+  }
+}
+
+/// Carried statistics of a row after a window: out[slot][Carried][group]. Tokens that the state has not seen start
+/// from zero. `out` may be where the old values stand.
+template <class WindowList, class... Carried>
+void carry_row(statistics<Carried...>, int n, int group, float const* observed, row_carried const& old, float* out) {
+  int place = 0;
+  (carry_column<Carried, WindowList>(n, group, observed, old, place++, out), ...);
+}
+
+}  // namespace foresightkv::inline v0::detail::host

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <foresightkv/detail/order_key.hpp>
+#include <foresightkv/detail/random.hpp>
+
+namespace foresightkv::inline v0::detail::host {
+
+/// The lowest keys of a row: every key below `threshold`, and the first `ties` of those that equal it.
+struct lowest_keys {
+  std::uint32_t threshold = 0;
+  int ties = 0;
+};
+
+/// Finds the `count` lowest of n keys, 0 < count <= n: radix select from the top digit down, which looks at
+/// every key once and then only at those that share the threshold's digits. `scratch` holds n keys.
+inline lowest_keys find_lowest(std::uint32_t const* keys, int n, int count, std::uint32_t* scratch) {
+  constexpr int digit_bits = 8;
+  constexpr int bins = 1 << digit_bits;
+  std::uint32_t const* from = keys;
+  int remaining = count;
+  std::uint32_t prefix = 0;
+  for (int shift = 32 - digit_bits; shift >= 0; shift -= digit_bits) {
+    // Four histograms: scores of a row share their top digit, and one counter would wait for itself.
+    std::uint32_t histogram[4][bins] = {};
+    int i = 0;
+    for (; i + 4 <= n; i += 4)
+      for (int lane = 0; lane < 4; ++lane) ++histogram[lane][from[i + lane] >> shift & (bins - 1)];
+    for (; i < n; ++i) ++histogram[0][from[i] >> shift & (bins - 1)];
+    int digit = 0;
+    for (;; ++digit) {
+      auto const here = static_cast<int>(histogram[0][digit] + histogram[1][digit] + histogram[2][digit] +
+                                         histogram[3][digit]);
+      if (here >= remaining) {
+        n = here;
+        break;
+      }
+      remaining -= here;
+    }
+    prefix |= static_cast<std::uint32_t>(digit) << shift;
+    if (shift == 0) break;
+    int kept = 0;
+    for (int k = 0; kept < n; ++k) {
+      scratch[kept] = from[k];
+      kept += static_cast<int>(from[k] >> shift) == static_cast<int>(prefix >> shift);
+    }
+    from = scratch;
+  }
+  return {prefix, remaining};
+}
+
+/// Names the draws of one row; see `draw`.
+struct draw_source {
+  std::uint64_t seed = 0;
+  std::uint32_t request = 0;
+  std::uint32_t model_row = 0;
+  std::uint32_t step = 0;
+};
+
+/// One row of scores as a selector sees it.
+template <class Positions>
+class selection_row {
+ public:
+  selection_row(float const* scores, std::uint32_t* keys, std::uint32_t* scratch, int length, int count,
+                int candidates, Positions positions, draw_source source)
+      : scores_(scores),
+        keys_(keys),
+        scratch_(scratch),
+        length_(length),
+        count_(count),
+        candidates_(candidates),
+        positions_(positions),
+        source_(source) {}
+
+  [[nodiscard]] int length() const { return length_; }
+  [[nodiscard]] int count() const { return count_; }
+  [[nodiscard]] int candidates() const { return candidates_; }
+  [[nodiscard]] float score(int slot) const { return scores_[slot]; }
+  [[nodiscard]] float uniform(int slot) const { return uniform_float(bits(slot)); }
+  [[nodiscard]] float gumbel(int slot) const { return gumbel_float(bits(slot)); }
+
+  void restrict_to_lowest(int count) {
+    if (count >= candidates_) return;
+    lowest_keys lowest = count > 0 ? find_lowest(keys_, length_, count, scratch_) : lowest_keys{};
+    for (int slot = 0; slot < length_; ++slot) {
+      std::uint32_t const key = keys_[slot];
+      bool const tie = key == lowest.threshold && lowest.ties > 0;
+      if (key >= lowest.threshold && !tie) keys_[slot] = protected_key;
+      lowest.ties -= tie;
+    }
+    candidates_ = count > 0 ? count : 0;
+  }
+
+  template <class Score>
+  void rescore(Score const& score) {
+    for (int slot = 0; slot < length_; ++slot)
+      if (keys_[slot] != protected_key) keys_[slot] = order_key(score(slot));
+  }
+
+  void evict_lowest(int count) {
+    evicted_ = count < candidates_ ? count : candidates_;
+    if (evicted_ > 0) lowest_ = find_lowest(keys_, length_, evicted_, scratch_);
+  }
+
+  [[nodiscard]] int evicted() const { return evicted_; }
+  [[nodiscard]] lowest_keys lowest() const { return lowest_; }
+
+ private:
+  [[nodiscard]] std::uint32_t bits(int slot) const {
+    return draw(source_.seed, positions_.at(slot), source_.request, source_.model_row, source_.step);
+  }
+
+  float const* scores_;
+  std::uint32_t* keys_;
+  std::uint32_t* scratch_;
+  int length_;
+  int count_;
+  int candidates_;
+  Positions positions_;
+  draw_source source_;
+  int evicted_ = 0;
+  lowest_keys lowest_{};
+};
+
+/// Writes both lists of a row, ascending. Branch-free: every slot is stored to both, one of the two cursors
+/// advances; so both arrays need room for n + 1 entries.
+inline void emit_lists(std::uint32_t const* keys, int n, lowest_keys lowest, std::int32_t* kept,
+                       std::int32_t* evicted) {
+  int num_kept = 0;
+  int num_evicted = 0;
+  for (int slot = 0; slot < n; ++slot) {
+    std::uint32_t const key = keys[slot];
+    int const tie = static_cast<int>(key == lowest.threshold) & static_cast<int>(lowest.ties > 0);
+    int const goes = static_cast<int>(key < lowest.threshold) | tie;
+    lowest.ties -= tie;
+    kept[num_kept] = slot;
+    evicted[num_evicted] = slot;
+    num_kept += 1 - goes;
+    num_evicted += goes;
+  }
+}
+
+}  // namespace foresightkv::inline v0::detail::host

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <foresightkv/detail/check.hpp>
+#include <foresightkv/detail/host/backend.hpp>
+
+namespace foresightkv::inline v0 {
+
+/// Workspace of `evict`, and of every other verb of a policy, in bytes.
+///
+/// `list` gives the bounds max_count and max_length; `max_queries` the largest window.
+template <eviction_policy Policy, class Exec>
+[[nodiscard]] std::size_t evict_bytes(Exec exec, cache_shape const& shape, sequence_list const& list, int max_queries) {
+  return detail::backend<Exec>::template bytes<Policy>(exec, shape, list, max_queries);
+}
+
+/// What `evict` writes beside the cache and the state.
+struct eviction_output {
+  std::int32_t* new_lengths = nullptr;  ///< indexed by the cache's length domain; not the cache's own buffer
+  selection lists{};                    ///< optional: see selection; capacity 0 asks for none
+  bool dry_run = false;                 ///< writes lengths and lists, leaves cache and state alone
+};
+
+/// Cuts every visited row that is longer than its budget: observe, carry, score, select and compact in one call.
+///
+/// A row with no more tokens than its budget keeps every byte of cache and state. Protected tokens (the newest
+/// config.recent() positions, the first config.sink_tokens) stay. Carried statistics of a row that is cut take in the
+/// window first. Sequences whose data breaks a rule are flagged in the state and left alone, their new lengths unwritten.
+/// \param cache     tokens to cut; its lengths() are read, never written
+/// \param sequences slots to visit and the host's bounds
+/// \param window    an observation, or statistics observed before
+/// \param state     columns of every row; advanced by the call
+/// \param output    new lengths, and optional lists
+/// \param scratch   at least evict_bytes
+/// \return errc::invalid_config, invalid_shape, null_pointer, misaligned, overlap or workspace_too_small, nothing
+///         written; else ok. Ties: lowest slot first. Host: parallel over rows, does not allocate.
+template <class Exec, eviction_policy Policy, class Cache, class Window>
+status evict(Exec exec, Policy const& policy, Cache const& cache, sequence_list const& sequences,
+             Window const& window, eviction_state<Policy> const& state, eviction_output const& output,
+             workspace scratch) {
+  if constexpr (detail::check_policy_on_cache<Policy, Cache>() && detail::check_policy_window<Policy, Window>()) {
+    status const checked = detail::first_error(
+        [&] { return detail::check_policy_call(exec, policy, cache, sequences, scratch, detail::max_queries(window)); },
+        [&] { return detail::check_window(window); },
+        [&] { return detail::check_policy_state(policy, state, cache.shape()); },
+        [&] { return detail::check_new_lengths(cache, output.new_lengths); });
+    if (!checked.ok()) return checked;
+    return detail::backend<Exec>::evict(exec, policy, cache, sequences, window, state, output.new_lengths,
+                                        output.lists, output.dry_run, scratch);
+  } else {
+    return {errc::unsupported};
+  }
+}
+
+/// The same without lists.
+template <class Exec, eviction_policy Policy, class Cache, class Window>
+status evict(Exec exec, Policy const& policy, Cache const& cache, sequence_list const& sequences,
+             Window const& window, eviction_state<Policy> const& state, std::int32_t* new_lengths, workspace scratch) {
+  return evict(exec, policy, cache, sequences, window, state, eviction_output{new_lengths, {}, false}, scratch);
+}
+
+}  // namespace foresightkv::inline v0

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <foresightkv/cache.hpp>
+#include <foresightkv/statistics.hpp>
+
+namespace foresightkv::inline v0 {
+
+/// Base of a log-sum-exp: FlashAttention hands over natural logarithms, FlashInfer base 2 (m + log2 d).
+enum class log_base : int { natural, two };
+
+/// Distances in elements between neighbours of the window's queries (or of their log-sum-exps).
+struct query_strides {
+  std::int64_t layer = 0;
+  std::int64_t sequence = 0;
+  std::int64_t head = 0;   ///< query heads: kv_head * group + j
+  std::int64_t token = 0;  ///< queries, oldest first
+
+  /// [layer][sequence][query head][query][dim]
+  [[nodiscard]] static constexpr query_strides hnd(cache_shape const& shape, int max_queries, int dim) {
+    query_strides strides;
+    strides.token = dim;
+    strides.head = strides.token * max_queries;
+    strides.sequence = strides.head * shape.num_kv_heads * shape.group;
+    strides.layer = strides.sequence * shape.num_sequences;
+    return strides;
+  }
+  /// [layer][sequence][query][query head][dim]
+  [[nodiscard]] static constexpr query_strides nhd(cache_shape const& shape, int max_queries, int dim) {
+    query_strides strides;
+    strides.head = dim;
+    strides.token = strides.head * shape.num_kv_heads * shape.group;
+    strides.sequence = strides.token * max_queries;
+    strides.layer = strides.sequence * shape.num_sequences;
+    return strides;
+  }
+};
+
+/// The queries that a call observes, after RoPE, and how their attention is computed.
+///
+/// Query r of a sequence (0 = oldest) stands at position first_position + r and sees every cached token at that
+/// position or before. Its age is window_end - 1 - its position: a window may be handed over in chunks.
+/// Probabilities are softmax(soft_cap(query . key * softmax_scale)) over the tokens it sees (and the sink logit).
+/// With a log-sum-exp that is one pass. A query whose log-sum-exp is not finite is masked: it gives every token 0.
+/// The arrays indexed by sequence are indexed by slot, not by place in the call's list.
+template <element Query, log_base Base = log_base::natural>
+struct observation {
+  using element_type = Query;
+  static constexpr log_base base = Base;
+
+  Query const* queries = nullptr;
+  query_strides strides{};
+  int max_queries = 0;            ///< most queries that any visited sequence hands over
+  float softmax_scale = 0.0f;     ///< 0: 1 / sqrt(key_head_dim)
+  float soft_cap = 0.0f;          ///< 0: none; else logit = soft_cap * tanh(logit / soft_cap)
+  float const* lse = nullptr;     ///< log-sum-exp of each query's scaled logits; null: computed
+  query_strides lse_strides{};
+  float const* sink_logits = nullptr;             ///< [layer][query head]: one more term of the denominator
+  std::int32_t const* query_count = nullptr;      ///< [sequence]; null: max_queries
+  std::int32_t const* window_end = nullptr;       ///< [sequence] one past the window's newest position; null: one past the newest token
+  std::int32_t const* first_position = nullptr;   ///< [sequence] position of query 0; null: window_end - query_count
+  bool continues = false;  ///< a later chunk of a window: folds onto what the statistics already hold
+
+  /// Queries as [layer][sequence][query head][max_queries][key_head_dim].
+  [[nodiscard]] static constexpr observation hnd(Query const* queries, cache_shape const& shape, int max_queries) {
+    observation window;
+    window.queries = queries;
+    window.strides = query_strides::hnd(shape, max_queries, shape.key_head_dim);
+    window.lse_strides = query_strides::hnd(shape, max_queries, 1);
+    window.max_queries = max_queries;
+    return window;
+  }
+  /// Queries as [layer][sequence][max_queries][query head][key_head_dim].
+  [[nodiscard]] static constexpr observation nhd(Query const* queries, cache_shape const& shape, int max_queries) {
+    observation window;
+    window.queries = queries;
+    window.strides = query_strides::nhd(shape, max_queries, shape.key_head_dim);
+    window.lse_strides = query_strides::nhd(shape, max_queries, 1);
+    window.max_queries = max_queries;
+    return window;
+  }
+
+  /// The same window with its log-sum-exps, laid out like the queries without the last extent.
+  [[nodiscard]] constexpr observation with_lse(float const* values) const {
+    observation window = *this;
+    window.lse = values;
+    return window;
+  }
+
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr Query const* query(row_index at, int query_head, int r) const {
+    return queries + at.layer * strides.layer + at.sequence * strides.sequence + query_head * strides.head +
+           r * strides.token;
+  }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr float log_sum_exp(row_index at, int query_head, int r) const {
+    return lse[at.layer * lse_strides.layer + at.sequence * lse_strides.sequence + query_head * lse_strides.head +
+               r * lse_strides.token];
+  }
+};
+
+/// Statistics that were observed before: by `observe`, in chunks, or by an engine's own attention kernel.
+template <class List>
+struct observed {
+  statistics_view<List> statistics;
+  std::int32_t const* window_end = nullptr;  ///< as in observation
+};
+
+namespace detail {
+
+template <class Window>
+inline constexpr bool is_observation = false;
+template <class Query, log_base Base>
+inline constexpr bool is_observation<observation<Query, Base>> = true;
+template <class Window>
+inline constexpr bool is_observed = false;
+template <class List>
+inline constexpr bool is_observed<observed<List>> = true;
+
+template <class Query, log_base Base>
+status check_window(observation<Query, Base> const& window) {
+  if (window.max_queries < 0 || !(window.softmax_scale >= 0.0f) || !(window.soft_cap >= 0.0f))
+    return {errc::invalid_shape};
+  if (window.max_queries > 0 && window.queries == nullptr) return {errc::null_pointer};
+  if (reinterpret_cast<std::uintptr_t>(window.queries) % alignof(Query) != 0) return {errc::misaligned};
+  return {};
+}
+
+template <class List>
+status check_window(observed<List> const& window) {
+  if (window.statistics.capacity < 0) return {errc::invalid_shape};
+  if constexpr (List::size > 0)
+    if (window.statistics.data == nullptr) return {errc::null_pointer};
+  return {};
+}
+
+}  // namespace detail
+
+/// What a verb can take as its window: queries to observe, or statistics observed before.
+template <class Window>
+concept observation_window = detail::is_observation<Window> || detail::is_observed<Window>;
+
+}  // namespace foresightkv::inline v0

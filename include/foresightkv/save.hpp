@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <foresightkv/detail/check.hpp>
+#include <foresightkv/detail/host/backend.hpp>
+
+namespace foresightkv::inline v0 {
+
+/// Bytes that one saved sequence takes.
+[[nodiscard]] inline std::size_t save_bytes(row_state const& state) { return detail::saved_sequence::bytes(state); }
+
+/// Writes a sequence's state (not its keys and values) to a buffer of save_bytes: preemption, checkpoints.
+/// The format starts with a version and the extents; `restore` refuses what does not fit.
+/// \return invalid_shape (no such slot), null_pointer or workspace_too_small; nothing written then
+template <class Exec>
+status save(Exec exec, row_state const& state, int sequence, workspace buffer) {
+  status const checked = detail::first_error(
+      [&] { return detail::check_state(state); },
+      [&] { return sequence < 0 || sequence >= state.num_sequences ? status{errc::invalid_shape} : status{}; },
+      [&] { return detail::check_workspace(buffer, save_bytes(state)); });
+  if (!checked.ok()) return checked;
+  return detail::backend<Exec>::save(exec, state, sequence, buffer.data);
+}
+
+/// Reads a saved sequence into a slot, which may be another one, of a state whose capacity may differ: its stored
+/// tokens must fit.
+/// \return invalid_shape (no such slot, another version, other extents, a longer row, damaged counts), null_pointer or
+///         workspace_too_small; nothing written then
+template <class Exec>
+status restore(Exec exec, row_state const& state, int sequence, workspace saved) {
+  status const checked = detail::first_error(
+      [&] { return detail::check_state(state); },
+      [&] { return sequence < 0 || sequence >= state.num_sequences ? status{errc::invalid_shape} : status{}; },
+      [&] { return saved.data == nullptr ? status{errc::null_pointer} : status{}; });
+  if (!checked.ok()) return checked;
+  return detail::backend<Exec>::restore(exec, state, sequence, saved);
+}
+
+}  // namespace foresightkv::inline v0

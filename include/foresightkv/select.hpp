@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <foresightkv/detail/check.hpp>
+#include <foresightkv/detail/host/backend.hpp>
+
+namespace foresightkv::inline v0 {
+
+/// Chooses which tokens of the visited rows go: min(tokens - budget, candidates) of them, none where that is not
+/// positive. Reads lengths, scores and the state; writes lists only. Same scores, same lists, on every backend.
+///
+/// \param scores  [row][slot]; higher = keep; of equal scores the lowest slot goes first, NaN ranks lowest, -0 == +0
+/// \param lists   kept and evicted slots, ascending; counts; any of them may be null
+/// Workspace and errors as evict. O(length) per row.
+template <class Exec, eviction_policy Policy, class Cache>
+status select(Exec exec, Policy const& policy, Cache const& cache, sequence_list const& sequences,
+              score_view const& scores, eviction_state<Policy> const& state, selection const& lists,
+              workspace scratch) {
+  if constexpr (detail::check_policy_on_cache<Policy, Cache>()) {
+    status const checked = detail::first_error(
+        [&] { return detail::check_policy_call(exec, policy, cache, sequences, scratch, 0); },
+        [&] { return detail::check_policy_state(policy, state, cache.shape()); },
+        [&] { return detail::check_scores(scores); },
+        [&] { return lists.capacity < 0 ? status{errc::invalid_shape} : status{}; });
+    if (!checked.ok()) return checked;
+    return detail::backend<Exec>::select(exec, policy, cache, sequences, scores, state, lists, scratch);
+  } else {
+    return {errc::unsupported};
+  }
+}
+
+}  // namespace foresightkv::inline v0

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <foresightkv/cache.hpp>
+#include <foresightkv/statistics.hpp>
+#include <foresightkv/workspace.hpp>
+
+namespace foresightkv::inline v0 {
+
+/// Why a sequence was left alone, or what the engine should know about it; bits of row_state::flags. Verbs set bits,
+/// `reset` clears them.
+enum class sequence_flag : std::uint32_t {
+  over_budget = 1,        ///< protected tokens left fewer to evict than the budget asked for
+  bad_length = 2,         ///< a length is negative or above the capacity or the call's max_length
+  length_mismatch = 4,    ///< the cache is shorter than the state has seen: tell `append` about rejected tokens
+  state_overflow = 8,     ///< the row must be stored and is longer than the state's capacity
+  bad_window = 16,        ///< query_count is negative or above max_queries
+  bad_budget = 32,        ///< a budget read from memory cannot hold the protected tokens
+  duplicate = 64          ///< listed twice in one call: visited once
+};
+
+/// Memory that follows the tokens of every row: columns indexed [row][slot], and scalars per row and per sequence.
+/// Rows stand in cache_shape order. Each block of a call reads and writes its own row only.
+///
+/// A row is *pristine* while nothing was evicted from it (step == 0): then slot = position, the position column is not
+/// read, and the row may be longer than `capacity`. Tokens beyond seen_length are new: they take the next positions
+/// and start with empty carried statistics.
+struct row_state {
+  std::int32_t* position = nullptr;       ///< [rows][capacity]; negative: an empty slot (slot_list)
+  float* carried = nullptr;               ///< [rows][capacity][num_carried][group]
+  std::int32_t* seen_length = nullptr;    ///< [rows] slots that the columns describe
+  std::int32_t* next_position = nullptr;  ///< [rows] position of the next token after those
+  std::uint32_t* step = nullptr;          ///< [rows] evictions so far; part of a sampling selector's counter
+  std::uint32_t* request_id = nullptr;    ///< [sequences]
+  std::uint64_t* seed = nullptr;          ///< [sequences]
+  std::uint32_t* flags = nullptr;         ///< [sequences] bits of sequence_flag
+  int num_layers = 0;
+  int num_sequences = 0;
+  int num_kv_heads = 0;
+  int capacity = 0;  ///< slots per row, at least budget + interval
+  int num_carried = 0;
+  int group = 0;
+
+  /// The default state stands for fresh rows: implicit positions, nothing carried.
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr bool empty() const { return seen_length == nullptr; }
+
+  /// As cache_shape::num_rows and cache_shape::row.
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr int num_rows() const {
+    return num_layers * num_sequences * num_kv_heads;
+  }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr int row(row_index at) const {
+    return (at.layer * num_sequences + at.sequence) * num_kv_heads + at.kv_head;
+  }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr std::size_t column(int row, int slot) const {
+    return static_cast<std::size_t>(row) * static_cast<std::size_t>(capacity) + static_cast<std::size_t>(slot);
+  }
+  /// Carried statistics of one token: [num_carried][group].
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr float* carried_at(int row, int slot) const {
+    return carried + column(row, slot) * static_cast<std::size_t>(num_carried * group);
+  }
+};
+
+/// The state of a policy: its columns follow from the statistics that the policy carries.
+template <class Policy>
+struct eviction_state : row_state {
+  using carried_list = carried_statistics<typename Policy::reads>;
+};
+
+namespace detail {
+
+inline row_state carve_state(arena& memory, cache_shape const& shape, int capacity, int num_carried) {
+  row_state state;
+  state.num_layers = shape.num_layers;
+  state.num_sequences = shape.num_sequences;
+  state.num_kv_heads = shape.num_kv_heads;
+  state.capacity = capacity;
+  state.num_carried = num_carried;
+  state.group = shape.group;
+  auto const rows = static_cast<std::size_t>(state.num_rows());
+  auto const sequences = static_cast<std::size_t>(state.num_sequences);
+  auto const slots = rows * static_cast<std::size_t>(capacity);
+  state.position = memory.take<std::int32_t>(slots);
+  state.carried = memory.take<float>(slots * static_cast<std::size_t>(num_carried * shape.group));
+  state.seen_length = memory.take<std::int32_t>(rows);
+  state.next_position = memory.take<std::int32_t>(rows);
+  state.step = memory.take<std::uint32_t>(rows);
+  state.request_id = memory.take<std::uint32_t>(sequences);
+  state.seed = memory.take<std::uint64_t>(sequences);
+  state.flags = memory.take<std::uint32_t>(sequences);
+  return state;
+}
+
+/// What a backend can check of a state before a call.
+inline status check_state(row_state const& state) {
+  if (state.seen_length == nullptr || state.next_position == nullptr || state.step == nullptr ||
+      state.request_id == nullptr || state.seed == nullptr || state.flags == nullptr || state.position == nullptr)
+    return {errc::null_pointer};
+  if (state.num_carried > 0 && state.carried == nullptr) return {errc::null_pointer};
+  if (state.num_layers <= 0 || state.num_sequences <= 0 || state.num_kv_heads <= 0 || state.capacity <= 0 ||
+      state.num_carried < 0 || state.group <= 0)
+    return {errc::invalid_shape};
+  return {};
+}
+
+inline status check_state(row_state const& state, cache_shape const& shape, int num_carried) {
+  status const sound = check_state(state);
+  if (!sound.ok()) return sound;
+  bool const agree = state.num_layers == shape.num_layers && state.num_sequences == shape.num_sequences &&
+                     state.num_kv_heads == shape.num_kv_heads && state.num_carried == num_carried &&
+                     state.group == shape.group;
+  return agree ? status{} : status{errc::invalid_shape};
+}
+
+}  // namespace detail
+
+/// Bytes of the buffer behind a state, for rows of up to `capacity` slots.
+template <class Policy>
+[[nodiscard]] std::size_t state_bytes(cache_shape const& shape, int capacity) {
+  detail::arena counter;
+  (void)detail::carve_state(counter, shape, capacity, eviction_state<Policy>::carried_list::size);
+  return counter.bytes();
+}
+
+/// Lays a state out over a buffer of state_bytes. Call `reset` on every sequence before its first use.
+template <class Policy>
+[[nodiscard]] eviction_state<Policy> make_state(cache_shape const& shape, int capacity, workspace buffer) {
+  detail::arena memory(buffer);
+  eviction_state<Policy> state;
+  if (buffer.data == nullptr || buffer.size < state_bytes<Policy>(shape, capacity)) return state;
+  static_cast<row_state&>(state) =
+      detail::carve_state(memory, shape, capacity, eviction_state<Policy>::carried_list::size);
+  return state;
+}
+
+}  // namespace foresightkv::inline v0

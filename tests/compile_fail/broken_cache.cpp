@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+// expect-error: foresightkv: a cache must be trivially copyable and have element_type, domain, shape(), lengths(),
+#include <foresightkv/foresightkv.hpp>
+
+namespace fkv = foresightkv;
+
+struct my_cache : fkv::dense_cache<float> {
+#ifdef SHOULD_FAIL
+  float* value(fkv::row_index, int) const = delete;
+#endif
+};
+
+using policy = decltype(fkv::compose(fkv::eviction_config{}, fkv::window_sum{}, fkv::top_k{}, fkv::ordered{}));
+
+fkv::status run(policy const& rule, my_cache const& cache, fkv::eviction_state<policy> const& state,
+                std::int32_t* new_lengths) {
+  return fkv::evict(fkv::host, rule, cache, {}, fkv::observation<float>{}, state, new_lengths, fkv::workspace{});
+}

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <doctest/doctest.h>
+
+#include <foresightkv/foresightkv.hpp>
+#include <foresightkv/fork.hpp>
+#include <vector>
+
+#include "support/state_fixture.hpp"
+
+namespace fkv = foresightkv;
+using policy = testing::carried_policy<fkv::ordered>;
+
+namespace {
+
+constexpr fkv::cache_shape shape{.num_layers = 2, .num_sequences = 4, .num_kv_heads = 3, .group = 2, .key_head_dim = 4, .value_head_dim = 4, .capacity = 64};
+
+}  // namespace
+
+TEST_CASE("fork copies every row of a sequence, and not its request") {
+  testing::state_fixture<policy> fixture(shape, 8);
+  auto const& state = fixture.state;
+  for (int layer = 0; layer < 2; ++layer)
+    for (int head = 0; head < 3; ++head) fixture.after_eviction(state.row({layer, 1, head}), {layer, 5 + head, 9}, 12);
+  state.flags[1] = static_cast<std::uint32_t>(fkv::sequence_flag::over_budget);
+
+  std::int32_t const sources[] = {1, 1, 2};
+  std::int32_t const targets[] = {0, 3, 9};
+  CHECK(fkv::fork(fkv::host, state, {sources, targets, 3}).ok());
+  for (int target : {0, 3})
+    for (int layer = 0; layer < 2; ++layer)
+      for (int head = 0; head < 3; ++head) {
+        int const from = state.row({layer, 1, head});
+        int const to = state.row({layer, target, head});
+        CHECK(fixture.positions(to) == fixture.positions(from));
+        CHECK(state.next_position[to] == 12);
+        CHECK(state.step[to] == 1);
+        for (int slot = 0; slot < 3; ++slot)
+          for (int i = 0; i < 4; ++i) CHECK(state.carried_at(to, slot)[i] == state.carried_at(from, slot)[i]);
+      }
+  CHECK(state.flags[3] == state.flags[1]);
+  CHECK(state.request_id[3] == 3);
+  CHECK(state.seen_length[state.row({0, 2, 0})] == 0);
+}
+
+TEST_CASE("fork flags a target that is also used otherwise, whatever the order") {
+  for (bool swapped : {false, true}) {
+    testing::state_fixture<policy> fixture(shape, 8);
+    auto const& state = fixture.state;
+    for (int row = 0; row < shape.num_rows(); ++row) fixture.after_eviction(row, {row}, row + 1);
+    std::vector<std::int32_t> sources{0, 1}, targets{1, 2};
+    if (swapped) {
+      std::swap(sources[0], sources[1]);
+      std::swap(targets[0], targets[1]);
+    }
+    CHECK(fkv::fork(fkv::host, state, {sources.data(), targets.data(), 2}).ok());
+    CHECK(state.flags[1] == static_cast<std::uint32_t>(fkv::sequence_flag::duplicate));
+    CHECK(fixture.positions(state.row({0, 1, 0})) == std::vector<int>{state.row({0, 1, 0})});
+    CHECK(fixture.positions(state.row({0, 2, 0})) == std::vector<int>{state.row({0, 1, 0})});
+  }
+}
+
+TEST_CASE("fork refuses bad arguments and writes nothing") {
+  testing::state_fixture<policy> fixture(shape, 8);
+  auto const before = fixture.snapshot();
+  std::int32_t const slot[] = {0};
+  CHECK(fkv::fork(fkv::host, fixture.state, {slot, nullptr, 1}).code == fkv::errc::null_pointer);
+  CHECK(fkv::fork(fkv::host, fixture.state, {nullptr, slot, 1}).code == fkv::errc::null_pointer);
+  CHECK(fkv::fork(fkv::host, fixture.state, {slot, slot, -1}).code == fkv::errc::invalid_shape);
+  CHECK(fkv::fork(fkv::host, fixture.state, {}).ok());
+  CHECK(fkv::fork(fkv::host, fixture.state, {slot, slot, 1}).ok());  // onto itself: nothing to do
+  CHECK(fixture.snapshot() == before);
+}
