@@ -3,7 +3,6 @@
 
 #include <cmath>
 #include <cstdint>
-#include <limits>
 #include <vector>
 
 #include <foresightkv/element.hpp>
@@ -62,21 +61,23 @@ enum class hostile : int {
   count
 };
 
+/// Made of bits: no arithmetic, which -ffast-math would be free to fold.
 inline std::vector<float> hostile_row(hostile kind, int length, random_source& random) {
-  constexpr float infinity = std::numeric_limits<float>::infinity();
-  constexpr float nan = std::numeric_limits<float>::quiet_NaN();
-  constexpr float tiny = std::numeric_limits<float>::denorm_min();
+  constexpr std::uint32_t infinity = 0x7f800000u, nan = 0x7fc00000u, negative = 0x80000000u;
+  auto const either_sign = [&](std::uint32_t bits) {
+    return foresightkv::detail::bits_float(random.chance(0.5) ? bits : bits | negative);
+  };
   std::vector<float> row(static_cast<std::size_t>(length));
   auto const draw = [&](hostile what, int slot) -> float {
     switch (what) {
       case hostile::all_equal: return 0.25f;
       case hostile::few_levels: return static_cast<float>(random.integer(-1, 1));
-      case hostile::signed_zeros: return random.chance(0.5) ? 0.0f : -0.0f;
-      case hostile::denormals: return tiny * static_cast<float>(random.integer(-4, 4));
-      case hostile::one_nan: return slot == length / 2 ? nan : random.normal();
-      case hostile::many_nan: return random.chance(0.3) ? std::copysign(nan, random.chance(0.5) ? 1.0f : -1.0f) : random.normal();
-      case hostile::all_nan: return nan;
-      case hostile::infinities: return random.chance(0.6) ? (random.chance(0.5) ? infinity : -infinity) : random.normal();
+      case hostile::signed_zeros: return either_sign(0u);
+      case hostile::denormals: return either_sign(static_cast<std::uint32_t>(random.integer(0, 4)));
+      case hostile::one_nan: return slot == length / 2 ? either_sign(nan) : random.normal();
+      case hostile::many_nan: return random.chance(0.3) ? either_sign(nan | static_cast<std::uint32_t>(random.integer(0, 9))) : random.normal();
+      case hostile::all_nan: return either_sign(nan);
+      case hostile::infinities: return random.chance(0.6) ? either_sign(infinity) : random.normal();
       case hostile::one_top_digit: return 1.0f + static_cast<float>(random.integer(0, 40)) * 0x1p-23f;
       case hostile::ascending: return static_cast<float>(slot);
       case hostile::descending: return static_cast<float>(-slot);

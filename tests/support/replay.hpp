@@ -141,6 +141,12 @@ class replay {
     }
   }
 
+  /// Positions of the tokens that the state has seen, in slot order.
+  [[nodiscard]] std::vector<int> positions(int row) const {
+    std::int32_t const* const column = state.view.position + state.view.column(row, 0);
+    return {column, column + state.seen(row)};
+  }
+
   [[nodiscard]] fkv::cache_shape const& shape() const { return shape_; }
   [[nodiscard]] int length() const { return cache.lengths[0]; }
   [[nodiscard]] fkv::sequence_list list() const { return {nullptr, nullptr, 1, cache.lengths[0]}; }

@@ -87,8 +87,7 @@ void check_run_step(replay<judge_policy<Features>>& run, expected_run const& exp
     auto const kept = expected.kept_positions.data() + place(head, expected.budget);
     wrong += mismatches(run.lists.evicted_of(head), evicted, expected.interval);
     wrong += mismatches(run.lists.positions_of(head), positions, expected.interval);
-    std::int32_t const* const column = run.state.view.position + run.state.view.column(head, 0);
-    wrong += mismatches({column, column + run.state.seen(head)}, kept, expected.budget);
+    wrong += mismatches(run.positions(head), kept, expected.budget);
   }
   INFO("step " << step << ": scores off by " << score.value() << ", statistics by " << statistics.value());
   CHECK(score.within(expected.score_tolerance));
@@ -186,7 +185,7 @@ inline std::vector<float> generate_tensor(vector_file const& file, std::string c
   for (std::size_t i = 0; i < count; ++i) values[i] = generated_value(seed, i, scale);
   auto const first = file.floats(name + "_first", {fkv::io::tensor::any});
   REQUIRE(first.size() <= count);
-  for (std::size_t i = 0; i < first.size(); ++i) REQUIRE(values[i] == first[i]);
+  REQUIRE(std::equal(first.begin(), first.end(), values.begin()));
   return values;
 }
 
@@ -203,118 +202,6 @@ inline void check_large_trajectory(fkv::io::safetensors_file const& stored) {
   tokens.v = generate_tensor(file, "v", count);
   check_run<fkv::paper>(file, tokens, "paper.", layout::nhd);
   check_run<fkv::reference_checkpoint>(file, tokens, "reference_checkpoint.", layout::hnd);
-}
-
-/// The published evaluation: calls with windows of their own, some of which evict nothing, indices replayed where they
-/// were drawn.
-inline void check_reference_evaluation(vector_file const& file, recording const& tokens) {
-  using policy_type = judge_policy<fkv::reference_evaluation>;
-  int const budget = file.integer("budget");
-  int const interval = file.integer("interval");
-  int const recent = file.integer("protected");
-  int const calls = file.integer("calls");
-  auto const queries = file.integers("queries_used");
-  auto const cached = file.integers("cached_before");
-  double const score_tolerance = file.number("tol_score_abs");
-  double const statistics_tolerance = file.number("tol_stats_abs");
-  bool const drawn = file.text("pick").find("sampled") != std::string::npos;
-  int const heads = tokens.kv_heads;
-  int const capacity = *std::max_element(cached.begin(), cached.end());
-  packed_weights const weights(file, heads, tokens.group, tokens.dim);
-  policy_type const policy{{.budget = budget, .interval = interval, .recent_tokens = recent}, {weights.view()}, {}, {}, {}};
-  replay<policy_type> run(tokens, policy, capacity, layout::hnd);
-  REQUIRE(static_cast<int>(queries.size()) == calls);
-  for (int call = 0; call < calls; ++call) {
-    INFO("call " << call);
-    auto const index = static_cast<std::size_t>(call);
-    std::string const prefix = "call" + std::to_string(call) + ".";
-    run.append(file.integer("prefill") + call * interval);
-    REQUIRE(run.length() == cached[index]);
-    int const candidates = cached[index] - recent;
-    int const excess = std::max(cached[index] - budget, 0);
-    CHECK((file.integers("evicts")[index] != 0) == (excess > 0));
-    owned_state<policy_type> const before = run.state;
-    run.look(queries[index]);
-    run.carried_before = run.state;
-
-    worst_difference statistics, score;
-    auto const features = file.floats(prefix + "stats", {heads, candidates, 8 * tokens.group});
-    for (int head = 0; head < heads; ++head)
-      add_statistics<fkv::reference_evaluation>(
-          run, head, candidates, features.data() + static_cast<std::ptrdiff_t>(head * candidates) * 8 * tokens.group,
-          statistics);
-    INFO("statistics off by " << statistics.value());
-    CHECK(statistics.within(statistics_tolerance));
-    if (excess == 0) {
-      CHECK_FALSE(file.has(prefix + "evicted"));
-      continue;
-    }
-    auto const drop = file.floats(prefix + "drop_score", {heads, candidates});
-    auto const evicted = file.ints(prefix + "evicted", {heads, excess});
-    auto const positions = file.ints(prefix + "evicted_positions", {heads, excess});
-    for (int head = 0; head < heads; ++head)
-      for (int slot = 0; slot < candidates; ++slot)
-        score.add(run.scores.at(head, slot), -drop[static_cast<std::size_t>(head * candidates + slot)]);
-    INFO("scores off by " << score.value());
-    CHECK(score.within(score_tolerance));
-
-    if (drawn) {
-      // Replayed: lists as select would write them, from the stored indices.
-      auto work = workspace_for<policy_type>(run.shape(), run.list(), 0);
-      guarded<std::int32_t> new_length(1);
-      for (int head = 0; head < heads; ++head) {
-        auto const row = static_cast<std::size_t>(head) * static_cast<std::size_t>(capacity);
-        run.lists.evicted_count[static_cast<std::size_t>(head)] = excess;
-        std::size_t gone = 0;
-        for (int slot = 0; slot < cached[index]; ++slot) {
-          bool const goes = gone < static_cast<std::size_t>(excess) &&
-                            evicted[static_cast<std::size_t>(head * excess) + gone] == slot;
-          if (goes) {
-            run.lists.evicted[row + gone] = slot;
-            run.lists.evicted_positions[row + gone++] =
-                run.state.view.step[head] == 0 ? slot : run.state.view.position[run.state.view.column(head, slot)];
-          } else {
-            run.lists.kept[row + static_cast<std::size_t>(slot) - gone] = slot;
-          }
-        }
-        REQUIRE(gone == static_cast<std::size_t>(excess));
-      }
-      REQUIRE(fkv::compact(fkv::host, policy, run.cache.view(), run.list(), run.lists.view(), run.state.view,
-                           new_length.data(), work.view()).ok());
-      run.cache.lengths[0] = new_length[0];
-    } else {
-      // `step` observes and carries by itself.
-      run.state = before;
-      run.step(queries[index]);
-    }
-    int wrong = 0;
-    auto const kept = file.ints(prefix + "kept_positions", {heads, budget});
-    for (int head = 0; head < heads; ++head) {
-      wrong += mismatches(run.lists.evicted_of(head), evicted.data() + head * excess, excess);
-      wrong += mismatches(run.lists.positions_of(head), positions.data() + head * excess, excess);
-      std::int32_t const* const column = run.state.view.position + run.state.view.column(head, 0);
-      wrong += mismatches({column, column + run.state.seen(head)}, kept.data() + head * budget, budget);
-    }
-    CHECK(wrong == 0);
-  }
-  worst_difference sums;
-  auto const final_acc = file.floats("final_acc", {heads, run.length(), tokens.group});
-  for (int head = 0; head < heads; ++head)
-    for (int i = 0; i < run.length() * tokens.group; ++i)
-      sums.add(run.state.view.carried_at(head, 0)[i],
-               final_acc[static_cast<std::size_t>(head * run.length() * tokens.group + i)]);
-  INFO("accumulated off by " << sums.value());
-  CHECK(sums.within(statistics_tolerance));
-}
-
-inline void check_statistics(fkv::io::safetensors_file const& stored) {
-  vector_file const file(stored);
-  recording const tokens = recording::read(file);
-  std::string const policy = file.text("policy");
-  if (policy == "paper") return check_run<fkv::paper>(file, tokens, "", layout::nhd);
-  if (policy == "reference_checkpoint") return check_run<fkv::reference_checkpoint>(file, tokens, "", layout::hnd);
-  if (policy == "reference_eval") return check_reference_evaluation(file, tokens);
-  FAIL_CHECK("unknown policy " << policy);
 }
 
 }  // namespace testing

@@ -28,12 +28,13 @@ void check_judge_scores(vector_file const& file) {
   auto const values = file.floats("v", {heads, tokens, dim});
   auto const features = file.floats("stats", {heads, tokens, 8 * group});
   owned_cache<Element> cache(shape, tokens);
+  bool exact = true;  // what the file holds is rounded already
   for (std::size_t i = 0; i < keys.size(); ++i) {
     cache.keys[i] = fkv::element_traits<Element>::store(keys[i]);
     cache.values[i] = fkv::element_traits<Element>::store(values[i]);
-    REQUIRE(fkv::to_float(cache.keys[i]) == keys[i]);  // rounded already
-    REQUIRE(fkv::to_float(cache.values[i]) == values[i]);
+    exact = exact && fkv::to_float(cache.keys[i]) == keys[i] && fkv::to_float(cache.values[i]) == values[i];
   }
+  REQUIRE(exact);
 
   owned_state<policy_type> state(shape, tokens);
   owned_statistics<window_list> observed(shape, tokens);
@@ -133,8 +134,8 @@ struct selection_bench {
 
 inline void check_selection(fkv::io::safetensors_file const& stored) {
   vector_file const file(stored);
-  int const rows = file.integer("rows");
-  int const tokens = file.integer("tokens");
+  int const rows = file.extent("drop_score", 0);
+  int const tokens = file.extent("drop_score", 1);
   auto const counts = file.integers("k");
   auto const drop = file.floats("drop_score", {rows, tokens});
   selection_bench<fkv::top_k> bench(rows, static_cast<int>(counts.size()), tokens);
@@ -170,7 +171,7 @@ inline void check_sampling(fkv::io::safetensors_file const& stored) {
   constexpr int heads = 8;
   constexpr int sequences = 500;
   constexpr int steps = 50;
-  REQUIRE(file.integer("pool") == 2 * sampled);  // the published rule
+  REQUIRE(file.integer("pool") == std::min(2 * sampled, tokens));  // the published rule
   selection_bench<fkv::sampled_top_k> bench(heads, sequences, tokens);
   for (std::size_t i = 0; i < bench.scores.values.size(); ++i)
     bench.scores.values[i] = -drop[i % static_cast<std::size_t>(tokens)];
@@ -181,6 +182,7 @@ inline void check_sampling(fkv::io::safetensors_file const& stored) {
   }
   std::vector<long> singles(inclusion.size()), doubles(pairs.size());
   long draws = 0;
+  long odd = 0;  // rows that do not lose as many tokens as they should
   for (int step = 0; step < steps; ++step) {
     // Step 0 is a pristine row; later steps read the position column, which says the same.
     for (int row = 0; row < bench.shape.num_rows(); ++row) {
@@ -192,7 +194,7 @@ inline void check_sampling(fkv::io::safetensors_file const& stored) {
     bench.select();
     for (int row = 0; row < bench.shape.num_rows(); ++row, ++draws) {
       auto const evicted = bench.lists.evicted_of(row);
-      REQUIRE(evicted.size() == static_cast<std::size_t>(sampled));
+      odd += evicted.size() != static_cast<std::size_t>(sampled);
       for (int a : evicted) {
         ++singles[static_cast<std::size_t>(a)];
         for (int b : evicted) doubles[static_cast<std::size_t>(a * tokens + b)] += a != b;
@@ -205,6 +207,7 @@ inline void check_sampling(fkv::io::safetensors_file const& stored) {
     if (deviation == 0.0) return observed == probability ? 0.0 : 1e9;
     return std::fabs(observed - probability) / deviation;
   };
+  CHECK(odd == 0);
   double single_error = 0.0;
   double pair_error = 0.0;
   for (int a = 0; a < tokens; ++a) {

@@ -134,6 +134,7 @@ FORESIGHTKV_HOST_DEVICE slot_range candidate_range(Block const& block, Row const
   int const n = row.length();
   float const last = block.max(n, [&](int i) { return row.candidate(i) ? static_cast<float>(i + 1) : 0.0f; });
   float const rest = block.max(n, [&](int i) { return row.candidate(i) ? static_cast<float>(n - i) : 0.0f; });
+  if (!(last > 0.0f)) return {};
   return {n - static_cast<int>(rest), static_cast<int>(last)};
 }
 

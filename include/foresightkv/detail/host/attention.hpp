@@ -79,7 +79,7 @@ template <class Isa, class Function>
 // ---------------------------------------------------------------------------------------------
 
 /// Register tile of `logits`: `rows` queries times `vectors` vectors of keys (AVX-512: 24 of 32 registers are
-/// sums, AVX2: 12 of 16). Measured on Zen 5 against an FMA loop in registers: 95 % and 98 % of its peak.
+/// sums, AVX2: 12 of 16). Measured on Zen 5 against an FMA loop in registers: more than 95 % of its peak.
 template <class Isa>
 struct logits_tile {
   static constexpr int rows = std::is_same_v<Isa, isa_avx512> ? 8 : 4;
@@ -368,8 +368,7 @@ template <class Isa>
 /// NaN, and NaN anything.
 ///
 /// 2^i * p(f), i the nearest integer, p the minimax polynomial on [-1/2, 1/2] of degree 6 with p(0) = 1. i
-/// comes from a truncating conversion of a positive number: -ffast-math would fold the usual addition of a
-/// magic number.
+/// comes from a truncating conversion: -ffast-math would fold the usual addition of a magic number.
 template <class Isa>
 [[gnu::always_inline]] inline void exp2_lanes(typename Isa::floats& x) {
   using floats = typename Isa::floats;
@@ -377,12 +376,10 @@ template <class Isa>
   using bits = typename Isa::bits;
   floats const lowest = floats{} - 127.0f, highest = floats{} + 128.0f;
   x = lowest > x ? lowest : x;
-  // As integers, positive floats are ordered too and negative ones below them: one instruction where GCC
-  // makes two of the float minimum.
+  // As integers, floats above zero are ordered, too: one instruction; GCC's float minimum takes two.
   ints const ordered = reinterpret_cast<ints>(x), top = reinterpret_cast<ints>(highest);
   x = reinterpret_cast<floats>(ordered > top ? top : ordered);
-  auto const exponent =
-      reinterpret_cast<bits>(__builtin_convertvector(x + 127.5f, ints));  // biased, 0 to 255
+  bits const exponent = reinterpret_cast<bits>(__builtin_convertvector(x + 127.5f, ints));  // 0 to 255
   floats const f = x - __builtin_convertvector(reinterpret_cast<ints>(exponent - 127u), floats);
   floats const square = f * f;  // Horner's rule would cost a fifth of the throughput: six steps in a row
   floats const low = f * 2.40226479e-1f + 6.93147203e-1f;

@@ -12,22 +12,18 @@
 //   });
 //
 // or a struct with `template <class Isa> [[gnu::always_inline]] void operator()(Isa) const`. On a lambda only
-// the
-// __attribute__ spelling, after the parameters, is taken by g++ 12 and clang 14 without a warning.
+// the __attribute__ spelling, after the parameters, is taken by g++ 12 and clang 14 without a warning.
 //
 // - What is inlined into an entry function is compiled for its target; what is not stays at the baseline,
-// where wide
-//   vectors are right but 30 times slower. The attribute inlines at every optimisation level and in clang;
-//   flatten on the entries has GCC inline the rest, above all lambdas, which lose their attributes on the way
-//   through nvcc.
+//   where wide vectors are right but many times slower. The attribute inlines at every optimisation level and
+//   in clang; flatten on the entries has GCC inline the rest, above all lambdas, which lose their attributes
+//   on the way through nvcc.
 // - Vectors never cross a call by value (their ABI depends on the target); kernels take and return
-// references,
-//   pointers and scalars.
+//   references, pointers and scalars.
 // - Only the entry functions are emitted for another target, and their names say which, so the linker never
-// merges
-//   code of two instruction sets.
+//   merges code of two instruction sets.
 // - OpenMP outlines a parallel region before inlining: open the region first, call with_best_isa inside it.
-// - FMA instructions come from contraction (on by default); -ffp-contract=off halves the speed.
+// - FMA instructions come from contraction, which is on by default: -ffp-contract=off splits each in two.
 
 #include <type_traits>
 

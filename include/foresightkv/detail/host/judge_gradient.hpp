@@ -32,6 +32,22 @@ struct judge_row {
   }
   [[nodiscard]] Key const* key(int candidate) const { return keys + token(candidate) * key_stride; }
   [[nodiscard]] Value const* value(int candidate) const { return values + token(candidate) * value_stride; }
+
+  /// Asks for the keys and values of `count` candidates from `first` on: the next tile's, while this one is worked on.
+  /// Their tokens lie apart, which no hardware prefetcher foresees.
+  [[gnu::always_inline]] void prefetch(judge_shape const& shape, int first, int count) const {
+    for (int c = first; c < std::min(first + count, candidates); ++c) {
+      prefetch_line(key(c), shape.key_head_dim);
+      prefetch_line(value(c), shape.value_head_dim);
+    }
+  }
+
+ private:
+  template <class Element>
+  [[gnu::always_inline]] static void prefetch_line(Element const* from, int dim) {
+    constexpr int line = static_cast<int>(64 / sizeof(Element));
+    for (int d = 0; d < dim; d += line) __builtin_prefetch(from + d);
+  }
 };
 
 /// Places in one head's packed weights (judge_shape::head_floats).
@@ -86,6 +102,7 @@ template <class Isa, class Key, class Value>
   for (int first = 0; first < row.candidates; first += judge_tile) {
     int const tokens = std::min(judge_tile, row.candidates - first);
     float* const units = hidden + std::ptrdiff_t{first} * dense_width;
+    row.prefetch(shape, first + judge_tile, judge_tile);
     for (int t = 0; t < tokens; ++t) std::copy_n(packed.bias, dense_width, units + t * dense_width);
     accumulate_part<Isa>([&](int t) __attribute__((always_inline)) { return row.key(first + t); }, tokens,
                          shape.key_head_dim, packed.input, units);
@@ -213,6 +230,7 @@ template <class Isa, class Key, class Value>
   for (int first = 0; first < row.candidates; first += backward_tokens) {
     int const tokens = std::min(backward_tokens, row.candidates - first);
     float slopes[backward_tokens * dense_width];
+    row.prefetch(shape, first + backward_tokens, backward_tokens);
     backward_units<Isa>(packed, hidden + std::ptrdiff_t{first} * dense_width, score_gradient + first, tokens, slopes,
                         out);
     outer_part<Isa>([&](int t) __attribute__((always_inline)) { return row.key(first + t); }, tokens,

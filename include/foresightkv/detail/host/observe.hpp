@@ -114,16 +114,17 @@ template <class Statistic>
 }
 
 template <class... Statistics>
-[[gnu::always_inline]] inline void fold_all(statistics<Statistics...>, float* folds, std::size_t stride,
-                                            float const* p, int n, int age) {
-  std::size_t place = 0;
+[[gnu::always_inline]] inline void fold_all(statistics<Statistics...>, [[maybe_unused]] float* folds,
+                                            [[maybe_unused]] std::size_t stride, [[maybe_unused]] float const* p,
+                                            [[maybe_unused]] int n, [[maybe_unused]] int age) {
+  [[maybe_unused]] std::size_t place = 0;  // unused where nothing is read
   (fold_row<Statistics>(folds + stride * place++, p, n, age), ...);
 }
 
 template <class... Statistics>
-[[gnu::always_inline]] inline void begin_folds(statistics<Statistics...>, float* folds, std::size_t stride,
-                                               int n) {
-  std::size_t place = 0;
+[[gnu::always_inline]] inline void begin_folds(statistics<Statistics...>, [[maybe_unused]] float* folds,
+                                               [[maybe_unused]] std::size_t stride, [[maybe_unused]] int n) {
+  [[maybe_unused]] std::size_t place = 0;
   (
       [&](float initial) {
         float* const row = folds + stride * place++;

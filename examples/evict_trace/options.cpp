@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "options.hpp"
+
+#include <algorithm>
+#include <charconv>
+#include <foresightkv/io/error.hpp>
+#include <limits>
+#include <ranges>
+#include <string_view>
+#include <utility>
+
+#include "policies.hpp"
+
+namespace evict_trace {
+namespace {
+
+using std::string_view_literals::operator""sv;
+
+[[noreturn]] void fail(std::string_view option, std::string_view reason) {
+  throw input_error(std::string(option) + " " + std::string(reason));
+}
+
+std::string quoted(std::string_view text) { return "'" + foresightkv::io::printable(text) + "'"; }
+
+template <class Number>
+Number parse_number(std::string_view option, std::string_view text, Number least) {
+  Number value{};
+  auto const [end, problem] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (problem == std::errc::result_out_of_range) fail(option, "is too large: " + quoted(text));
+  if (problem != std::errc() || end != text.data() + text.size())
+    fail(option, "must be a whole number, is " + quoted(text));
+  if (value < least)
+    fail(option, "must be at least " + std::to_string(least) + ", is " + std::to_string(value));
+  return value;
+}
+
+std::vector<std::string_view> split(std::string_view option, std::string_view list) {
+  std::vector<std::string_view> parts;
+  for (auto const part : std::views::split(list, ","sv)) {
+    parts.emplace_back(part.begin(), part.end());
+    if (parts.back().empty()) fail(option, "has an empty entry: " + quoted(list));
+    if (std::ranges::count(parts, parts.back()) > 1) fail(option, "names " + quoted(parts.back()) + " twice");
+  }
+  return parts;
+}
+
+void parse_policies(options& out, std::string_view list) {
+  for (auto const name : split("--policies", list)) {
+    if (find_policy(name) == nullptr) fail("--policies", "knows no policy " + quoted(name) + " (see --help)");
+    out.policies.emplace_back(name);
+  }
+}
+
+void parse_device(std::string_view name) {
+  if (name == "cuda") fail("--device", "cuda: this program was built without CUDA");
+  if (name != "auto" && name != "host") fail("--device", "must be auto, host or cuda, is " + quoted(name));
+}
+
+void parse_layers(options& out, std::string_view list) {
+  for (auto const layer : split("--layers", list)) out.layers.push_back(parse_number("--layers", layer, 0));
+}
+
+using parser = void (*)(options&, std::string_view option, std::string_view value);
+
+template <auto Member, int Least>
+void parse_count(options& out, std::string_view option, std::string_view value) {
+  out.*Member = parse_number(option, value, Least);
+}
+template <auto Member>
+void parse_path(options& out, std::string_view, std::string_view value) {
+  out.*Member = value;
+}
+
+constexpr std::pair<std::string_view, parser> parsers[] = {
+    {"--budget", parse_count<&options::budget, 1>},
+    {"--interval", parse_count<&options::interval, 1>},
+    {"--recent", parse_count<&options::recent, 0>},
+    {"--policies",
+     [](options& out, std::string_view, std::string_view value) { parse_policies(out, value); }},
+    {"--layers", [](options& out, std::string_view, std::string_view value) { parse_layers(out, value); }},
+    {"--from", parse_count<&options::from, 0>},
+    {"--to", parse_count<&options::to, 1>},
+    {"--weights", parse_path<&options::weights>},
+    {"--device", [](options&, std::string_view, std::string_view value) { parse_device(value); }},
+    {"--seed", [](options& out, std::string_view option,
+                  std::string_view value) { out.seed = parse_number<std::uint64_t>(option, value, 0); }},
+    {"--threads", parse_count<&options::threads, 1>},
+    {"--json", parse_path<&options::json>},
+    {"--html", parse_path<&options::html>},
+};
+
+parser find_parser(std::string_view option) {
+  for (auto const& [name, parse] : parsers)
+    if (name == option) return parse;
+  throw input_error("unknown option " + quoted(option) + " (see --help)");
+}
+
+/// Whether writing `output` would replace `input`.
+bool same_file(std::filesystem::path const& output, std::filesystem::path const& input) {
+  std::error_code missing;
+  return output == input || std::filesystem::equivalent(output, input, missing);
+}
+
+void check(options const& chosen) {
+  if (chosen.trace.empty()) throw input_error("which trace? (see --help)");
+  if (chosen.budget % chosen.interval != 0)
+    fail("--budget", "must be a multiple of the interval " + std::to_string(chosen.interval) + ", is " +
+                         std::to_string(chosen.budget));
+  if (chosen.budget > std::numeric_limits<int>::max() - chosen.interval)
+    fail("--budget", "is too large: " + std::to_string(chosen.budget));
+  if (chosen.recent.value_or(0) > chosen.budget)
+    fail("--recent", "must not be larger than the budget " + std::to_string(chosen.budget) + ", is " +
+                         std::to_string(*chosen.recent));
+  for (auto const* output : {&chosen.json, &chosen.html})
+    for (auto const* input : {&chosen.trace, &chosen.weights})
+      if (!output->empty() && !input->empty() && same_file(*output, *input))
+        throw input_error("refusing to replace the input " + input->string());
+  if (!chosen.json.empty() && !chosen.html.empty() && same_file(chosen.json, chosen.html))
+    throw input_error("--json and --html name the same file");
+}
+
+}  // namespace
+
+options parse_options(std::span<char const* const> arguments) {
+  options chosen;
+  for (std::size_t i = 0; i < arguments.size(); ++i) {
+    std::string_view const argument = arguments[i];
+    if (argument == "--help" || argument == "-h") {
+      chosen.help = true;
+      return chosen;
+    }
+    if (!argument.starts_with("-")) {
+      if (!chosen.trace.empty())
+        throw input_error("one trace at a time: " + quoted(argument) + " is one too many");
+      if (argument.empty()) throw input_error("the trace's name is empty");
+      chosen.trace = argument;
+      continue;
+    }
+    auto const equals = argument.find('=');
+    auto const option = argument.substr(0, equals);
+    auto const parse = find_parser(option);
+    std::string_view value;
+    if (equals != argument.npos)
+      value = argument.substr(equals + 1);
+    else if (i + 1 < arguments.size())
+      value = arguments[++i];
+    if (value.empty() || value.starts_with("--")) fail(option, "needs a value");
+    parse(chosen, option, value);
+  }
+  check(chosen);
+  return chosen;
+}
+
+std::string help_text() {
+  std::string text = R"(evict_trace: what does each KV-cache eviction policy lose on recorded attention?
+
+usage: evict_trace TRACE [options]
+
+TRACE is a safetensors file with layer.{i}.query [heads, T, D], layer.{i}.key and layer.{i}.value [kv_heads, T, D],
+queries and keys after RoPE. For each layer and KV head the first budget + interval tokens are cached; then, again and
+again, the policy evicts `interval` tokens and the next `interval` tokens arrive. Each query's attention over what is
+left is compared with its attention over the full cache.
+
+  --budget N       tokens that a row keeps, a multiple of the interval        (default 256)
+  --interval N     tokens between two evictions, and evicted by each          (default 64)
+  --recent N       newest tokens that are never evicted                       (default: the interval)
+  --policies A,B   policies to replay, in this order                          (default: all)
+  --layers 0,7     layers to replay                                           (default: all that were recorded)
+  --from N         keys before N are the prompt: evicting starts at its end   (default and least: budget + interval)
+  --to N           replay the first N tokens only                             (default: the whole trace)
+  --weights FILE   judge weights (safetensors), for the policy foresight
+  --device D       auto, host or cuda                                         (default auto)
+  --seed N         of the policy random                                       (default 0)
+  --threads N      threads to use                                             (default: all)
+  --json FILE      write the measures
+  --html FILE      write a page with curves over budgets and maps of what was kept
+  --help           this text
+
+measures, over all queries after the first eviction:
+  attention recall   share of the full cache's attention that falls on tokens still cached; 1 is best
+  output error       ||o - o_full|| / ||o_full|| of the attention outputs o; 0 is best
+  golden overlap     share of the evicted tokens that Golden Eviction would have evicted from the same cache
+  cache              largest size of one layer's keys and values (fp32, as replayed)
+  moved              bytes of keys, values and state that one eviction moves in one layer
+  time               median microseconds of one eviction in one layer, from observing to compacting
+
+policies, and what they keep:
+)";
+  for (auto const& policy : all_policies())
+    text += "  " + std::string(policy.name) + std::string(19 - policy.name.size(), ' ') +
+            std::string(policy.summary) + "\n";
+  return text + "\nExit status: 0, or 2 with one line on standard error if the input cannot be replayed.\n";
+}
+
+}  // namespace evict_trace

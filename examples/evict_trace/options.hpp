@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace evict_trace {
+
+/// Input that cannot be replayed: one line for standard error, exit status 2.
+class input_error : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// The command line.
+struct options {
+  std::filesystem::path trace;
+  int budget = 256;
+  int interval = 64;
+  std::optional<int> recent;          ///< default: the interval
+  std::vector<std::string> policies;  ///< default: all
+  std::vector<int> layers;            ///< default: all that were recorded
+  std::optional<int> from;            ///< default: budget + interval
+  std::optional<int> to;              ///< default: the whole trace
+  std::filesystem::path weights;
+  std::uint64_t seed = 0;
+  int threads = 0;  ///< 0: as many as OpenMP likes
+  std::filesystem::path json;
+  std::filesystem::path html;
+  bool help = false;
+};
+
+/// Throws `input_error` for everything that can be seen to be wrong without the trace.
+[[nodiscard]] options parse_options(std::span<char const* const> arguments);
+
+[[nodiscard]] std::string help_text();
+
+}  // namespace evict_trace

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <foresightkv/scorers/accumulated_sum.hpp>
+#include <foresightkv/scorers/h2o.hpp>
+#include <foresightkv/scorers/h2o_per_query.hpp>
+#include <foresightkv/scorers/tova.hpp>
+#include <foresightkv/scorers/window_sum.hpp>
+
+#include "policies.hpp"
+
+namespace evict_trace {
+
+record replay_window_sum(replay_input const& input) {
+  auto const& [layer, golden, judge, given] = input;
+  return replay_with(layer, golden, given, given.config(), fkv::window_sum{});
+}
+
+record replay_accumulated(replay_input const& input) {
+  auto const& [layer, golden, judge, given] = input;
+  return replay_with(layer, golden, given, given.config(), fkv::accumulated_sum{});
+}
+
+record replay_h2o(replay_input const& input) {
+  auto const& [layer, golden, judge, given] = input;
+  auto config = given.config();
+  int const candidates = given.budget + given.interval - given.recent;
+  config.recent_tokens = std::min(given.budget, given.recent + candidates / 2);
+  return replay_with(layer, golden, given, config, fkv::h2o{});
+}
+
+record replay_h2o_per_query(replay_input const& input) {
+  auto const& [layer, golden, judge, given] = input;
+  return replay_with(layer, golden, given, given.config(), fkv::h2o_per_query{});
+}
+
+record replay_tova(replay_input const& input) {
+  auto const& [layer, golden, judge, given] = input;
+  return replay_with(layer, golden, given, given.config(), fkv::tova{});
+}
+
+}  // namespace evict_trace
