@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The random inputs of both comparisons, the same bytes for both sides: one layer of the shape of Qwen3-4B.
+"""The random inputs of the comparisons, the same bytes for both sides: one layer of the shape of Qwen3-4B.
 
-Run as a program it writes them as raw little-endian files for the C++ programs: inputs.py {step,labels} DIR [SEED].
+Run as a program it writes them as raw little-endian files for the C++ programs: inputs.py {step,labels,ranking} DIR [SEED].
 """
 
 import pathlib
@@ -17,6 +17,7 @@ BUDGET = 1024
 STEP_INTERVAL = 128  # the published evaluation's; it is also how many of the newest tokens that code protects
 LABEL_INTERVAL = 256  # the published training's
 LABEL_TOKENS = 4096
+RANKING_STEPS = 16
 STATISTICS = ("maximum", "minimum", "sum", "last_16", "last_8", "last_32", "accumulated", "decayed")
 
 
@@ -71,6 +72,43 @@ def labels(seed, tokens=LABEL_TOKENS):
     }
 
 
+def survivors(random, tokens):
+    """Candidates of every step when a random LABEL_INTERVAL of them are evicted each time: [steps, KV_HEADS, BUDGET]."""
+    steps = numpy.empty((RANKING_STEPS, KV_HEADS, BUDGET), numpy.int32)
+    for head in range(KV_HEADS):
+        now = numpy.arange(BUDGET)
+        for step in range(RANKING_STEPS):
+            steps[step, head] = now
+            gone = random.choice(BUDGET, LABEL_INTERVAL, replace=False)
+            first = BUDGET + step * LABEL_INTERVAL
+            now = numpy.concatenate([numpy.delete(now, gone), numpy.arange(first, first + LABEL_INTERVAL)])
+    assert now.max() < tokens
+    return steps
+
+
+def ranking(seed):
+    """One sample of one layer in supervised training: stored statistics and labels of every candidate of every step."""
+    random = numpy.random.default_rng(seed)
+    features = 2 * HEAD_DIM + len(STATISTICS) * GROUP
+    tokens = BUDGET + RANKING_STEPS * LABEL_INTERVAL
+
+    def normal(*shape, scale=1.0):
+        return (scale * random.standard_normal(shape)).astype(numpy.float32)
+
+    rows = (RANKING_STEPS, KV_HEADS, BUDGET)
+    return {
+        "key": normal(KV_HEADS, tokens, HEAD_DIM),
+        "value": normal(KV_HEADS, tokens, HEAD_DIM),
+        "position": survivors(random, tokens),
+        "statistics": random.random((*rows, len(STATISTICS) * GROUP), numpy.float32),
+        "label": numpy.exp(normal(*rows, scale=3.0)) / numpy.float32(1000),
+        "fc1_weight": normal(KV_HEADS, features, HIDDEN, scale=features**-0.5),
+        "fc1_bias": normal(KV_HEADS, HIDDEN, scale=0.1),
+        "fc2_weight": normal(KV_HEADS, HIDDEN, 1, scale=HIDDEN**-0.5),
+        "fc2_bias": normal(KV_HEADS, 1, scale=0.1),
+    }
+
+
 def write(arrays, directory):
     folder = pathlib.Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
@@ -86,7 +124,8 @@ def read(directory, name, shape):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (3, 4) or sys.argv[1] not in ("step", "labels"):
-        sys.exit("usage: inputs.py {step,labels} DIR [SEED]")
-    make = step if sys.argv[1] == "step" else labels
+    makers = {"step": step, "labels": labels, "ranking": ranking}
+    if len(sys.argv) not in (3, 4) or sys.argv[1] not in makers:
+        sys.exit("usage: inputs.py {step,labels,ranking} DIR [SEED]")
+    make = makers[sys.argv[1]]
     write(make(int(sys.argv[3]) if len(sys.argv) == 4 else 1), sys.argv[2])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Imports the two published functions that are timed from the user's own checkout, without transformers.
+"""Imports the published functions that are timed from the user's own checkout, without transformers.
 
 The published modules import transformers (and train.py also datasets, tqdm and the training model) at the top, but
 what is timed here calls none of it. Those names are answered by placeholders, so that PyTorch alone is enough and no
@@ -15,6 +15,7 @@ import types
 
 STEP_FILES = ("evaluation/rkv/compression/foresightkv.py", "evaluation/rkv/modeling.py")
 LABEL_FILES = ("supervised_training/train.py",)
+RANKING_FILES = ("supervised_training/train.py", "evaluation/rkv/modeling.py")
 
 
 class _Answer(type):
@@ -83,6 +84,14 @@ def load_labels(reference):
     # cache and qwen3 are the training model, which the label builder does not touch.
     absent = {"transformers", "datasets", "tqdm", "cache", "qwen3"}
     return _load(reference, LABEL_FILES, "supervised_training", "train", absent).build_oracle_targets
+
+
+def load_ranking(reference):
+    """(class SelectionModel, class PairwiseRankHingeLoss). The judge comes from the evaluation code, whose arithmetic
+    is that of the training model's: the latter does not import without transformers."""
+    _, selection_model = load_step(reference)
+    absent = {"transformers", "datasets", "tqdm", "cache", "qwen3"}
+    return selection_model, _load(reference, LABEL_FILES, "supervised_training", "train", absent).PairwiseRankHingeLoss
 
 
 def fingerprint(reference, files):

@@ -24,9 +24,10 @@ import inputs
 import worker
 
 HERE = pathlib.Path(__file__).resolve().parent
-OURS = {"step": "evict_once", "labels": "golden_once"}
+OURS = {"step": "evict_once", "labels": "golden_once", "ranking": "ranking_once"}
 SELECTORS = ("sampled_top_k", "top_k")
 SCORE_TOLERANCE = 1e-5  # relative: float32 sums in another order
+GRADIENT_TOLERANCE = 1e-4  # relative to the largest element: a pair on the corner of the hinge may fall to either side
 EVICTED_OVERLAP = 0.99  # two float32 orders of summation may swap tokens that are nearly tied
 
 
@@ -95,6 +96,8 @@ def our_commands(arguments, kind, threads, folder):
     command = [str(arguments.ours.resolve() / OURS[kind]), "--threads", str(threads), "--inputs", str(folder)]
     if kind == "labels":
         return {"golden_eviction": command}
+    if kind == "ranking":
+        return {"ranking step": command}
     return {f"evict, {selector}, log-sum-exp {'given' if given else 'computed'}":
             [*command, "--selector", selector, *(["--lse"] if given else [])]
             for selector in SELECTORS for given in (True, False)}
@@ -127,10 +130,21 @@ def compare_labels(ours, published):
     return found, error <= SCORE_TOLERANCE
 
 
+def compare_ranking(ours, published):
+    """Loss, and gradients of the judge's weights after clipping. fc2.bias is left out: its gradient is 0 but for rounding."""
+    error = 0.0
+    for name in ("loss", "fc1_weight", "fc1_bias", "fc2_weight"):
+        mine, theirs = (inputs.read(place, f"{name}.f32", (-1,)) for place in (ours.saved, published))
+        if mine.shape != theirs.shape:
+            return {"values": [mine.size, theirs.size]}, False
+        error = max(error, float(numpy.abs(mine - theirs).max() / numpy.abs(theirs).max()))
+    return {"largest_relative_error": error}, error <= GRADIENT_TOLERANCE
+
+
 def compare(kind, ours, published):
     """What both sides say about the same inputs; exits if it is not the same."""
-    found, good = (compare_step if kind == "step" else compare_labels)(ours, published)
-    if not good or found["evicted_overlap"] < EVICTED_OVERLAP:
+    found, good = {"step": compare_step, "labels": compare_labels, "ranking": compare_ranking}[kind](ours, published)
+    if not good or found.get("evicted_overlap", 1.0) < EVICTED_OVERLAP:
         sys.exit(f"{ours.name} and the published {kind} disagree: {found}")
     return found
 
@@ -204,9 +218,9 @@ def shown_command(arguments):
 def parse():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--reference", required=True, type=pathlib.Path, help="checkout of the published code")
-    parser.add_argument("--ours", type=pathlib.Path, help="folder of evict_once and golden_once; without it only "
-                        "the published code is timed")
-    parser.add_argument("--only", nargs="+", choices=("step", "labels"), default=["step", "labels"])
+    parser.add_argument("--ours", type=pathlib.Path, help="folder of our programs; without it only the published "
+                        "code is timed")
+    parser.add_argument("--only", nargs="+", choices=tuple(OURS), default=list(OURS))
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--runs", type=int, default=9)
     parser.add_argument("--warmups", type=int, default=2)

@@ -15,6 +15,8 @@
 namespace evict_trace {
 namespace {
 
+/// For measuring. Evictions run on one thread unless told otherwise: their times are then comparable, and
+/// small rows gain nothing from waiting for each other.
 int threads_of(options const& chosen) {
 #if defined(_OPENMP)
   return chosen.threads > 0 ? chosen.threads : omp_get_max_threads();
@@ -41,16 +43,13 @@ setting setting_of(options const& chosen, int budget, int end) {
   given.start = std::max(chosen.from.value_or(0), budget + chosen.interval);
   given.end = end;
   given.seed = chosen.seed;
-  given.host = fkv::host.threads(threads_of(chosen));
+  given.host = fkv::host.threads(std::max(1, chosen.threads));
   return given;
 }
 
 setting main_setting(options const& chosen, fkv::io::trace const& trace) {
   int const end = end_of(chosen, trace);
   auto const given = setting_of(chosen, chosen.budget, end);
-  if (chosen.from.value_or(given.start) < given.start)
-    throw input_error("--from must be at least budget + interval = " + std::to_string(given.start) + ", is " +
-                      std::to_string(*chosen.from));
   if (end <= given.start)
     throw input_error("nothing to evict: " + std::to_string(end) +
                       " tokens, and the first eviction comes when " + std::to_string(given.start) +
@@ -63,12 +62,11 @@ std::vector<setting> settings_of(options const& chosen, fkv::io::trace const& tr
   std::vector<setting> settings{main_setting(chosen, trace)};
   if (chosen.html.empty()) return settings;
   auto const main = settings.front();
-  int const start_at_most = chosen.from.value_or(main.end - chosen.interval);
   for (int const quarters : {1, 2, 3, 6, 8, 12}) {
     auto const intervals =
         std::max<std::int64_t>(1, std::int64_t{main.budget} * quarters / 4 / main.interval);
     auto const budget = intervals * main.interval;
-    if (budget + main.interval > start_at_most || budget <= main.recent) continue;  // too long, or no choice
+    if (budget + 2 * main.interval > main.end || budget <= main.recent) continue;  // too long, or no choice
     bool const known =
         std::ranges::any_of(settings, [&](setting const& given) { return given.budget == budget; });
     if (!known) settings.push_back(setting_of(chosen, static_cast<int>(budget), main.end));
@@ -192,7 +190,7 @@ experiment run_experiment(options const& chosen, progress const& report) {
     auto const layer = trace.layer(number);
     auto const at = "layer " + std::to_string(number) + ": ";
     report(done / work, at + "future attention");
-    golden_table const golden(layer, chosen.interval, end, settings.front().host);
+    golden_table const golden(layer, chosen.interval, end, fkv::host.threads(threads_of(chosen)));
     std::vector<record> records;
     std::vector<replayed> replays;
     records.reserve(tallies.size());

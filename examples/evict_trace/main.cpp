@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <exception>
 #include <filesystem>
+#include <foresightkv/io/error.hpp>
 #include <foresightkv/io/file.hpp>
 #include <optional>
 #include <string>
@@ -81,7 +82,7 @@ int main(int count, char** arguments) {
     run(parse_options({arguments + 1, arguments + count}));
     return 0;
   } catch (std::exception const& problem) {
-    std::fprintf(stderr, "evict_trace: %s\n", problem.what());
+    std::fprintf(stderr, "evict_trace: %s\n", foresightkv::io::printable(problem.what(), 4096).c_str());
     return 2;
   }
 }

@@ -23,7 +23,9 @@ struct loss {
     return *this;
   }
   [[nodiscard]] double attention_recall() const { return recalled / queries; }
-  [[nodiscard]] double output_error() const { return std::sqrt(squared_error / squared_norm); }
+  [[nodiscard]] double output_error() const {
+    return squared_error > 0.0 ? std::sqrt(squared_error / squared_norm) : 0.0;  // values may all be 0
+  }
 };
 
 /// A replay to measure.

@@ -5,7 +5,6 @@
 #include <charconv>
 #include <foresightkv/io/error.hpp>
 #include <limits>
-#include <ranges>
 #include <string_view>
 #include <utility>
 
@@ -13,8 +12,6 @@
 
 namespace evict_trace {
 namespace {
-
-using std::string_view_literals::operator""sv;
 
 [[noreturn]] void fail(std::string_view option, std::string_view reason) {
   throw input_error(std::string(option) + " " + std::string(reason));
@@ -36,10 +33,13 @@ Number parse_number(std::string_view option, std::string_view text, Number least
 
 std::vector<std::string_view> split(std::string_view option, std::string_view list) {
   std::vector<std::string_view> parts;
-  for (auto const part : std::views::split(list, ","sv)) {
-    parts.emplace_back(part.begin(), part.end());
-    if (parts.back().empty()) fail(option, "has an empty entry: " + quoted(list));
-    if (std::ranges::count(parts, parts.back()) > 1) fail(option, "names " + quoted(parts.back()) + " twice");
+  for (std::size_t begin = 0; begin <= list.size();) {
+    auto const end = std::min(list.find(',', begin), list.size());
+    auto const part = list.substr(begin, end - begin);
+    if (part.empty()) fail(option, "has an empty entry: " + quoted(list));
+    if (std::ranges::count(parts, part) > 0) fail(option, "names " + quoted(part) + " twice");
+    parts.push_back(part);
+    begin = end + 1;
   }
   return parts;
 }
@@ -166,12 +166,12 @@ left is compared with its attention over the full cache.
   --recent N       newest tokens that are never evicted                       (default: the interval)
   --policies A,B   policies to replay, in this order                          (default: all)
   --layers 0,7     layers to replay                                           (default: all that were recorded)
-  --from N         keys before N are the prompt: evicting starts at its end   (default and least: budget + interval)
+  --from N         keys before N are the prompt: no eviction before its end   (default: budget + interval)
   --to N           replay the first N tokens only                             (default: the whole trace)
   --weights FILE   judge weights (safetensors), for the policy foresight
   --device D       auto, host or cuda                                         (default auto)
   --seed N         of the policy random                                       (default 0)
-  --threads N      threads to use                                             (default: all)
+  --threads N      threads to evict and to measure with                       (default: one to evict, all to measure)
   --json FILE      write the measures
   --html FILE      write a page with curves over budgets and maps of what was kept
   --help           this text
@@ -182,7 +182,7 @@ measures, over all queries after the first eviction:
   golden overlap     share of the evicted tokens that Golden Eviction would have evicted from the same cache
   cache              largest size of one layer's keys and values (fp32, as replayed)
   moved              bytes of keys, values and state that one eviction moves in one layer
-  time               median microseconds of one eviction in one layer, from observing to compacting
+  time               median of one eviction in one layer, from observing to compacting
 
 policies, and what they keep:
 )";

@@ -25,11 +25,11 @@ struct options {
   std::optional<int> recent;          ///< default: the interval
   std::vector<std::string> policies;  ///< default: all
   std::vector<int> layers;            ///< default: all that were recorded
-  std::optional<int> from;            ///< default: budget + interval
+  std::optional<int> from;            ///< default and least: budget + interval
   std::optional<int> to;              ///< default: the whole trace
   std::filesystem::path weights;
   std::uint64_t seed = 0;
-  int threads = 0;  ///< 0: as many as OpenMP likes
+  int threads = 0;  ///< 0: one to evict, as many as OpenMP likes to measure
   std::filesystem::path json;
   std::filesystem::path html;
   bool help = false;

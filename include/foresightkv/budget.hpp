@@ -3,6 +3,7 @@
 
 #include <foresightkv/cache.hpp>
 #include <foresightkv/config.hpp>
+#include <type_traits>
 
 namespace foresightkv::inline v0 {
 
@@ -10,7 +11,7 @@ namespace foresightkv::inline v0 {
 ///   domain                        the coarsest length domain in which it is constant
 ///   operator()(config, shape, row) tokens to keep; negative: the sequence is flagged and left alone
 template <class Budget>
-concept budget = requires(Budget const rule, eviction_config const config, cache_shape const shape, row_index at) {
+concept budget = std::is_trivially_copyable_v<Budget> && requires(Budget const rule, eviction_config const config, cache_shape const shape, row_index at) {
   { Budget::domain } -> std::convertible_to<length_domain>;
   { rule(config, shape, at) } -> std::same_as<int>;
 };
@@ -20,7 +21,7 @@ namespace detail {
 template <class Budget>
 constexpr bool check_budget() {
   static_assert(budget<Budget>,
-                "foresightkv: a budget must have domain and int operator()(config, cache_shape, row_index) const");
+                "foresightkv: a budget must be trivially copyable and have domain and int operator()(config, cache_shape, row_index) const");
   return budget<Budget>;
 }
 

@@ -116,7 +116,8 @@ constexpr bool check_cache() {
 
 /// Sequence slots that a call visits. Both arrays are data of the backend (device memory for a device): a captured
 /// call can be replayed with another list. The two bounds are promises of the host: they set grids and workspaces.
-/// A slot out of range or listed twice, and a row longer than max_length, are flagged and left alone.
+/// A slot out of range is passed over; one listed twice is flagged and visited once; one with a row longer than
+/// max_length is flagged and left alone.
 struct sequence_list {
   std::int32_t const* slots = nullptr;  ///< null: 0, 1, 2, ...
   std::int32_t const* count = nullptr;  ///< null: max_count

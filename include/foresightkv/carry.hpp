@@ -15,10 +15,10 @@ namespace foresightkv::inline v0 {
 template <class Exec, eviction_policy Policy, class Cache, class Window>
 status carry(Exec exec, Policy const& policy, Cache const& cache, sequence_list const& sequences,
              Window const& window, eviction_state<Policy> const& state, workspace scratch) {
-  if constexpr (detail::check_policy_on_cache<Policy, Cache>()) {
+  if constexpr (detail::check_policy_on_cache<Policy, Cache>() && detail::check_window_type<Window>()) {
     status const checked = detail::first_error(
         [&] { return detail::check_policy_call(exec, policy, cache, sequences, scratch, detail::max_queries(window)); },
-        [&] { return detail::check_window(window); },
+        [&] { return detail::check_whole_window(window); },
         [&] { return detail::check_policy_state(policy, state, cache.shape()); });
     if (!checked.ok()) return checked;
     return detail::backend<Exec>::carry(exec, policy, cache, sequences, window, state, scratch);

@@ -10,7 +10,7 @@ namespace foresightkv::inline v0 {
 /// `sequences`. The list can be handed to `evict` as it stands: sequence_list{due_slots, due_count, ...}.
 ///
 /// Under slot_list the empty slots of a row do not count; a sequence with bad data is not listed and is flagged.
-/// \param due_slots  [sequences.max_count]
+/// \param due_slots  [sequences.max_count], not the list itself
 /// \param due_count  one integer
 template <class Exec, eviction_policy Policy, class Cache>
 status collect_due(Exec exec, Policy const& policy, Cache const& cache, sequence_list const& sequences,
@@ -22,7 +22,12 @@ status collect_due(Exec exec, Policy const& policy, Cache const& cache, sequence
         [&] { return detail::check_list(sequences); },
         [&] { return detail::check_part(policy.budget, cache.shape()); },
         [&] { return detail::check_policy_state(policy, state, cache.shape()); },
-        [&] { return due_slots == nullptr || due_count == nullptr ? status{errc::null_pointer} : status{}; });
+        [&] { return due_slots == nullptr || due_count == nullptr ? status{errc::null_pointer} : status{}; },
+        [&] { return detail::check_aligned(due_slots, due_count); },
+        [&] {
+          auto const count = static_cast<std::size_t>(sequences.max_count);
+          return detail::check_apart(sequences.slots, count, due_slots, count);
+        });
     if (!checked.ok()) return checked;
     return detail::backend<Exec>::collect_due(exec, policy, cache, sequences, state, due_slots, due_count);
   } else {

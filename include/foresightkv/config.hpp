@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <foresightkv/execution.hpp>
+
 namespace foresightkv::inline v0 {
 
 /// When and how far a row is cut. A structural type: usable as a template argument and as a run-time value.
@@ -13,7 +15,7 @@ struct eviction_config {
   int recent_tokens = -1;  ///< newest positions that are never evicted; negative: `interval`
   int sink_tokens = 0;     ///< first positions of the sequence that are never evicted
 
-  [[nodiscard]] constexpr int recent() const { return recent_tokens < 0 ? interval : recent_tokens; }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr int recent() const { return recent_tokens < 0 ? interval : recent_tokens; }
 
   [[nodiscard]] constexpr bool valid() const {
     return budget > 0 && interval > 0 && sink_tokens >= 0 && recent() <= budget && sink_tokens <= budget - recent();
@@ -28,11 +30,11 @@ template <eviction_config Config>
 struct fixed {
   static_assert(Config.valid(), "foresightkv: config must have positive counts and sinks + recent window inside the budget");
 
-  constexpr operator eviction_config() const { return Config; }
+  FORESIGHTKV_HOST_DEVICE constexpr operator eviction_config() const { return Config; }
 };
 
 /// Length of a row of `length` tokens after an eviction under a uniform budget whose protected tokens leave room.
-[[nodiscard]] constexpr int next_length(eviction_config const& config, int length) {
+[[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr int next_length(eviction_config const& config, int length) {
   return length < config.budget ? length : config.budget;
 }
 

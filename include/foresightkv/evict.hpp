@@ -18,7 +18,7 @@ template <eviction_policy Policy, class Exec>
 struct eviction_output {
   std::int32_t* new_lengths = nullptr;  ///< indexed by the cache's length domain; not the cache's own buffer
   selection lists{};                    ///< optional: see selection; capacity 0 asks for none
-  bool dry_run = false;                 ///< writes lengths and lists, leaves cache and state alone
+  bool dry_run = false;                 ///< writes lengths and lists, leaves cache and state alone but for flags
 };
 
 /// Cuts every visited row that is longer than its budget: observe, carry, score, select and compact in one call.
@@ -32,8 +32,8 @@ struct eviction_output {
 /// \param state     columns of every row; advanced by the call
 /// \param output    new lengths, and optional lists
 /// \param scratch   at least evict_bytes
-/// \return errc::invalid_config, invalid_shape, null_pointer, misaligned, overlap or workspace_too_small, nothing
-///         written; else ok. Ties: lowest slot first. Host: parallel over rows, does not allocate.
+/// \return errc::invalid_config, invalid_shape, null_pointer, misaligned, overlap, workspace_too_small or unsupported (a
+///         window that continues another), nothing written; else ok. Ties: lowest slot first. Host: parallel over rows, does not allocate.
 template <class Exec, eviction_policy Policy, class Cache, class Window>
 status evict(Exec exec, Policy const& policy, Cache const& cache, sequence_list const& sequences,
              Window const& window, eviction_state<Policy> const& state, eviction_output const& output,
@@ -41,8 +41,9 @@ status evict(Exec exec, Policy const& policy, Cache const& cache, sequence_list 
   if constexpr (detail::check_policy_on_cache<Policy, Cache>() && detail::check_policy_window<Policy, Window>()) {
     status const checked = detail::first_error(
         [&] { return detail::check_policy_call(exec, policy, cache, sequences, scratch, detail::max_queries(window)); },
-        [&] { return detail::check_window(window); },
+        [&] { return detail::check_whole_window(window); },
         [&] { return detail::check_policy_state(policy, state, cache.shape()); },
+        [&] { return detail::check_selection(output.lists); },
         [&] { return detail::check_new_lengths(cache, output.new_lengths); });
     if (!checked.ok()) return checked;
     return detail::backend<Exec>::evict(exec, policy, cache, sequences, window, state, output.new_lengths,

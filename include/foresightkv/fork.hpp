@@ -24,7 +24,7 @@ status fork(Exec exec, row_state const& state, fork_list const& pairs) {
       [&] { return pairs.count < 0 ? status{errc::invalid_shape} : status{}; },
       [&] {
         bool const missing = pairs.count > 0 && (pairs.sources == nullptr || pairs.targets == nullptr);
-        return missing ? status{errc::null_pointer} : status{};
+        return missing ? status{errc::null_pointer} : detail::check_aligned(pairs.sources, pairs.targets);
       });
   if (!checked.ok()) return checked;
   return detail::backend<Exec>::fork(exec, state, pairs.sources, pairs.targets, pairs.count);

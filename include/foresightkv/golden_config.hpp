@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+
 #include <foresightkv/element.hpp>
 #include <foresightkv/observation.hpp>
 
@@ -26,8 +27,13 @@ enum class golden_reduction : int {
 
 /// Whose rules hold at the end of a sequence and for budgets that are no multiple of the interval.
 enum class golden_rules : int {
-  exact,     ///< a last, partial block is divided by its own rows; from queries and keys budget % interval must be 0
-  published  ///< the paper's code: always divided by the interval; block 1 + budget / interval starts early if it is not 0
+  /// A last, partial block is divided by its own rows. From queries and keys the budget must be a multiple of
+  /// the interval.
+  exact,
+  /// The paper's code: a partial block is divided by the interval too, and where the budget is no multiple
+  /// the
+  /// first future block, 1 + budget / interval, starts before budget + interval.
+  published
 };
 
 /// What Golden Eviction computes. A structural type: usable as a template argument and as a run-time value.
@@ -46,7 +52,9 @@ struct golden_config {
            rules >= golden_rules::exact && rules <= golden_rules::published;
   }
   /// Whether block means can be built from queries and keys under these rules.
-  [[nodiscard]] constexpr bool aligned() const { return rules == golden_rules::published || budget % interval == 0; }
+  [[nodiscard]] constexpr bool aligned() const {
+    return rules == golden_rules::published || budget % interval == 0;
+  }
 
   /// Evictions of a sequence: one while more than budget + interval tokens survive.
   [[nodiscard]] constexpr int steps(int tokens) const {
@@ -54,7 +62,9 @@ struct golden_config {
   }
   /// Index of the first query block that the first step has not seen.
   [[nodiscard]] constexpr int first_block() const { return 1 + budget / interval; }
-  [[nodiscard]] constexpr int num_blocks(int tokens) const { return tokens / interval + (tokens % interval != 0); }
+  [[nodiscard]] constexpr int num_blocks(int tokens) const {
+    return tokens / interval + (tokens % interval != 0);
+  }
   /// Blocks from first_block() on: columns of the block means. At least steps(tokens), and one more at most.
   [[nodiscard]] constexpr int future_blocks(int tokens) const {
     return std::max(0, num_blocks(tokens) - first_block());
@@ -91,8 +101,8 @@ struct golden_strides {
 
 /// Queries and keys of a whole sequence, after RoPE. The elements of one token are contiguous.
 ///
-/// A query whose log-sum-exp (given or computed) is not finite is masked: it gives every token 0, and still counts as
-/// a row of its block.
+/// A query whose log-sum-exp (given or computed) is not finite is masked: it gives every token 0, and still
+/// counts as a row of its block.
 template <element Query, element Key = Query, log_base Base = log_base::natural>
 struct golden_input {
   static constexpr log_base base = Base;
@@ -100,14 +110,14 @@ struct golden_input {
   Query const* queries = nullptr;  ///< [kv_heads * group][tokens][head_dim]
   Key const* keys = nullptr;       ///< [kv_heads][tokens][head_dim]
   golden_shape shape{};
-  float softmax_scale = 0.0f;      ///< 0: 1 / sqrt(head_dim)
-  float const* lse = nullptr;      ///< [kv_heads * group][tokens] log-sum-exp of the scaled logits; null: computed
+  float softmax_scale = 0.0f;  ///< 0: 1 / sqrt(head_dim)
+  float const* lse = nullptr;  ///< [kv_heads * group][tokens] of the scaled logits; null: computed
   golden_strides query_strides{};
   golden_strides key_strides{};
   golden_strides lse_strides{};
 };
 
-/// Means of future blocks: at(h, k, s) is what tokens of block first_block() + s attend to key k, for KV head h.
+/// Means of future blocks: at(h, k, s) is KV head h's mean attention of block first_block() + s to key k.
 struct golden_means {
   float const* data = nullptr;
   int kv_heads = 0;
@@ -118,11 +128,13 @@ struct golden_means {
   std::int64_t block_stride = 0;
 
   /// [kv_heads][tokens][blocks]
-  [[nodiscard]] static constexpr golden_means token_major(float const* data, int kv_heads, int tokens, int blocks) {
+  [[nodiscard]] static constexpr golden_means token_major(float const* data, int kv_heads, int tokens,
+                                                          int blocks) {
     return {data, kv_heads, tokens, blocks, std::int64_t{tokens} * blocks, blocks, 1};
   }
   /// [kv_heads][blocks][tokens], as `block_means` writes it.
-  [[nodiscard]] static constexpr golden_means block_major(float const* data, int kv_heads, int tokens, int blocks) {
+  [[nodiscard]] static constexpr golden_means block_major(float const* data, int kv_heads, int tokens,
+                                                          int blocks) {
     return {data, kv_heads, tokens, blocks, std::int64_t{tokens} * blocks, 1, tokens};
   }
   [[nodiscard]] constexpr float at(int head, int token, int block) const {
@@ -132,11 +144,11 @@ struct golden_means {
 
 /// What Golden Eviction writes; a null member is left out, but one must be there if there is a step.
 ///
-/// Labels are future scores: higher = keep. Of equal scores the lowest index is evicted first, NaN before everything,
-/// -0 == +0; lists ascend.
+/// Labels are future scores: higher = keep. Of equal scores the lowest index is evicted first, NaN before
+/// everything, -0 == +0; lists ascend.
 struct golden_output {
-  float* labels = nullptr;                 ///< [steps][kv_heads][budget] score of each candidate
-  std::int32_t* evicted = nullptr;         ///< [steps][kv_heads][interval] indices among the candidates
+  float* labels = nullptr;                    ///< [steps][kv_heads][budget] score of each candidate
+  std::int32_t* evicted = nullptr;            ///< [steps][kv_heads][interval] indices among the candidates
   std::int32_t* evicted_positions = nullptr;  ///< [steps][kv_heads][interval] positions in the sequence
   float* future = nullptr;  ///< [kv_heads][steps][tokens] score of every token, evicted or not, at every step
 };

@@ -1,28 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// Golden Eviction (ForesightKV, arXiv 2602.03203, section 3.1): what an eviction policy that knows the future evicts.
+// Golden Eviction (ForesightKV, arXiv 2602.03203): what a policy that knows the future evicts.
 //
-//   A[b][k]  = mean over the rows t of query block b, over the query heads j of the KV head, of softmax(q_t k / sqrt D)
-//   alpha_k  = max over b >= s of A[b][k]                                (step s; other futures: golden_future)
-//   step s   : the candidates are the first B survivors; the L of least alpha are evicted
+//   A[b][k] = mean over the rows t of query block b and over the group's query heads of
+//             softmax(q_t . k / sqrt(D)), causal
+//   alpha_k = max over b >= s of A[b][k]: the score of key k at step s (other futures: golden_future)
+//   step s:   the candidates are the first B survivors; the L of least alpha go
 //
-// Block b holds the queries b L .. b L + L - 1; column s of the block means is block first_block() + s, the first one
-// that step s has not seen. Attention is that of the full cache, never renormalised: a greedy rule, not an optimum.
+// Block b holds the queries b L to b L + L - 1. Column s of the block means is block first_block() + s, the
+// first that step s has not seen. Attention is that of the full cache, not renormalised after an eviction: a
+// greedy rule, not an optimum.
 
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
+#include <numbers>
+
 #include <foresightkv/detail/host/golden_eviction.hpp>
 #include <foresightkv/detail/order_key.hpp>
 #include <foresightkv/execution.hpp>
 #include <foresightkv/golden_config.hpp>
 #include <foresightkv/status.hpp>
 #include <foresightkv/workspace.hpp>
-#include <initializer_list>
-#include <numbers>
 
 namespace foresightkv::inline v0 {
 
@@ -35,7 +38,7 @@ struct golden_scratch {
   std::uint64_t* order;      // [budget]
 };
 
-/// One token's block means become its future scores, in place: a recurrence from the last block to the first.
+/// Block means become future scores, in place: a recurrence from the last block to the first.
 constexpr void fold_future(golden_config const& config, float* rows, int blocks, int tokens) {
   for (int block = blocks - 2; block >= 0; --block) {
     float* const row = rows + static_cast<std::int64_t>(block) * tokens;
@@ -55,10 +58,12 @@ constexpr void fold_future(golden_config const& config, float* rows, int blocks,
       rows[static_cast<std::int64_t>(block) * tokens + k] /= static_cast<float>(blocks - block);
 }
 
-/// Largest (score, index) that is evicted among the candidates: order[i] then says whether candidate i goes.
-constexpr std::uint64_t golden_threshold(golden_config const& config, float const* scores, golden_scratch const& scratch) {
+/// The largest (score, index) among the candidates that go: those up to it are evicted, `interval` in number.
+constexpr std::uint64_t golden_threshold(golden_config const& config, float const* scores,
+                                         golden_scratch const& scratch) {
   for (int i = 0; i < config.budget; ++i)
-    scratch.order[i] = std::uint64_t{order_key(scores[scratch.candidates[i]])} << 32 | static_cast<std::uint32_t>(i);
+    scratch.order[i] =
+        std::uint64_t{order_key(scores[scratch.candidates[i]])} << 32 | static_cast<std::uint32_t>(i);
   auto* const last = scratch.order + (config.interval - 1);
   std::nth_element(scratch.order, last, scratch.order + config.budget);
   return *last;
@@ -82,7 +87,8 @@ constexpr void evict_golden(golden_config const& config, int head, int kv_heads,
         continue;
       }
       if (output.evicted != nullptr) output.evicted[row * config.interval + gone] = i;
-      if (output.evicted_positions != nullptr) output.evicted_positions[row * config.interval + gone] = position;
+      if (output.evicted_positions != nullptr)
+        output.evicted_positions[row * config.interval + gone] = position;
       ++gone;
     }
     // The tokens that this step protected are the newest candidates of the next one.
@@ -141,7 +147,8 @@ template <golden_config Config, std::size_t Tokens, std::size_t Blocks>
   for (std::size_t step = 0; step < plan::steps; ++step) {
     std::copy_n(labels.begin() + step * plan::budget, plan::budget, result.labels[step].begin());
     std::copy_n(evicted.begin() + step * plan::interval, plan::interval, result.evicted[step].begin());
-    std::copy_n(positions.begin() + step * plan::interval, plan::interval, result.evicted_positions[step].begin());
+    std::copy_n(positions.begin() + step * plan::interval, plan::interval,
+                result.evicted_positions[step].begin());
     std::copy_n(future.begin() + step * Tokens, Tokens, result.future[step].begin());
   }
   return result;
@@ -149,19 +156,22 @@ template <golden_config Config, std::size_t Tokens, std::size_t Blocks>
 
 namespace detail {
 
-// Products of extents stay far below 2^63: everything after this check may multiply them as std::int64_t.
+// Far below 2^63: what comes after this check may multiply extents as std::int64_t, and add the rounding of
+// its scratch arrays, without a thought.
 inline bool extents_fit(std::initializer_list<std::int64_t> extents) {
   double product = 16.0;
   for (auto const extent : extents) product *= static_cast<double>(extent);
-  return product < 0x1p62;
+  return product < 0x1p50;
 }
 
 inline status check_golden(golden_config const& config, golden_shape const& shape) {
   if (!config.valid() || !config.aligned()) return {errc::invalid_config};
-  if (shape.kv_heads < 1 || shape.group < 1 || shape.tokens < 0 || shape.head_dim < 1) return {errc::invalid_shape};
+  if (shape.kv_heads < 1 || shape.group < 1 || shape.tokens < 0 || shape.head_dim < 1)
+    return {errc::invalid_shape};
   std::int64_t const tokens = shape.tokens, heads = shape.kv_heads;
-  bool const fit = extents_fit({heads, shape.group, tokens, shape.head_dim}) &&
-                   extents_fit({heads, shape.group, config.future_blocks(shape.tokens) + 1, tokens + config.budget});
+  bool const fit =
+      extents_fit({heads, shape.group, tokens, shape.head_dim}) &&
+      extents_fit({heads, shape.group, config.future_blocks(shape.tokens) + 1, tokens + config.budget});
   return fit ? status{} : status{errc::invalid_shape};
 }
 
@@ -169,10 +179,11 @@ inline status check_golden(golden_config const& config, golden_means const& mean
   if (!config.valid()) return {errc::invalid_config};
   if (means.kv_heads < 1 || means.tokens < 0 || means.blocks < 0) return {errc::invalid_shape};
   if (means.head_stride < 0 || means.token_stride < 0 || means.block_stride < 0) return {errc::invalid_shape};
-  bool const fit =
-      extents_fit({means.kv_heads, means.blocks + std::int64_t{1}, std::int64_t{means.tokens} + config.budget}) &&
-      extents_fit({means.kv_heads, means.head_stride}) && extents_fit({means.tokens, means.token_stride}) &&
-      extents_fit({means.blocks, means.block_stride});
+  bool const fit = extents_fit({means.kv_heads, means.blocks + std::int64_t{1},
+                                std::int64_t{means.tokens} + config.budget}) &&
+                   extents_fit({means.kv_heads, means.head_stride}) &&
+                   extents_fit({means.tokens, means.token_stride}) &&
+                   extents_fit({means.blocks, means.block_stride});
   return fit ? status{} : status{errc::invalid_shape};
 }
 
@@ -191,7 +202,8 @@ status check_golden_input(Input const& input) {
   bool const scaled = input.softmax_scale >= 0.0f && host::has_finite_bits(input.softmax_scale);
   if (!scaled) return {errc::invalid_shape};
   if (input.queries == nullptr || input.keys == nullptr) return {errc::null_pointer};
-  bool const aligned = element_aligned(input.queries) && element_aligned(input.keys) && element_aligned(input.lse);
+  bool const aligned =
+      element_aligned(input.queries) && element_aligned(input.keys) && element_aligned(input.lse);
   return aligned ? status{} : status{errc::misaligned};
 }
 
@@ -230,14 +242,15 @@ host::block_means_plan plan_block_means(golden_config const& config, Input const
 }
 
 template <class Element>
-host::token_vectors<Element> vectors_of(Element const* data, golden_strides strides, golden_shape const& shape,
-                                           int dim) {
+host::token_vectors<Element> vectors_of(Element const* data, golden_strides strides,
+                                        golden_shape const& shape, int dim) {
   if (strides.token == 0) strides.token = dim;
   if (strides.head == 0) strides.head = strides.token * shape.tokens;
   return {data, strides.head, strides.token};
 }
 
-inline golden_scratch take_golden_scratch(arena& memory, golden_config const& config, int tokens, int blocks) {
+inline golden_scratch take_golden_scratch(arena& memory, golden_config const& config, int tokens,
+                                          int blocks) {
   auto const budget = static_cast<std::size_t>(config.budget);
   golden_scratch scratch{};
   scratch.future = memory.take<float>(static_cast<std::size_t>(tokens) * static_cast<std::size_t>(blocks));
@@ -246,8 +259,8 @@ inline golden_scratch take_golden_scratch(arena& memory, golden_config const& co
   return scratch;
 }
 
-inline golden_scratch* take_golden_scratches(arena& memory, golden_config const& config, int tokens, int blocks,
-                                             int count) {
+inline golden_scratch* take_golden_scratches(arena& memory, golden_config const& config, int tokens,
+                                             int blocks, int count) {
   auto* const all = memory.take<golden_scratch>(static_cast<std::size_t>(count));
   for (int i = 0; i < count; ++i) {
     auto const scratch = take_golden_scratch(memory, config, tokens, blocks);
@@ -282,8 +295,8 @@ struct golden_memory {
   }
 };
 
-/// Block means of all KV heads, batch by batch: row_of(batch's first head, head of the batch, block) says where they
-/// go, done(first head, heads) is called after each batch.
+/// Block means of all KV heads, batch by batch: row_of(batch's first head, head of the batch, block) says
+/// where they go, done(first head, heads) is called after each batch.
 template <class Input, class RowOf, class Done>
 void stream_block_means(host::block_means_plan const& plan, Input const& input, golden_memory const& memory,
                         RowOf const& row_of, Done const& done) {
@@ -293,7 +306,8 @@ void stream_block_means(host::block_means_plan const& plan, Input const& input, 
   for (int first = 0; first < plan.kv_heads; first += memory.heads) {
     int const heads = std::min(memory.heads, plan.kv_heads - first);
     host::pack_heads(plan, keys, first, heads, memory.threads, memory.packed);
-    host::block_means_heads(plan, queries, lse, first, heads, memory.threads, memory.packed, memory.threads_scratch,
+    host::block_means_heads(plan, queries, lse, first, heads, memory.threads, memory.packed,
+                            memory.threads_scratch,
                             [&](int head, int block) { return row_of(first, head, block); });
     done(first, heads);
   }
@@ -310,14 +324,14 @@ void stream_block_means(host::block_means_plan const& plan, Input const& input, 
   return counting.bytes();
 }
 
-/// Mean attention of each future query block to each key: means[kv_heads][future_blocks(tokens)][tokens], 0 beyond a
-/// block's last query. O(heads T T head_dim) time.
+/// Mean attention of each future query block to each key: means[kv_heads][future_blocks(tokens)][tokens], 0
+/// beyond a block's last query. O(heads T T head_dim) time.
 ///
 /// Errors before anything is written: invalid_config (also a budget that is no multiple of the interval under
 /// golden_rules::exact), invalid_shape, null_pointer, misaligned, workspace_too_small.
 template <element Query, element Key, log_base Base>
-status block_means(host_execution exec, golden_config const& config, golden_input<Query, Key, Base> const& input,
-                   float* means, workspace scratch) {
+status block_means(host_execution exec, golden_config const& config,
+                   golden_input<Query, Key, Base> const& input, float* means, workspace scratch) {
   if (auto const checked = detail::check_golden(config, input.shape); !checked.ok()) return checked;
   auto const plan = detail::plan_block_means(config, input);
   if (plan.blocks == 0) return {};
@@ -335,8 +349,10 @@ status block_means(host_execution exec, golden_config const& config, golden_inpu
   return {};
 }
 
-/// Bytes of workspace of `golden_eviction` from queries and keys; 0 if config or shape is invalid. At most
-/// O(threads (group + 32) T + heads_at_once T (T / interval + head_dim)), where one KV head at once keeps few threads busy.
+/// Bytes of workspace of `golden_eviction` from queries and keys; 0 if config or shape is invalid.
+///
+/// O(threads (group + 32) T + heads T (T / interval + head_dim)), where `heads` is one where its blocks keep
+/// all threads busy, else as many KV heads as that takes.
 [[nodiscard]] inline std::size_t golden_eviction_bytes(host_execution exec, golden_config const& config,
                                                        golden_shape const& shape) {
   if (!detail::check_golden(config, shape).ok() || config.steps(shape.tokens) == 0) return 0;
@@ -345,13 +361,16 @@ status block_means(host_execution exec, golden_config const& config, golden_inpu
   return counting.bytes();
 }
 
-/// Golden Eviction of one layer of one sequence, streaming from queries and keys. tokens <= budget + interval: no step,
-/// nothing is written. O(heads T T head_dim) time; the same results whatever the number of threads.
+/// Golden Eviction of one layer of one sequence, streaming from queries and keys.
+///
+/// tokens <= budget + interval: no step, nothing is written. O(heads T T head_dim) time; the same results
+/// whatever the number of threads.
 ///
 /// Errors before anything is written: as `block_means`.
 template <element Query, element Key, log_base Base>
-status golden_eviction(host_execution exec, golden_config const& config, golden_input<Query, Key, Base> const& input,
-                       golden_output const& output, workspace scratch) {
+status golden_eviction(host_execution exec, golden_config const& config,
+                       golden_input<Query, Key, Base> const& input, golden_output const& output,
+                       workspace scratch) {
   if (auto const checked = detail::check_golden(config, input.shape); !checked.ok()) return checked;
   int const steps = config.steps(input.shape.tokens);
   if (steps == 0) return {};
@@ -368,7 +387,8 @@ status golden_eviction(host_execution exec, golden_config const& config, golden_
   auto const solve = [&](int first, int heads) {
     detail::host::parallel_for(memory.threads, heads, [&](int head, int) {
       detail::fold_future(config, memory.heads_scratch[head].future, plan.blocks, plan.tokens);
-      detail::evict_golden(config, first + head, plan.kv_heads, plan.tokens, steps, memory.heads_scratch[head], output);
+      detail::evict_golden(config, first + head, plan.kv_heads, plan.tokens, steps,
+                           memory.heads_scratch[head], output);
     });
   };
   detail::stream_block_means(plan, input, memory, row_of, solve);
@@ -378,15 +398,16 @@ status golden_eviction(host_execution exec, golden_config const& config, golden_
 /// Bytes of workspace of `golden_eviction` from block means; 0 if config or extents are invalid.
 [[nodiscard]] inline std::size_t golden_eviction_bytes(host_execution exec, golden_config const& config,
                                                        golden_means const& means) {
-  if (!detail::check_golden(config, means).ok() || std::min(config.steps(means.tokens), means.blocks) == 0) return 0;
+  if (!detail::check_golden(config, means).ok() || std::min(config.steps(means.tokens), means.blocks) == 0)
+    return 0;
   detail::arena counting;
   detail::take_golden_scratches(counting, config, means.tokens, means.blocks,
                                 detail::host::num_threads(exec, means.kv_heads));
   return counting.bytes();
 }
 
-/// Golden Eviction of one layer of one sequence from block means: any budget of at least the interval. It stops where
-/// the blocks run out: min(config.steps(tokens), blocks) steps.
+/// Golden Eviction of one layer of one sequence from block means: any budget of at least the interval. It
+/// stops where the blocks run out: min(config.steps(tokens), blocks) steps.
 ///
 /// Errors before anything is written: as `block_means`.
 inline status golden_eviction(host_execution exec, golden_config const& config, golden_means const& means,

@@ -60,7 +60,7 @@ struct observation {
   std::int32_t const* query_count = nullptr;      ///< [sequence]; null: max_queries
   std::int32_t const* window_end = nullptr;       ///< [sequence] one past the window's newest position; null: one past the newest token
   std::int32_t const* first_position = nullptr;   ///< [sequence] position of query 0; null: window_end - query_count
-  bool continues = false;  ///< a later chunk of a window: folds onto what the statistics already hold
+  bool continues = false;  ///< a later chunk of a window, for `observe` alone: folds onto what `out` holds
 
   /// Queries as [layer][sequence][query head][max_queries][key_head_dim].
   [[nodiscard]] static constexpr observation hnd(Query const* queries, cache_shape const& shape, int max_queries) {
@@ -102,7 +102,6 @@ struct observation {
 template <class List>
 struct observed {
   statistics_view<List> statistics;
-  std::int32_t const* window_end = nullptr;  ///< as in observation
 };
 
 namespace detail {
@@ -118,11 +117,12 @@ inline constexpr bool is_observed<observed<List>> = true;
 
 template <class Query, log_base Base>
 status check_window(observation<Query, Base> const& window) {
-  if (window.max_queries < 0 || !(window.softmax_scale >= 0.0f) || !(window.soft_cap >= 0.0f))
-    return {errc::invalid_shape};
+  // Their bits: -ffast-math knows neither NaN nor infinity.
+  auto const usable = [](float factor) { return factor >= 0.0f && (float_bits(factor) & 0x7fffffffu) < float_infinity_bits; };
+  if (window.max_queries < 0 || !usable(window.softmax_scale) || !usable(window.soft_cap)) return {errc::invalid_shape};
   if (window.max_queries > 0 && window.queries == nullptr) return {errc::null_pointer};
-  if (reinterpret_cast<std::uintptr_t>(window.queries) % alignof(Query) != 0) return {errc::misaligned};
-  return {};
+  return check_aligned(window.queries, window.lse, window.sink_logits, window.query_count, window.window_end,
+                       window.first_position);
 }
 
 template <class List>
@@ -130,7 +130,7 @@ status check_window(observed<List> const& window) {
   if (window.statistics.capacity < 0) return {errc::invalid_shape};
   if constexpr (List::size > 0)
     if (window.statistics.data == nullptr) return {errc::null_pointer};
-  return {};
+  return check_aligned(window.statistics.data);
 }
 
 }  // namespace detail

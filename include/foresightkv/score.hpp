@@ -17,7 +17,7 @@ status score(Exec exec, Policy const& policy, Cache const& cache, sequence_list 
   if constexpr (detail::check_policy_on_cache<Policy, Cache>() && detail::check_policy_window<Policy, Window>()) {
     status const checked = detail::first_error(
         [&] { return detail::check_policy_call(exec, policy, cache, sequences, scratch, detail::max_queries(window)); },
-        [&] { return detail::check_window(window); },
+        [&] { return detail::check_whole_window(window); },
         [&] { return detail::check_policy_state(policy, state, cache.shape()); },
         [&] { return detail::check_scores(scores); });
     if (!checked.ok()) return checked;

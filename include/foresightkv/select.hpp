@@ -21,7 +21,7 @@ status select(Exec exec, Policy const& policy, Cache const& cache, sequence_list
         [&] { return detail::check_policy_call(exec, policy, cache, sequences, scratch, 0); },
         [&] { return detail::check_policy_state(policy, state, cache.shape()); },
         [&] { return detail::check_scores(scores); },
-        [&] { return lists.capacity < 0 ? status{errc::invalid_shape} : status{}; });
+        [&] { return detail::check_selection(lists); });
     if (!checked.ok()) return checked;
     return detail::backend<Exec>::select(exec, policy, cache, sequences, scores, state, lists, scratch);
   } else {

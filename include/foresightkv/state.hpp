@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <foresightkv/cache.hpp>
 #include <foresightkv/statistics.hpp>
+#include <foresightkv/status.hpp>
 #include <foresightkv/workspace.hpp>
 
 namespace foresightkv::inline v0 {
@@ -13,10 +14,10 @@ namespace foresightkv::inline v0 {
 /// `reset` clears them.
 enum class sequence_flag : std::uint32_t {
   over_budget = 1,        ///< protected tokens left fewer to evict than the budget asked for
-  bad_length = 2,         ///< a length is negative or above the capacity or the call's max_length
+  bad_length = 2,         ///< a length is negative or above the capacity or the call's max_length, or lists do not fit it
   length_mismatch = 4,    ///< the cache is shorter than the state has seen: tell `append` about rejected tokens
   state_overflow = 8,     ///< the row must be stored and is longer than the state's capacity
-  bad_window = 16,        ///< query_count is negative or above max_queries
+  bad_window = 16,        ///< query_count or positions of the window out of range, or statistics of too few slots
   bad_budget = 32,        ///< a budget read from memory cannot hold the protected tokens
   duplicate = 64          ///< listed twice in one call: visited once
 };
@@ -101,7 +102,8 @@ inline status check_state(row_state const& state) {
   if (state.num_layers <= 0 || state.num_sequences <= 0 || state.num_kv_heads <= 0 || state.capacity <= 0 ||
       state.num_carried < 0 || state.group <= 0)
     return {errc::invalid_shape};
-  return {};
+  return check_aligned(state.position, state.carried, state.seen_length, state.next_position, state.step,
+                       state.request_id, state.seed, state.flags);
 }
 
 inline status check_state(row_state const& state, cache_shape const& shape, int num_carried) {

@@ -10,7 +10,8 @@ namespace foresightkv::inline v0 {
 // A window statistic is a type with a fold over the probabilities that one query head gives one token:
 //   initial           value before the first query
 //   horizon           (optional) queries of this age and older leave the value alone
-//   fold(a, p, age)   value after a query of that age (0 = the newest of the declared window) gave probability p
+//   fold(a, p, age)   value after a query of that age (0 = the newest of the declared window) gave probability p;
+//                     where a window comes in chunks, several p = 0 in a row must count as one
 // A carried statistic is a state column: `window` names the window statistic that feeds it, `carry` merges.
 
 /// Largest probability of the window.

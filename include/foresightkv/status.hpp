@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
+
 namespace foresightkv::inline v0 {
 
 /// What a verb found wrong before it wrote anything.
@@ -41,5 +43,16 @@ struct [[nodiscard]] status {
 
   friend constexpr bool operator==(status, status) = default;
 };
+
+namespace detail {
+
+/// misaligned if any of these buffers is not aligned to its element.
+template <class... Element>
+status check_aligned(Element const*... buffers) {
+  bool const aligned = ((reinterpret_cast<std::uintptr_t>(buffers) % alignof(Element) == 0) && ...);
+  return aligned ? status{} : status{errc::misaligned};
+}
+
+}  // namespace detail
 
 }  // namespace foresightkv::inline v0

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// expect-error: foresightkv: a budget must have domain and int operator()(config, cache_shape, row_index) const
+// expect-error: foresightkv: a budget must be trivially copyable and have domain and int operator()(config, cache_shape, row_index) const
 #include <foresightkv/foresightkv.hpp>
 
 namespace fkv = foresightkv;

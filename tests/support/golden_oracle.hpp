@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// Golden Eviction by its definition, in double precision: a T x T attention matrix per query head, every future block
-// looked at again at every step, the lowest candidate searched for L times. Slow on purpose; shares no code with the
-// library beyond golden_config's fields.
+// Golden Eviction by its definition, in double precision: a T x T attention matrix per query head, every
+// future block looked at again at every step, the lowest candidate searched for L times. Slow on purpose;
+// shares no code with the library beyond golden_config's fields.
 
 #include <cmath>
 #include <cstddef>
@@ -49,7 +49,8 @@ inline problem random_problem(fkv::golden_shape const& shape, unsigned seed, flo
 
 /// Causal softmax attention of one query head, [tokens][tokens]; a row whose sum is not finite is all zero.
 /// lse, if not null: natural log-sum-exps [tokens] that replace the row's own sum.
-inline std::vector<double> attention(problem const& given, int head, double scale, float const* lse = nullptr) {
+inline std::vector<double> attention(problem const& given, int head, double scale,
+                                     float const* lse = nullptr) {
   int const tokens = given.shape.tokens, dim = given.shape.head_dim;
   auto const* queries = given.queries.data() + at(head) * at(tokens) * at(dim);
   auto const* keys = given.keys.data() + at(head / given.shape.group) * at(tokens) * at(dim);
@@ -60,7 +61,8 @@ inline std::vector<double> attention(problem const& given, int head, double scal
     for (int k = 0; k <= t; ++k) {
       double dot = 0.0;
       for (int d = 0; d < dim; ++d)
-        dot += static_cast<double>(queries[at(t) * at(dim) + at(d)]) * static_cast<double>(keys[at(k) * at(dim) + at(d)]);
+        dot += static_cast<double>(queries[at(t) * at(dim) + at(d)]) *
+               static_cast<double>(keys[at(k) * at(dim) + at(d)]);
       row[k] = dot * scale;
       if (row[k] > largest) largest = row[k];
     }
@@ -83,7 +85,8 @@ inline std::vector<float> log_sum_exp(problem const& given, double scale) {
         double dot = 0.0;
         for (int d = 0; d < dim; ++d)
           dot += static_cast<double>(given.queries[(at(head) * at(tokens) + at(t)) * at(dim) + at(d)]) *
-                 static_cast<double>(given.keys[(at(head / given.shape.group) * at(tokens) + at(k)) * at(dim) + at(d)]);
+                 static_cast<double>(
+                     given.keys[(at(head / given.shape.group) * at(tokens) + at(k)) * at(dim) + at(d)]);
         sum += std::exp(dot * scale);
       }
       all.push_back(static_cast<float>(std::log(sum)));
@@ -93,7 +96,8 @@ inline std::vector<float> log_sum_exp(problem const& given, double scale) {
 
 /// Means of the future blocks, [kv_heads][blocks][tokens].
 inline std::vector<double> block_means(fkv::golden_config const& config, problem const& given, double scale) {
-  int const tokens = given.shape.tokens, group = given.shape.group, first = 1 + config.budget / config.interval;
+  int const tokens = given.shape.tokens, group = given.shape.group,
+            first = 1 + config.budget / config.interval;
   int const blocks = std::max(0, (tokens + config.interval - 1) / config.interval - first);
   std::vector<double> means(at(given.shape.kv_heads) * at(blocks) * at(tokens), 0.0);
   for (int head = 0; head < given.heads(); ++head) {
@@ -127,7 +131,8 @@ inline double future_score(fkv::golden_config const& config, std::vector<double>
   return config.future == fkv::golden_future::mean ? score / static_cast<double>(future.size()) : score;
 }
 
-/// Indices of the `count` lowest scores, ascending: NaN is lowest, of equal scores the lowest index goes first.
+/// Indices of the `count` lowest scores, ascending: NaN is lowest, of equal scores the lowest index goes
+/// first.
 template <class Score>
 std::vector<int> lowest(std::vector<Score> const& scores, int count) {
   std::vector<bool> gone(scores.size(), false);
@@ -147,7 +152,8 @@ std::vector<int> lowest(std::vector<Score> const& scores, int count) {
   return indices;
 }
 
-/// The whole schedule of one KV head from its block means[block][token]: scores, indices and positions per step.
+/// The whole schedule of one KV head from its block means[block][token]: scores, indices and positions per
+/// step.
 struct schedule {
   std::vector<std::vector<double>> scores;
   std::vector<std::vector<int>> evicted;
@@ -159,7 +165,8 @@ schedule solve(fkv::golden_config const& config, int tokens, int blocks, Mean co
   schedule result;
   std::vector<int> survivors;
   for (int t = 0; t < tokens; ++t) survivors.push_back(t);
-  for (int step = 0; step < blocks && static_cast<int>(survivors.size()) > config.budget + config.interval; ++step) {
+  for (int step = 0; step<blocks&& static_cast<int>(survivors.size())> config.budget + config.interval;
+       ++step) {
     std::vector<double> scores;
     for (int i = 0; i < config.budget; ++i) {
       std::vector<double> future;
@@ -169,7 +176,8 @@ schedule solve(fkv::golden_config const& config, int tokens, int blocks, Mean co
     auto const evicted = lowest(scores, config.interval);
     std::vector<int> positions;
     for (int const index : evicted) positions.push_back(survivors[at(index)]);
-    for (auto index = evicted.rbegin(); index != evicted.rend(); ++index) survivors.erase(survivors.begin() + *index);
+    for (auto index = evicted.rbegin(); index != evicted.rend(); ++index)
+      survivors.erase(survivors.begin() + *index);
     result.scores.push_back(scores);
     result.evicted.push_back(evicted);
     result.positions.push_back(positions);

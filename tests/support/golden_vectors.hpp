@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// Checks of the golden_* and large_golden_* vector files: labels and evictions of the published code. Any shapes.
+// Checks of the golden_* and large_golden_* vector files: labels and evictions of the published code. Any
+// shapes.
 
 #include <doctest/doctest.h>
 
@@ -27,7 +28,9 @@ inline std::string text_of(fkv::io::safetensors_file const& file, char const* ke
   if (!found) throw std::runtime_error(file.label() + ": metadata has no " + key);
   return *found;
 }
-inline int int_of(fkv::io::safetensors_file const& file, char const* key) { return std::stoi(text_of(file, key)); }
+inline int int_of(fkv::io::safetensors_file const& file, char const* key) {
+  return std::stoi(text_of(file, key));
+}
 inline double number_of(fkv::io::safetensors_file const& file, char const* key) {
   return std::stod(text_of(file, key));
 }
@@ -39,7 +42,7 @@ struct expected {
   int tokens = 0;
   int steps = 0;
   double tolerance = 0.0;
-  std::span<float const> target;           // drop orientation: minus the label
+  std::span<float const> target;  // drop orientation: minus the label
   std::span<std::int32_t const> evicted;
   std::span<std::int32_t const> positions;
 };
@@ -56,7 +59,7 @@ inline expected read_expected(fkv::io::safetensors_file const& file) {
   std::int64_t const steps = stored.steps, heads = stored.kv_heads;
   stored.target = file.at("target_score").expect_shape({steps, heads, stored.config.budget}).as<float>();
   stored.evicted = file.at("evicted").expect_shape({steps, heads, stored.config.interval}).as<std::int32_t>();
-  stored.positions=
+  stored.positions =
       file.at("evicted_positions").expect_shape({steps, heads, stored.config.interval}).as<std::int32_t>();
   CHECK(stored.config.valid());
   CHECK(stored.config.steps(stored.tokens) == stored.steps);
@@ -96,14 +99,17 @@ inline void check_equal(expected const& stored, outcome const& got, double toler
 inline outcome solve_means(fkv::host_execution exec, expected const& stored, fkv::golden_means const& means) {
   outcome got{stored};
   std::vector<std::byte> scratch(fkv::golden_eviction_bytes(exec, stored.config, means));
-  CHECK(fkv::golden_eviction(exec, stored.config, means, got.output(), {scratch.data(), scratch.size()}).ok());
+  CHECK(
+      fkv::golden_eviction(exec, stored.config, means, got.output(), {scratch.data(), scratch.size()}).ok());
   return got;
 }
 
-inline outcome solve_input(fkv::host_execution exec, expected const& stored, fkv::golden_input<float> const& input) {
+inline outcome solve_input(fkv::host_execution exec, expected const& stored,
+                           fkv::golden_input<float> const& input) {
   outcome got{stored};
   std::vector<std::byte> scratch(fkv::golden_eviction_bytes(exec, stored.config, input.shape));
-  CHECK(fkv::golden_eviction(exec, stored.config, input, got.output(), {scratch.data(), scratch.size()}).ok());
+  CHECK(
+      fkv::golden_eviction(exec, stored.config, input, got.output(), {scratch.data(), scratch.size()}).ok());
   return got;
 }
 
@@ -111,7 +117,8 @@ inline outcome solve_input(fkv::host_execution exec, expected const& stored, fkv
 inline void check_stored_inputs(fkv::io::safetensors_file const& file, fkv::host_execution exec) {
   auto const stored = read_expected(file);
   int const blocks = int_of(file, "future_blocks");
-  auto const means = file.at("block_means").expect_shape({stored.kv_heads, stored.tokens, blocks}).as<float>();
+  auto const means =
+      file.at("block_means").expect_shape({stored.kv_heads, stored.tokens, blocks}).as<float>();
   auto const view = fkv::golden_means::token_major(means.data(), stored.kv_heads, stored.tokens, blocks);
   check_equal(stored, solve_means(exec, stored, view), stored.tolerance);
   if (file.find("q") == nullptr) return;
@@ -119,7 +126,7 @@ inline void check_stored_inputs(fkv::io::safetensors_file const& file, fkv::host
   int const group = int_of(file, "group"), head_dim = int_of(file, "head_dim");
   fkv::golden_input<float> input;
   input.shape = {stored.kv_heads, group, stored.tokens, head_dim};
-  input.queries=
+  input.queries =
       file.at("q").expect_shape({stored.kv_heads * group, stored.tokens, head_dim}).as<float>().data();
   input.keys = file.at("k").expect_shape({stored.kv_heads, stored.tokens, head_dim}).as<float>().data();
   check_equal(stored, solve_input(exec, stored, input), stored.tolerance);
@@ -149,7 +156,8 @@ inline float generated(std::uint64_t seed, std::uint64_t index, double scale) {
   return static_cast<float>(scale * (uniform(0) + uniform(1) + uniform(2) + uniform(3) - 2.0));
 }
 
-inline std::vector<float> generate(fkv::io::safetensors_file const& file, std::string const& name, std::size_t count) {
+inline std::vector<float> generate(fkv::io::safetensors_file const& file, std::string const& name,
+                                   std::size_t count) {
   auto const seed = static_cast<std::uint64_t>(int_of(file, ("seed_" + name).c_str()));
   double const scale = number_of(file, ("scale_" + name).c_str());
   std::vector<float> made(count);
@@ -160,11 +168,12 @@ inline std::vector<float> generate(fkv::io::safetensors_file const& file, std::s
   return made;
 }
 
-/// The file's index_rule: an index may differ only where its target is within 2 * tolerance of the boundary. Tokens
-/// that were so exchanged stay exchanged in the survivors of later steps.
+/// The file's index_rule: an index may differ only where its target is within 2 * tolerance of the boundary.
+/// Tokens that were so exchanged stay exchanged in the survivors of later steps.
 class tolerant_comparison {
  public:
-  tolerant_comparison(expected const& stored, outcome const& got, int head) : stored_(stored), got_(got), head_(head) {
+  tolerant_comparison(expected const& stored, outcome const& got, int head)
+      : stored_(stored), got_(got), head_(head) {
     for (int i = 0; i < stored.config.budget; ++i) {
       theirs_.push_back(i);
       ours_.push_back(i);
@@ -185,7 +194,8 @@ class tolerant_comparison {
  private:
   [[nodiscard]] std::size_t row(int step, int extent) const {
     return (static_cast<std::size_t>(step) * static_cast<std::size_t>(stored_.kv_heads) +
-            static_cast<std::size_t>(head_)) * static_cast<std::size_t>(extent);
+            static_cast<std::size_t>(head_)) *
+           static_cast<std::size_t>(extent);
   }
   [[nodiscard]] double target(int step, std::size_t i) const {
     return static_cast<double>(stored_.target[row(step, stored_.config.budget) + i]);
@@ -243,7 +253,8 @@ inline void check_generated_inputs(fkv::io::safetensors_file const& file, fkv::h
   auto const stored = read_expected(file);
   fkv::golden_input<float> input;
   input.shape = {stored.kv_heads, int_of(file, "group"), stored.tokens, int_of(file, "head_dim")};
-  auto const keys_count = static_cast<std::size_t>(stored.kv_heads) * static_cast<std::size_t>(stored.tokens) *
+  auto const keys_count = static_cast<std::size_t>(stored.kv_heads) *
+                          static_cast<std::size_t>(stored.tokens) *
                           static_cast<std::size_t>(input.shape.head_dim);
   auto const queries = generate(file, "q", keys_count * static_cast<std::size_t>(input.shape.group));
   auto const keys = generate(file, "k", keys_count);

@@ -75,6 +75,16 @@ struct owned_cache {
   [[nodiscard]] bool intact() const { return keys.intact() && values.intact() && lengths.intact(); }
 };
 
+/// Whether two tokens have the same bytes.
+template <class Cache>
+bool same_token(Cache const& a, fkv::row_index at, int slot_a, Cache const& b, int slot_b) {
+  constexpr std::size_t size = sizeof(typename Cache::element_type);
+  auto const keys = static_cast<std::size_t>(a.shape().key_head_dim) * size;
+  auto const values = static_cast<std::size_t>(a.shape().value_head_dim) * size;
+  return std::memcmp(a.key(at, slot_a), b.key(at, slot_b), keys) == 0 &&
+         std::memcmp(a.value(at, slot_a), b.value(at, slot_b), values) == 0;
+}
+
 /// The memory behind a policy's state, reset.
 template <class Policy>
 struct owned_state {
@@ -106,24 +116,24 @@ struct owned_state {
   }
 };
 
+/// Whether a row of two states is the same in its scalars and in the first `slots` slots of every column.
+inline bool same_columns(fkv::row_state const& a, fkv::row_state const& b, int row, int slots) {
+  auto const count = static_cast<std::size_t>(std::min(slots, a.capacity));
+  auto const floats = count * static_cast<std::size_t>(a.num_carried * a.group);
+  return a.seen_length[row] == b.seen_length[row] && a.next_position[row] == b.next_position[row] &&
+         a.step[row] == b.step[row] &&
+         (count == 0 || std::memcmp(a.position + a.column(row, 0), b.position + b.column(row, 0), count * sizeof(std::int32_t)) == 0) &&
+         (floats == 0 || std::memcmp(a.carried_at(row, 0), b.carried_at(row, 0), floats * sizeof(float)) == 0);
+}
+
 /// Whether two states say the same about every row: scalars, and columns up to the seen length. What lies behind it is
 /// nobody's business.
 inline bool same_state(fkv::row_state const& a, fkv::row_state const& b) {
   if (a.num_rows() != b.num_rows() || a.num_sequences != b.num_sequences) return false;
   for (int s = 0; s < a.num_sequences; ++s)
     if (a.request_id[s] != b.request_id[s] || a.seed[s] != b.seed[s] || a.flags[s] != b.flags[s]) return false;
-  for (int row = 0; row < a.num_rows(); ++row) {
-    if (a.seen_length[row] != b.seen_length[row] || a.next_position[row] != b.next_position[row] ||
-        a.step[row] != b.step[row])
-      return false;
-    int const stored = std::min(a.seen_length[row], a.capacity);
-    auto const count = static_cast<std::size_t>(stored);
-    if (count == 0) continue;
-    auto const width = count * static_cast<std::size_t>(a.num_carried * a.group);
-    if (std::memcmp(a.position + a.column(row, 0), b.position + b.column(row, 0), count * sizeof(std::int32_t)) != 0)
-      return false;
-    if (width > 0 && std::memcmp(a.carried_at(row, 0), b.carried_at(row, 0), width * sizeof(float)) != 0) return false;
-  }
+  for (int row = 0; row < a.num_rows(); ++row)
+    if (!same_columns(a, b, row, a.seen_length[row])) return false;
   return true;
 }
 

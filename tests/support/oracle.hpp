@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <vector>
 
@@ -41,6 +42,12 @@ struct attention_rule {
   std::optional<double> sink;  // one more logit in the denominator
 };
 
+/// By its bits: -ffast-math knows neither NaN nor infinity.
+inline bool finite(double value) {
+  constexpr std::uint64_t exponent = 0x7ff0000000000000u;
+  return (__builtin_bit_cast(std::uint64_t, value) & exponent) != exponent;
+}
+
 inline double dot(numbers const& a, numbers const& b) {
   double total = 0.0;
   for (std::size_t i = 0; i < a.size(); ++i) total += a[i] * b[i];
@@ -72,7 +79,7 @@ inline double log_sum_exp(attention_rule const& rule, row const& tokens, numbers
 inline numbers attend(attention_rule const& rule, row const& tokens, numbers const& query, int query_position,
                       double log_sum) {
   numbers probability(tokens.length(), 0.0);
-  if (!std::isfinite(log_sum)) return probability;
+  if (!finite(log_sum)) return probability;
   for (std::size_t slot = 0; slot < tokens.length(); ++slot)
     if (sees(query_position, tokens.position[slot]))
       probability[slot] = std::exp(logit(rule, query, tokens.key[slot]) - log_sum);

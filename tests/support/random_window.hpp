@@ -146,7 +146,7 @@ struct owned_window {
     for (int r = 0; r < count(at.sequence); ++r) {
       int const position = first(at.sequence, row_end) + r;
       auto const wide = query(at, j, r);
-      bool const masked = has_lse && !std::isfinite(log_sum(at, j, r));
+      bool const masked = has_lse && !oracle::finite(log_sum(at, j, r));
       double const sum = masked ? -HUGE_VAL : oracle::log_sum_exp(rule(at, j), tokens, wide, position);
       made.position.push_back(position);
       made.probability.push_back(oracle::attend(rule(at, j), tokens, wide, position, sum));

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "support/no_scorer.hpp"
 #include "support/run_vectors.hpp"
 
 namespace testing {
@@ -87,15 +88,6 @@ inline void check_judge_forward(fkv::io::safetensors_file const& stored) {
   if (file.text("dtype") == "bfloat16") return check_judge_scores<fkv::bfloat16>(file);
   check_judge_scores<float>(file);
 }
-
-/// A scorer whose scores nobody asks for: the vectors bring their own.
-struct no_scorer {
-  using reads = fkv::statistics<>;
-  template <class Lanes, class Token>
-  float operator()(Lanes const&, Token const&) const {
-    return 0.0f;
-  }
-};
 
 /// Rows of scores as KV heads, one sequence slot per budget.
 template <class Selector>

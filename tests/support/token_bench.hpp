@@ -84,11 +84,11 @@ struct token_bench {
       auto& place = positions[static_cast<std::size_t>(row)];
       place.resize(static_cast<std::size_t>(seen));
       random_positions(random, kind == history::ordered, kind == history::holes, place);
+      state.view.step[row] = kind == history::pristine ? 0 : static_cast<std::uint32_t>(random.integer(1, 5));
+      state.view.seen_length[row] = seen;
+      state.view.next_position[row] = next;
       if (kind != history::pristine) {
         std::copy(place.begin(), place.end(), state.view.position + state.view.column(row, 0));
-        state.view.step[row] = static_cast<std::uint32_t>(random.integer(1, 5));
-        state.view.seen_length[row] = seen;
-        state.view.next_position[row] = next;
         for (int slot = 0; slot < seen; ++slot)
           for (int i = 0; i < state.view.num_carried * shape.group; ++i)
             state.view.carried_at(row, slot)[i] =

@@ -18,7 +18,7 @@ struct per_sequence {
     return tokens >= config.recent() + config.sink_tokens ? tokens : -1;
   }
   [[nodiscard]] status check(cache_shape const&) const {
-    return budgets == nullptr ? status{errc::null_pointer} : status{};
+    return budgets == nullptr ? status{errc::null_pointer} : detail::check_aligned(budgets);
   }
 };
 

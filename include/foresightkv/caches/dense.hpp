@@ -74,8 +74,10 @@ struct dense_cache {
     if (row_lengths == nullptr) return {errc::null_pointer};
     if ((keys == nullptr && layer_keys == nullptr) || (values == nullptr && layer_values == nullptr))
       return {errc::null_pointer};
-    if (!aligned(keys) || !aligned(values)) return {errc::misaligned};
-    if (!fits(key_strides, extents.key_head_dim) || !fits(value_strides, extents.value_head_dim))
+    status const aligned = detail::check_aligned(keys, values, row_lengths, layer_keys, layer_values);
+    if (!aligned.ok()) return aligned;
+    if (!fits(key_strides, extents.key_head_dim, layer_keys != nullptr) ||
+        !fits(value_strides, extents.value_head_dim, layer_values != nullptr))
       return {errc::invalid_shape};
     return {};
   }
@@ -86,10 +88,11 @@ struct dense_cache {
     Element* const start = layer_base == nullptr ? base + at.layer * strides.layer : layer_base[at.layer];
     return start + at.sequence * strides.sequence + at.kv_head * strides.kv_head + slot * strides.token;
   }
-  static bool aligned(Element const* data) { return reinterpret_cast<std::uintptr_t>(data) % alignof(Element) == 0; }
-  [[nodiscard]] bool fits(cache_strides const& strides, int head_dim) const {
+  [[nodiscard]] bool fits(cache_strides const& strides, int head_dim, bool per_layer) const {
     return (extents.capacity == 1 || strides.token >= head_dim) &&
-           (extents.num_kv_heads == 1 || strides.kv_head >= head_dim) && strides.sequence >= 0 && strides.layer >= 0;
+           (extents.num_kv_heads == 1 || strides.kv_head >= head_dim) &&
+           (extents.num_sequences == 1 || strides.sequence >= head_dim) && strides.sequence >= 0 &&
+           (extents.num_layers == 1 || per_layer || strides.layer >= head_dim) && strides.layer >= 0;
   }
 };
 

@@ -8,8 +8,11 @@
 
 namespace foresightkv::inline v0::detail {
 
-/// Whether a value is neither infinite nor NaN. Looks at bits: -ffast-math may assume that all values are finite.
-constexpr bool is_finite(float value) { return (__builtin_bit_cast(std::uint32_t, value) & 0x7fffffffu) < 0x7f800000u; }
+/// Whether a value is neither infinite nor NaN. Looks at bits: -ffast-math may assume that all values are
+/// finite.
+constexpr bool is_finite(float value) {
+  return (__builtin_bit_cast(std::uint32_t, value) & 0x7fffffffu) < 0x7f800000u;
+}
 constexpr bool is_finite(double value) {
   return (__builtin_bit_cast(std::uint64_t, value) & 0x7fff'ffff'ffff'ffffu) < 0x7ff0'0000'0000'0000u;
 }
@@ -17,7 +20,8 @@ constexpr bool is_finite(double value) {
 template <class Real>
 bool all_finite(Real const* values, std::size_t count) {
   bool finite = true;
-  for (std::size_t i = 0; i < count; ++i) finite &= is_finite(values[i]);  // no early exit: this loop vectorises
+  for (std::size_t i = 0; i < count; ++i)
+    finite &= is_finite(values[i]);  // no early exit: this loop vectorises
   return finite;
 }
 
@@ -43,7 +47,8 @@ status first_of(Status... given) {
 }
 
 template <class First, class Second>
-status check_apart(First const* first, std::size_t first_count, Second const* second, std::size_t second_count) {
+status check_apart(First const* first, std::size_t first_count, Second const* second,
+                   std::size_t second_count) {
   if (first == nullptr || second == nullptr) return {};
   auto const a = reinterpret_cast<std::uintptr_t>(first), b = reinterpret_cast<std::uintptr_t>(second);
   bool const apart = a + first_count * sizeof(First) <= b || b + second_count * sizeof(Second) <= a;

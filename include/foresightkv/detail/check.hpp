@@ -3,6 +3,7 @@
 
 #include <foresightkv/cache.hpp>
 #include <foresightkv/detail/backend.hpp>
+#include <foresightkv/detail/buffer.hpp>
 #include <foresightkv/observation.hpp>
 #include <foresightkv/policy.hpp>
 #include <foresightkv/selection.hpp>
@@ -20,7 +21,8 @@ status first_error(Check const&... check) {
 }
 
 inline status check_list(sequence_list const& list) {
-  return list.max_count < 0 || list.max_length < 0 ? status{errc::invalid_shape} : status{};
+  if (list.max_count < 0 || list.max_length < 0) return {errc::invalid_shape};
+  return check_aligned(list.slots, list.count);
 }
 
 inline status check_workspace(workspace scratch, std::size_t bytes) {
@@ -30,15 +32,23 @@ inline status check_workspace(workspace scratch, std::size_t bytes) {
 
 inline status check_scores(score_view const& scores) {
   if (scores.data == nullptr) return {errc::null_pointer};
-  return scores.capacity < 0 ? status{errc::invalid_shape} : status{};
+  if (scores.capacity < 0) return {errc::invalid_shape};
+  return check_aligned(scores.data);
+}
+
+/// Any of the lists may be null.
+inline status check_selection(selection const& lists) {
+  if (lists.capacity < 0) return {errc::invalid_shape};
+  return check_aligned(lists.kept, lists.evicted, lists.evicted_count, lists.evicted_positions);
 }
 
 /// New lengths must not be the buffer that the cache reads: other rows may still read it.
 template <class Cache>
 status check_new_lengths(Cache const& cache, std::int32_t const* new_lengths) {
   if (new_lengths == nullptr) return {errc::null_pointer};
-  auto const count = num_lengths(Cache::domain, cache.shape());
-  return new_lengths < cache.lengths() + count && cache.lengths() < new_lengths + count ? status{errc::overlap} : status{};
+  if (status const aligned = check_aligned(new_lengths); !aligned.ok()) return aligned;
+  auto const count = static_cast<std::size_t>(num_lengths(Cache::domain, cache.shape()));
+  return check_apart(cache.lengths(), count, new_lengths, count);
 }
 
 /// What every verb of a policy has in common.
@@ -64,6 +74,16 @@ status check_policy_state(Policy const& policy, row_state const& state, cache_sh
       [&] { return state.capacity < config.budget ? status{errc::invalid_shape} : status{}; });
 }
 
+/// A window that a verb observes by itself, or that was observed before: there is nothing that a chunk could continue.
+template <class Query, log_base Base>
+status check_whole_window(observation<Query, Base> const& window) {
+  return window.continues ? status{errc::unsupported} : check_window(window);
+}
+template <class List>
+status check_whole_window(observed<List> const& window) {
+  return check_window(window);
+}
+
 template <class Query, log_base Base>
 int max_queries(observation<Query, Base> const& window) {
   return window.max_queries;
@@ -73,13 +93,22 @@ int max_queries(observed<List> const&) {
   return 0;
 }
 
-template <class Policy, class Window>
-constexpr bool check_policy_window() {
+template <class Window>
+constexpr bool check_window_type() {
   static_assert(observation_window<Window>,
                 "foresightkv: a window must be an observation<...> or an observed<statistics<...>>");
-  constexpr bool enough = is_observation<Window> || !needs_queries<typename Policy::scorer_type>();
-  static_assert(enough, "foresightkv: this scorer reads the window's queries: hand over an observation, not observed statistics");
-  return observation_window<Window> && enough;
+  return observation_window<Window>;
+}
+
+template <class Policy, class Window>
+constexpr bool check_policy_window() {
+  if constexpr (check_window_type<Window>()) {
+    constexpr bool enough = is_observation<Window> || !needs_queries<typename Policy::scorer_type>();
+    static_assert(enough, "foresightkv: this scorer reads the window's queries: hand over an observation, not observed statistics");
+    return enough;
+  } else {
+    return false;
+  }
 }
 
 }  // namespace foresightkv::inline v0::detail

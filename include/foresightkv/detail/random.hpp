@@ -25,6 +25,11 @@ FORESIGHTKV_HOST_DEVICE constexpr random_counter philox(random_counter at, std::
   return at;
 }
 
+/// Number of a row in the whole model, as draws name it.
+FORESIGHTKV_HOST_DEVICE constexpr std::uint32_t model_row(int layer, int kv_heads, int kv_head) {
+  return static_cast<std::uint32_t>(layer) * static_cast<std::uint32_t>(kv_heads) + static_cast<std::uint32_t>(kv_head);
+}
+
 /// Names the draw that belongs to a cached token at an eviction step: independent of slots, batch order and sharding.
 FORESIGHTKV_HOST_DEVICE constexpr std::uint32_t draw(std::uint64_t seed, std::int32_t position,
                                                      std::uint32_t request, std::uint32_t model_row,
@@ -32,9 +37,12 @@ FORESIGHTKV_HOST_DEVICE constexpr std::uint32_t draw(std::uint64_t seed, std::in
   return philox({{static_cast<std::uint32_t>(position), request, model_row, step}}, seed).word[0];
 }
 
-/// In (0, 1): 2^24 equally likely values, symmetric about 1/2, exact in fp32.
+/// 2^24 u for a u in (0, 1): odd, so neither end is reached, and of 24 bits, so that it is exact in fp32.
+FORESIGHTKV_HOST_DEVICE constexpr std::uint32_t uniform_bits(std::uint32_t bits) { return (bits >> 9 << 1) | 1u; }
+
+/// In (0, 1): 2^23 equally likely values, symmetric about 1/2, exact in fp32.
 FORESIGHTKV_HOST_DEVICE constexpr float uniform_float(std::uint32_t bits) {
-  return static_cast<float>((bits >> 8 << 1) | 1u) * 0x1p-25f;
+  return static_cast<float>(uniform_bits(bits)) * 0x1p-24f;
 }
 
 /// Place of the highest set bit, x > 0.
@@ -71,8 +79,7 @@ FORESIGHTKV_HOST_DEVICE constexpr std::int64_t fixed_log(std::uint64_t x, int sc
 
 /// -log(-log(u)) for the u of uniform_float(bits).
 FORESIGHTKV_HOST_DEVICE constexpr float gumbel_float(std::uint32_t bits) {
-  std::uint64_t const u = (bits >> 8 << 1) | 1u;
-  std::int64_t const exponential = -fixed_log(u, 25);  // -log(u) > 0, 40 fraction bits
+  std::int64_t const exponential = -fixed_log(uniform_bits(bits), 24);  // -log(u) > 0, 40 fraction bits
   return static_cast<float>(-fixed_log(static_cast<std::uint64_t>(exponential), 40)) * 0x1p-40f;
 }
 

@@ -74,7 +74,7 @@ struct foresight {
     if (!shape.valid() || shape.group != cache.group || shape.key_head_dim != cache.key_head_dim ||
         shape.value_head_dim != cache.value_head_dim || shape.num_kv_heads != cache.model_kv_heads())
       return {errc::invalid_shape};
-    return {};
+    return detail::check_aligned(weights.packed);
   }
 };
 

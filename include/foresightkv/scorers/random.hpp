@@ -20,9 +20,8 @@ struct random {
   FORESIGHTKV_HOST_DEVICE float operator()(Lanes const&, Token const& token) const {
     // Another key than a sampling selector with the same seed, whose counter is the same.
     std::uint64_t const key = seed ^ 0x72616e646f6d2073u;
-    auto const model_row = static_cast<std::uint32_t>(token.layer() * token.model_kv_heads() + token.kv_head());
-    return detail::uniform_float(
-        detail::draw(key, token.position(), token.request_id(), model_row, token.step()));
+    std::uint32_t const row = detail::model_row(token.layer(), token.model_kv_heads(), token.kv_head());
+    return detail::uniform_float(detail::draw(key, token.position(), token.request_id(), row, token.step()));
   }
 };
 

@@ -24,7 +24,8 @@ struct clip_config {
   clip_scope scope = clip_scope::layer;
 
   [[nodiscard]] constexpr bool valid() const {
-    return detail::is_finite(max_norm) && max_norm > 0.0 && (scope == clip_scope::layer || scope == clip_scope::joint);
+    return detail::is_finite(max_norm) && max_norm > 0.0 &&
+           (scope == clip_scope::layer || scope == clip_scope::joint);
   }
 };
 
@@ -39,17 +40,15 @@ struct clip_result {
 
 namespace foresightkv::inline v0::detail::training {
 
-/// Four sums side by side in a fixed order: the same bits on every machine.
+/// Four sums side by side in a fixed order: the same bits on every machine. `count` is a multiple of 4.
 template <class Real>
 double sum_of_squares(Real const* values, std::size_t count) {
   double sums[4] = {};
-  std::size_t i = 0;
-  for (; i + 4 <= count; i += 4)
+  for (std::size_t i = 0; i < count; i += 4)
     for (std::size_t lane = 0; lane < 4; ++lane) {
       auto const value = static_cast<double>(values[i + lane]);
       sums[lane] += value * value;
     }
-  for (; i < count; ++i) sums[0] += static_cast<double>(values[i]) * static_cast<double>(values[i]);
   return (sums[0] + sums[1]) + (sums[2] + sums[3]);
 }
 
@@ -57,9 +56,9 @@ double sum_of_squares(Real const* values, std::size_t count) {
 
 namespace foresightkv::inline v0::training {
 
-/// Scales the gradient of all judges, [num_layers][kv_heads][shape.head_floats()], so that norms stay below max_norm: by
-/// max_norm / (norm + 1e-6) where that is below 1, as PyTorch does. layer_norms: [num_layers], before clipping. A norm
-/// that is not finite scales nothing.
+/// Scales the gradient of all judges, [num_layers][kv_heads][shape.head_floats()], so that norms stay below
+/// max_norm: by max_norm / (norm + 1e-6) where that is below 1, as PyTorch does. layer_norms: [num_layers],
+/// before clipping. A norm that is not finite scales nothing.
 ///
 /// Errors before anything is written: invalid_config, invalid_shape, null_pointer, misaligned.
 template <class Real>
@@ -73,7 +72,8 @@ status clip_gradient(host_execution exec, clip_config const& config, judge_shape
   auto const floats = static_cast<std::size_t>(shape.num_kv_heads) * shape.head_floats();
   int const threads = detail::host::num_threads(exec, shape.num_layers);
   detail::host::parallel_for(threads, shape.num_layers, [&](int layer, int) {
-    layer_norms[layer] = std::sqrt(detail::training::sum_of_squares(gradient + static_cast<std::size_t>(layer) * floats, floats));
+    layer_norms[layer] = std::sqrt(
+        detail::training::sum_of_squares(gradient + static_cast<std::size_t>(layer) * floats, floats));
   });
   clip_result found;
   double squares = 0.0;
@@ -86,7 +86,8 @@ status clip_gradient(host_execution exec, clip_config const& config, judge_shape
     double const norm = config.scope == clip_scope::joint ? found.norm : layer_norms[layer];
     return detail::is_finite(norm) ? std::min(1.0, config.max_norm / (norm + 1e-6)) : 1.0;
   };
-  for (int layer = 0; layer < shape.num_layers; ++layer) found.clipped_layers += factor_of(layer) < 1.0 ? 1 : 0;
+  for (int layer = 0; layer < shape.num_layers; ++layer)
+    found.clipped_layers += factor_of(layer) < 1.0 ? 1 : 0;
   detail::host::parallel_for(threads, shape.num_layers, [&](int layer, int) {
     auto const factor = static_cast<Real>(factor_of(layer));
     if (!(factor < Real{1})) return;

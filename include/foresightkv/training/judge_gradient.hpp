@@ -3,15 +3,16 @@
 
 // The judges of one layer over rows of candidates, and the derivative of a loss by their weights.
 //
-//   x = [key, value, statistics]      z = W1' x + b1      s = w2 . gelu(z) + b2          (gelu: the exact, erf form)
-//   dw2 = sum ds gelu(z)      dz = ds w2 gelu'(z)      db1 = sum dz      dW1 = sum x dz'
+//   x = [key, value, statistics]      z = W1' x + b1      s = w2 . gelu(z) + b2          (gelu: the exact,
+//   erf form) dw2 = sum ds gelu(z)      dz = ds w2 gelu'(z)      db1 = sum dz      dW1 = sum x dz'
 //
-// Weights and gradients have the packed layout of `pack_judge`, so the score is a keep score and a trained judge is
-// ready for `foresight`; `unpack_judge` gives the published layout, of weights and of gradients alike.
+// Weights and gradients have the packed layout of `pack_judge`, so the score is a keep score and a trained
+// judge is ready for `foresight`; `unpack_judge` gives the published layout, of weights and of gradients
+// alike.
 //
-// b2 has no influence on any loss that ignores a common shift of a row's scores, which the ranking hinge and GRPO both
-// do. Its true gradient is 0, and what a sum leaves there is rounding noise that Adam turns into steps of the size of
-// the learning rate. It is frozen unless asked for.
+// b2 has no influence on any loss that ignores a common shift of a row's scores, which the ranking hinge and
+// GRPO both do. Its true gradient is 0, and what a sum leaves there is rounding noise that Adam turns into
+// steps of the size of the learning rate. It is frozen unless asked for.
 
 #include <algorithm>
 #include <cstddef>
@@ -33,15 +34,16 @@ struct token_strides {
   std::int64_t token = 0;
 };
 
-/// What the judges of one layer look at. Row r belongs to KV head r % kv_heads (of judge_shape::num_kv_heads) and to step
-/// r / kv_heads; a step is any number of rows that share keys and values: evictions of a sequence, rollouts, both.
-/// Keys and values are those of the whole sequence, read in place.
+/// What the judges of one layer look at. Row r belongs to KV head r % kv_heads (of judge_shape::num_kv_heads)
+/// and to step r / kv_heads; a step is any number of rows that share keys and values: evictions of a
+/// sequence, rollouts, both. Keys and values are those of the whole sequence, read in place.
 template <element Key = float, element Value = Key>
 struct judge_rows {
-  Key const* keys = nullptr;                ///< [kv_heads][tokens][key_head_dim], after RoPE
-  Value const* values = nullptr;            ///< [kv_heads][tokens][value_head_dim]
-  std::int32_t const* positions = nullptr;  ///< [steps][kv_heads][candidates]: tokens; null: candidate i is token i
-  float const* statistics = nullptr;        ///< [steps][kv_heads][candidates][8 * group], feature after feature
+  Key const* keys = nullptr;      ///< [kv_heads][tokens][key_head_dim], after RoPE
+  Value const* values = nullptr;  ///< [kv_heads][tokens][value_head_dim]
+  std::int32_t const* positions =
+      nullptr;                        ///< [steps][kv_heads][candidates]: tokens; null: candidate i is token i
+  float const* statistics = nullptr;  ///< [steps][kv_heads][candidates][8 * group], feature after feature
   int steps = 0;
   int candidates = 0;
   int tokens = 0;
@@ -65,20 +67,22 @@ namespace foresightkv::inline v0::detail::training {
 
 using namespace foresightkv::training;
 
-/// Steps whose gradient is summed up by one thread. Part of the result: sums of so many steps are added in order.
+/// Steps whose gradient is summed up by one thread. Part of the result: sums of so many steps are added in
+/// order.
 inline constexpr int steps_together = 4;
 
 constexpr int num_parts(int steps) { return steps / steps_together + (steps % steps_together != 0); }
 
 template <element Key, element Value>
 status check_rows(judge_shape const& shape, judge_rows<Key, Value> const& rows) {
-  if (!shape.valid() || rows.steps < 0 || rows.candidates < 0 || rows.tokens < 0) return {errc::invalid_shape};
+  if (!shape.valid() || rows.steps < 0 || rows.candidates < 0 || rows.tokens < 0)
+    return {errc::invalid_shape};
   if (num_scores(shape, rows) == 0) return {};
   // Tasks and candidates of a call are counted in int.
   if (rows.steps > 0x7fffffff / shape.num_kv_heads) return {errc::invalid_shape};
   if (rows.positions == nullptr && rows.candidates > rows.tokens) return {errc::invalid_shape};
-  auto const checked = first_of(check_buffer(rows.keys), check_buffer(rows.values), check_optional(rows.positions),
-                                check_buffer(rows.statistics));
+  auto const checked = first_of(check_buffer(rows.keys), check_buffer(rows.values),
+                                check_optional(rows.positions), check_buffer(rows.statistics));
   if (!checked.ok() || rows.positions == nullptr) return checked;
   bool inside = true;
   for (std::size_t i = 0; i < num_scores(shape, rows); ++i)
@@ -87,7 +91,8 @@ status check_rows(judge_shape const& shape, judge_rows<Key, Value> const& rows) 
 }
 
 template <element Key, element Value>
-host::judge_row<Key, Value> row_of(judge_shape const& shape, judge_rows<Key, Value> const& rows, int step, int head) {
+host::judge_row<Key, Value> row_of(judge_shape const& shape, judge_rows<Key, Value> const& rows, int step,
+                                   int head) {
   auto const pick = [&](token_strides strides, int dim) {
     if (strides.token == 0) strides.token = dim;
     if (strides.head == 0) strides.head = strides.token * rows.tokens;
@@ -115,8 +120,9 @@ bool any_nonzero(Real const* values, int count) {
 
 /// The gradient of `head` over the steps of one part.
 template <class Real, element Key, element Value>
-void backward_part(judge_shape const& shape, Real const* weights, judge_rows<Key, Value> const& rows, int head,
-                   int part, Real const* hidden, Real const* score_gradient, output_bias bias, Real* gradient) {
+void backward_part(judge_shape const& shape, Real const* weights, judge_rows<Key, Value> const& rows,
+                   int head, int part, Real const* hidden, Real const* score_gradient, output_bias bias,
+                   Real* gradient) {
   std::fill_n(gradient, shape.head_floats(), Real{0});
   int const last = std::min(rows.steps, (part + 1) * steps_together);
   for (int step = part * steps_together; step < last; ++step) {
@@ -125,7 +131,8 @@ void backward_part(judge_shape const& shape, Real const* weights, judge_rows<Key
     if (!any_nonzero(slopes, rows.candidates)) continue;
     auto const row = row_of(shape, rows, step, head);
     host::with_best_isa([&](auto isa) __attribute__((always_inline)) {
-      host::backward_row<decltype(isa)>(shape, weights, row, hidden + at * judge_shape::hidden, slopes, gradient);
+      host::backward_row<decltype(isa)>(shape, weights, row, hidden + at * judge_shape::hidden, slopes,
+                                        gradient);
     });
     if (bias == output_bias::frozen) continue;
     host::packed_head<Real> const out(gradient, shape);
@@ -139,12 +146,12 @@ namespace foresightkv::inline v0::training {
 
 /// Scores of all candidates, and what `judge_backward` needs again.
 ///
-/// weights: one layer's, packed, [kv_heads][shape.head_floats()]; shape.num_layers plays no part. hidden: [steps]
-/// [kv_heads][candidates][16], before the activation. scores: [steps][kv_heads][candidates], higher = keep. With float
-/// the operations of the scorer `foresight`; Real = double is a plain loop for checks.
+/// weights: one layer's, packed, [kv_heads][shape.head_floats()]; shape.num_layers plays no part. hidden:
+/// [steps] [kv_heads][candidates][16], before the activation. scores: [steps][kv_heads][candidates], higher =
+/// keep. With float the operations of the scorer `foresight`; Real = double is a plain loop for checks.
 ///
-/// Errors before anything is written: invalid_shape (also a position outside [0, tokens)), null_pointer, misaligned,
-/// overlap.
+/// Errors before anything is written: invalid_shape (also a position outside [0, tokens)), null_pointer,
+/// misaligned, overlap.
 template <class Real, element Key, element Value>
 status judge_forward(host_execution exec, judge_shape const& shape, Real const* weights,
                      judge_rows<Key, Value> const& rows, Real* hidden, Real* scores) {
@@ -168,7 +175,8 @@ status judge_forward(host_execution exec, judge_shape const& shape, Real const* 
     auto const at = (std::int64_t{step} * shape.num_kv_heads + head) * rows.candidates;
     auto const* const own = weights + static_cast<std::size_t>(head) * shape.head_floats();
     detail::host::with_best_isa([&](auto isa) __attribute__((always_inline)) {
-      detail::host::forward_row<decltype(isa)>(shape, own, row, hidden + at * judge_shape::hidden, scores + at);
+      detail::host::forward_row<decltype(isa)>(shape, own, row, hidden + at * judge_shape::hidden,
+                                               scores + at);
     });
   });
   return {};
@@ -186,9 +194,10 @@ template <class Real = float, class Rows>
 
 /// Adds the derivative of a loss by the weights to `gradient`, [kv_heads][shape.head_floats()].
 ///
-/// weights, rows, hidden: as given to, and written by, `judge_forward`. score_gradient: [steps][kv_heads][candidates],
-/// dloss / dscore; a row where it is all 0 is not looked at. Every four steps of a head are summed in order, and these
-/// sums are added in order: the same bits whatever the number of threads.
+/// weights, rows, hidden: as given to, and written by, `judge_forward`. score_gradient:
+/// [steps][kv_heads][candidates], dloss / dscore; a row where it is all 0 is not looked at. Every four steps
+/// of a head are summed in order, and these sums are added in order: the same bits whatever the number of
+/// threads.
 ///
 /// Errors before anything is written: as `judge_forward`, and workspace_too_small.
 template <class Real, element Key, element Value>
@@ -212,20 +221,24 @@ status judge_backward(host_execution exec, judge_shape const& shape, Real const*
   detail::arena cutting{scratch};
   auto* const sums = cutting.take<Real>(static_cast<std::size_t>(parts) * packed);
   auto const part_of = [&](int head, int part) {
-    return sums + (static_cast<std::size_t>(head) * static_cast<std::size_t>(parts) + static_cast<std::size_t>(part)) * floats;
+    return sums + (static_cast<std::size_t>(head) * static_cast<std::size_t>(parts) +
+                   static_cast<std::size_t>(part)) *
+                      floats;
   };
   int const tasks = parts * shape.num_kv_heads;
   detail::host::parallel_for(detail::host::num_threads(exec, tasks), tasks, [&](int task, int) {
     int const head = task / parts, part = task % parts;
-    detail::training::backward_part(shape, weights + static_cast<std::size_t>(head) * floats, rows, head, part, hidden,
-                                    score_gradient, bias, part_of(head, part));
+    detail::training::backward_part(shape, weights + static_cast<std::size_t>(head) * floats, rows, head,
+                                    part, hidden, score_gradient, bias, part_of(head, part));
   });
-  detail::host::parallel_for(detail::host::num_threads(exec, shape.num_kv_heads), shape.num_kv_heads, [&](int head, int) {
-    Real* const total = part_of(head, 0);
-    for (int part = 1; part < parts; ++part)
-      for (std::size_t i = 0; i < floats; ++i) total[i] += part_of(head, part)[i];
-    for (std::size_t i = 0; i < floats; ++i) gradient[static_cast<std::size_t>(head) * floats + i] += total[i];
-  });
+  detail::host::parallel_for(detail::host::num_threads(exec, shape.num_kv_heads), shape.num_kv_heads,
+                             [&](int head, int) {
+                               Real* const total = part_of(head, 0);
+                               for (int part = 1; part < parts; ++part)
+                                 for (std::size_t i = 0; i < floats; ++i) total[i] += part_of(head, part)[i];
+                               for (std::size_t i = 0; i < floats; ++i)
+                                 gradient[static_cast<std::size_t>(head) * floats + i] += total[i];
+                             });
   return {};
 }
 
@@ -234,7 +247,8 @@ template <class Real, element Key, element Value>
 status judge_backward(host_execution exec, judge_shape const& shape, Real const* weights,
                       judge_rows<Key, Value> const& rows, Real const* hidden, Real const* score_gradient,
                       Real* gradient, workspace scratch) {
-  return judge_backward(exec, shape, weights, rows, hidden, score_gradient, output_bias::frozen, gradient, scratch);
+  return judge_backward(exec, shape, weights, rows, hidden, score_gradient, output_bias::frozen, gradient,
+                        scratch);
 }
 
 }  // namespace foresightkv::inline v0::training

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// The pairwise ranking loss (ForesightKV, arXiv 2602.03203, section 3.2), margin m, one row of n candidates with labels
-// y and scores s:
+// The pairwise ranking loss (ForesightKV, arXiv 2602.03203, section 3.2), margin m, one row of n candidates
+// with labels y and scores s:
 //
 //   P    = { (i, j) : y_i > y_j }                                      pairs of equal labels do not count
 //   loss = 1 / |P|  sum over P of max(0, m - (s_i - s_j))              a row without pairs is left out
 //   dloss / ds_i = ( #{ j : y_j > y_i, s_j - s_i < m } - #{ j : y_j < y_i, s_i - s_j < m } ) / |P|
 //
-// and the mean over the rows that have pairs. Scores and labels stand in the same orientation, whichever it is: if
-// both change sign, the loss stays and its gradient changes sign. So golden's future scores go with keep scores (this
-// library), and their negatives with the drop scores of the published code.
+// and the mean over the rows that have pairs. Scores and labels stand in the same orientation, whichever it
+// is: if both change sign, the loss stays and its gradient changes sign. So golden's future scores go with
+// keep scores (this library), and their negatives with the drop scores of the published code.
 
 #include <algorithm>
 #include <cstddef>
@@ -27,13 +27,14 @@ namespace foresightkv::inline v0::training {
 /// How `ranking_hinge` compares the candidates of a row.
 struct hinge_config {
   double margin = 0.01;  ///< any finite number; compared in the type of the scores
-  /// 0: every pair. Above 0: only the pairs (i, (i + d) mod n) of this many different d, drawn for each row from
-  /// 1, ..., n / 2 without repetition, times (n / 2) / num_shifts; the expectation is the loss of all pairs (and its
-  /// gradient). From n / 2 on every pair is met, with the same bits as 0.
+  /// 0: every pair. Above 0: only the pairs (i, (i + d) mod n) of this many different d, drawn for each row
+  /// from 1, ..., n / 2 without repetition, times (n / 2) / num_shifts; the expectation is the loss of all
+  /// pairs (and its gradient). From n / 2 on every pair is met, with the same bits as 0.
   int num_shifts = 0;
-  std::uint64_t seed = 0;       ///< of the draws: Philox4x32-10 at (draw, row, step)
-  std::uint32_t step = 0;       ///< another number draws other distances
-  std::uint32_t first_row = 0;  ///< number of this call's first row, where the rows of one step are spread over calls
+  std::uint64_t seed = 0;  ///< of the draws: Philox4x32-10 at (draw, row, step)
+  std::uint32_t step = 0;  ///< another number draws other distances
+  std::uint32_t first_row =
+      0;  ///< number of this call's first row, where the rows of one step are spread over calls
 
   [[nodiscard]] constexpr bool valid() const { return detail::is_finite(margin) && num_shifts >= 0; }
 };
@@ -125,15 +126,15 @@ host::pair_counts count_pairs(hinge_config const& config, ranking_rows<Real> con
   return host::with_best_isa([&](auto isa) __attribute__((always_inline)) {
     using isa_tag = decltype(isa);
     if (some)
-      return host::count_shifted_pairs(input.scores + at, input.labels + at, n, margin, at_draw, config.seed,
-                                       config.num_shifts, scratch);
-    return host::count_all_pairs<isa_tag>(input.scores + at, input.labels + at, n, margin, scratch,
-                                          host::sorted_pairs_from<isa_tag>);
+      return host::count_shifted_pairs<isa_tag>(input.scores + at, input.labels + at, n, margin, at_draw,
+                                                config.seed, config.num_shifts, scratch);
+    return host::count_all_pairs<isa_tag>(input.scores + at, input.labels + at, n, margin, scratch);
   });
 }
 
-/// The loss of a row is linear in the counts: margin per active pair, and each score times its net count. The counts
-/// sum to 0, so the scores may be taken from any level; taking the first one keeps what is common to all out of it.
+/// The loss of a row is linear in the counts: margin per active pair, and each score times its net count. The
+/// counts sum to 0, so the scores may be taken from any level; taking the first one keeps what is common to
+/// all out of it.
 template <class Real>
 double weigh_row(hinge_config const& config, Real const* scores, int n, host::pair_counts const& found,
                  std::int32_t const* net) {
@@ -148,8 +149,9 @@ template <class Real>
 void hinge_of_rows(hinge_config const& config, ranking_rows<Real> const& input, int threads, int count,
                    hinge_memory<Real> const& memory, Real* gradient) {
   int const n = input.candidates;
-  double const thinned =
-      config.num_shifts > 0 && config.num_shifts < n / 2 ? static_cast<double>(n / 2) / config.num_shifts : 1.0;
+  double const thinned = config.num_shifts > 0 && config.num_shifts < n / 2
+                             ? static_cast<double>(n / 2) / config.num_shifts
+                             : 1.0;
   host::parallel_for(threads, input.rows, [&](int r, int thread) {
     hinge_row& row = memory.rows[r];
     auto const at = static_cast<std::size_t>(r) * static_cast<std::size_t>(n);
@@ -164,7 +166,8 @@ void hinge_of_rows(hinge_config const& config, ranking_rows<Real> const& input, 
     row.active = found.active;
     row.loss = factor * weigh_row(config, input.scores + at, n, found, scratch.gradient);
     if (gradient == nullptr) return;
-    for (int i = 0; i < n; ++i) gradient[at + static_cast<std::size_t>(i)] = static_cast<Real>(scratch.gradient[i] * (factor / count));
+    for (int i = 0; i < n; ++i)
+      gradient[at + static_cast<std::size_t>(i)] = static_cast<Real>(scratch.gradient[i] * (factor / count));
   });
 }
 
@@ -182,18 +185,19 @@ template <class Real>
   return counting.bytes();
 }
 
-/// The pairwise ranking loss and, if `gradient` is not null, its derivative by the scores, [rows][candidates].
+/// The pairwise ranking loss and, if `gradient` is not null, its derivative by the scores,
+/// [rows][candidates].
 ///
-/// O(n log n) per row (vector comparison of all pairs where n is small enough for that to be faster); O(n num_shifts)
-/// and one sort of the labels with num_shifts > 0. The gradient is (integer count) * (1 / pairs / rows) in double
-/// precision, rounded once, and the loss a sum in double precision in a fixed order: neither depends on the number of
-/// threads. A row that is left out has gradient 0.
+/// O(n log n) per row (vector comparison of all pairs where n is small enough for that to be faster); O(n
+/// num_shifts) and one sort of the labels with num_shifts > 0. The gradient is (integer count) * (1 / pairs /
+/// rows) in double precision, rounded once, and the loss a sum in double precision in a fixed order: neither
+/// depends on the number of threads. A row that is left out has gradient 0.
 ///
-/// Errors before anything is written: invalid_config, invalid_shape, null_pointer, misaligned, overlap (gradient and
-/// scores), workspace_too_small.
+/// Errors before anything is written: invalid_config, invalid_shape, null_pointer, misaligned, overlap
+/// (gradient and scores), workspace_too_small.
 template <class Real>
-status ranking_hinge(host_execution exec, hinge_config const& config, ranking_rows<Real> const& input, Real* gradient,
-                     hinge_result* result, workspace scratch) {
+status ranking_hinge(host_execution exec, hinge_config const& config, ranking_rows<Real> const& input,
+                     Real* gradient, hinge_result* result, workspace scratch) {
   if (!config.valid()) return {errc::invalid_config};
   if (input.rows < 0 || input.candidates < 0) return {errc::invalid_shape};
   if (result == nullptr) return {errc::null_pointer};
@@ -201,11 +205,12 @@ status ranking_hinge(host_execution exec, hinge_config const& config, ranking_ro
     *result = {};
     return {};
   }
-  auto const checked = detail::first_of(
-      detail::check_buffer(input.scores), detail::check_buffer(input.labels), detail::check_optional(gradient),
-      detail::check_apart(gradient, input.size(), input.scores, input.size()),
-      detail::check_apart(gradient, input.size(), input.labels, input.size()),
-      detail::check_scratch(scratch, ranking_hinge_bytes(exec, input)));
+  auto const checked =
+      detail::first_of(detail::check_buffer(input.scores), detail::check_buffer(input.labels),
+                       detail::check_optional(gradient),
+                       detail::check_apart(gradient, input.size(), input.scores, input.size()),
+                       detail::check_apart(gradient, input.size(), input.labels, input.size()),
+                       detail::check_scratch(scratch, ranking_hinge_bytes(exec, input)));
   if (!checked.ok()) return checked;
 
   int const threads = detail::host::num_threads(exec, input.rows);

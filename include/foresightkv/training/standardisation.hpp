@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// Standardised inputs of the judge, x'_i = (x_i - mean_i) / deviation_i per KV head and input, folded into weights that
-// read raw inputs:
+// Standardised inputs of the judge, x'_i = (x_i - mean_i) / deviation_i per KV head and input, folded into
+// weights that read raw inputs:
 //
 //   w_i = w'_i / deviation_i,   b = b' - sum over i of w_i mean_i      so that w . x + b = w' . x' + b'
 //   dloss/dw'_i = (dloss/dw_i - mean_i dloss/db) / deviation_i
 //
-// So nothing is standardised token by token: training keeps w', folds it before each step, runs `judge_forward` and
-// `judge_backward` on the folded weights, turns the gradient back, and exports the folded weights, which have the
-// published form.
+// So nothing is standardised token by token: training keeps w', folds it before each step, runs
+// `judge_forward` and `judge_backward` on the folded weights, turns the gradient back, and exports the folded
+// weights, which have the published form.
 
 #include <cmath>
 #include <cstddef>
@@ -21,7 +21,8 @@
 
 namespace foresightkv::inline v0::training {
 
-/// Sums over all candidates that were seen. Doubles: shares of several calls or processes may be added in a fixed order.
+/// Sums over all candidates that were seen. Doubles: shares of several calls or processes may be added in a
+/// fixed order.
 struct input_moments {
   double* sums = nullptr;     ///< [kv_heads][inputs]
   double* squares = nullptr;  ///< [kv_heads][inputs]
@@ -33,7 +34,8 @@ struct standardisation {
   float const* deviation = nullptr;  ///< above 0
 };
 
-/// Adds the inputs of all candidates to `moments`. Row after row in order: the same bits whatever the number of threads.
+/// Adds the inputs of all candidates to `moments`. Row after row in order: the same bits whatever the number
+/// of threads.
 ///
 /// Errors before anything is written: as `judge_forward`.
 template <element Key, element Value>
@@ -41,7 +43,8 @@ status add_moments(host_execution exec, judge_shape const& shape, judge_rows<Key
                    input_moments const& moments) {
   if (auto const checked = detail::training::check_rows(shape, rows); !checked.ok()) return checked;
   if (num_scores(shape, rows) == 0) return {};
-  auto const checked = detail::first_of(detail::check_buffer(moments.sums), detail::check_buffer(moments.squares));
+  auto const checked =
+      detail::first_of(detail::check_buffer(moments.sums), detail::check_buffer(moments.squares));
   if (!checked.ok()) return checked;
   auto const heads = shape.num_kv_heads;
   detail::host::parallel_for(detail::host::num_threads(exec, heads), heads, [&](int head, int) {
@@ -59,15 +62,17 @@ status add_moments(host_execution exec, judge_shape const& shape, judge_rows<Key
   return {};
 }
 
-/// Mean and population deviation from the sums over `count` candidates of each head. An input that never varies, or is
-/// not finite, gets deviation 1: it then passes unchanged but for its mean (0 if that is not finite).
+/// Mean and population deviation from the sums over `count` candidates of each head. An input that never
+/// varies, or is not finite, gets deviation 1: it then passes unchanged but for its mean (0 if that is not
+/// finite).
 ///
 /// Errors before anything is written: invalid_shape (count below 1 too), null_pointer, misaligned.
 inline status finish_moments(host_execution, judge_shape const& shape, input_moments const& moments,
                              std::int64_t count, float* mean, float* deviation) {
   if (!shape.valid() || count < 1) return {errc::invalid_shape};
-  auto const checked = detail::first_of(detail::check_buffer(moments.sums), detail::check_buffer(moments.squares),
-                                        detail::check_buffer(mean), detail::check_buffer(deviation));
+  auto const checked =
+      detail::first_of(detail::check_buffer(moments.sums), detail::check_buffer(moments.squares),
+                       detail::check_buffer(mean), detail::check_buffer(deviation));
   if (!checked.ok()) return checked;
   auto const total = static_cast<std::size_t>(shape.num_kv_heads) * static_cast<std::size_t>(shape.inputs());
   for (std::size_t i = 0; i < total; ++i) {
@@ -91,7 +96,8 @@ inline status check_standardisation(judge_shape const& shape, standardisation co
   if (!checked.ok()) return checked;
   bool positive = true;
   auto const total = static_cast<std::size_t>(shape.num_kv_heads) * static_cast<std::size_t>(shape.inputs());
-  for (std::size_t i = 0; i < total; ++i) positive &= is_finite(inputs.deviation[i]) && inputs.deviation[i] > 0.0f;
+  for (std::size_t i = 0; i < total; ++i)
+    positive &= is_finite(inputs.deviation[i]) && inputs.deviation[i] > 0.0f;
   return positive && all_finite(inputs.mean, total) ? status{} : status{errc::invalid_config};
 }
 
@@ -102,8 +108,8 @@ namespace foresightkv::inline v0::training {
 /// folded = the weights that give on raw inputs what `trained` gives on standardised ones; both
 /// [kv_heads][shape.head_floats()], and they may be the same buffer.
 ///
-/// Errors before anything is written: invalid_shape, null_pointer, misaligned, invalid_config (a mean that is not
-/// finite, a deviation that is not above 0).
+/// Errors before anything is written: invalid_shape, null_pointer, misaligned, invalid_config (a mean that is
+/// not finite, a deviation that is not above 0).
 template <class Real>
 status fold_standardisation(host_execution, judge_shape const& shape, standardisation const& inputs,
                             Real const* trained, Real* folded) {
@@ -121,7 +127,8 @@ status fold_standardisation(host_execution, judge_shape const& shape, standardis
     for (int u = 0; u < hidden; ++u) bias[u] = static_cast<double>(from.bias[u]);
     for (int i = 0; i < shape.inputs(); ++i)
       for (int u = 0; u < hidden; ++u) {
-        auto const weight = static_cast<Real>(static_cast<double>(from.input[i * hidden + u]) / static_cast<double>(deviation[i]));
+        auto const weight = static_cast<Real>(static_cast<double>(from.input[i * hidden + u]) /
+                                              static_cast<double>(deviation[i]));
         to.input[i * hidden + u] = weight;
         bias[u] -= static_cast<double>(weight) * static_cast<double>(mean[i]);
       }
@@ -135,20 +142,23 @@ status fold_standardisation(host_execution, judge_shape const& shape, standardis
 ///
 /// Errors before anything is written: as `fold_standardisation`.
 template <class Real>
-status standardise_gradient(host_execution, judge_shape const& shape, standardisation const& inputs, Real* gradient) {
-  auto const checked =
-      detail::first_of(detail::training::check_standardisation(shape, inputs), detail::check_buffer(gradient));
+status standardise_gradient(host_execution, judge_shape const& shape, standardisation const& inputs,
+                            Real* gradient) {
+  auto const checked = detail::first_of(detail::training::check_standardisation(shape, inputs),
+                                        detail::check_buffer(gradient));
   if (!checked.ok()) return checked;
   constexpr int hidden = judge_shape::hidden;
   for (int head = 0; head < shape.num_kv_heads; ++head) {
     auto const* const mean = inputs.mean + std::ptrdiff_t{head} * shape.inputs();
     auto const* const deviation = inputs.deviation + std::ptrdiff_t{head} * shape.inputs();
-    detail::host::packed_head<Real> const by(gradient + static_cast<std::size_t>(head) * shape.head_floats(), shape);
+    detail::host::packed_head<Real> const by(gradient + static_cast<std::size_t>(head) * shape.head_floats(),
+                                             shape);
     for (int i = 0; i < shape.inputs(); ++i)
       for (int u = 0; u < hidden; ++u) {
         Real& own = by.input[i * hidden + u];
-        own = static_cast<Real>((static_cast<double>(own) - static_cast<double>(mean[i]) * static_cast<double>(by.bias[u])) /
-                                static_cast<double>(deviation[i]));
+        own = static_cast<Real>(
+            (static_cast<double>(own) - static_cast<double>(mean[i]) * static_cast<double>(by.bias[u])) /
+            static_cast<double>(deviation[i]));
       }
   }
   return {};

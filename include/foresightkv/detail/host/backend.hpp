@@ -47,7 +47,7 @@ struct backend<host_execution> : host::lifecycle {
     constexpr int size = window_statistics<typename Policy::reads>::size;
     auto const accept = [&](int sequence) {
       return host::check_lengths(cache, sequence, smaller(list.max_length, out_capacity), no_limit, state) &&
-             host::check_queries(window, sequence, state);
+             host::check_queries(cache, window, sequence, state);
     };
     auto const row_floats = static_cast<std::ptrdiff_t>(out_capacity) * size * cache.shape().group;
     for_each_row(exec, policy, cache, list, state, memory, accept,
@@ -63,7 +63,7 @@ struct backend<host_execution> : host::lifecycle {
                       Window const& window, row_state const& state, workspace memory) {
     auto const accept = [&](int sequence) {
       return host::check_lengths(cache, sequence, list.max_length, state.capacity, state) &&
-             host::check_queries(window, sequence, state);
+             host::check_queries(cache, window, sequence, state);
     };
     for_each_row(exec, policy, cache, list, state, memory, accept,
                  [&](auto const& row, auto const& scratch) {
@@ -80,7 +80,7 @@ struct backend<host_execution> : host::lifecycle {
     auto const accept = [&](int sequence) {
       return host::check_lengths(cache, sequence, smaller(list.max_length, scores.capacity),
                                  state.num_carried > 0 ? state.capacity : no_limit, state) &&
-             host::check_queries(window, sequence, state);
+             host::check_queries(cache, window, sequence, state);
     };
     for_each_row(exec, policy, cache, list, state, memory, accept,
                  [&](auto const& row, auto const& scratch) {
@@ -110,29 +110,30 @@ struct backend<host_execution> : host::lifecycle {
                         selection const& lists, row_state const& state, std::int32_t* new_lengths, workspace memory) {
     auto const accept = [&](int sequence) {
       int const limit = smaller(list.max_length, lists.capacity);
-      return host::check_lengths(cache, sequence, limit, storable<Policy>(state), state);
+      return host::check_lengths(cache, sequence, limit, storable<Policy>(state), state) &&
+             check_budget_data(policy, cache, sequence, state) && check_lists(policy, cache, lists, sequence, state);
     };
     for_each_row(exec, policy, cache, list, state, memory, accept, [&](auto const& row, auto const& scratch) {
       auto const base = lists.at(row.row);
       int const num_evicted = lists.evicted_count[row.row];
-      if (num_evicted > 0) {
-        row.recall(scratch.carried);
-        row.compact(lists.kept + base, row.occupied() - num_evicted, lists.evicted + base, num_evicted, scratch.carried);
-      }
-      row.store_length(new_lengths, Policy::compaction_type::moves_tokens ? row.length - num_evicted : row.length);
+      if (num_evicted == 0) return row.store_length(new_lengths, row.length);
+      int const num_kept = row.occupied() - num_evicted;
+      row.recall(scratch.carried);
+      row.compact(lists.kept + base, num_kept, lists.evicted + base, num_evicted, scratch.carried);
+      row.store_length(new_lengths, Policy::compaction_type::moves_tokens ? num_kept : row.length);
     });
     return {};
   }
 
   template <class Policy, class Cache, class Window>
   static status evict(host_execution exec, Policy const& policy, Cache const& cache, sequence_list const& list,
-                      Window const& window, row_state const& state, std::int32_t* new_lengths, selection const& lists,
+                      Window const& window, row_state const& state, std::int32_t* new_lengths, selection const& output,
                       bool dry_run, workspace memory) {
-    bool const wants_lists = lists.capacity > 0;
+    selection const lists = output.capacity > 0 ? output : selection{};
     auto const accept = [&](int sequence) {
-      int const limit = wants_lists ? smaller(list.max_length, lists.capacity) : list.max_length;
+      int const limit = lists.capacity > 0 ? smaller(list.max_length, lists.capacity) : list.max_length;
       return host::check_lengths(cache, sequence, limit, storable<Policy>(state), state) &&
-             host::check_queries(window, sequence, state) && check_budget_data(policy, cache, sequence, state);
+             host::check_queries(cache, window, sequence, state) && check_budget_data(policy, cache, sequence, state);
     };
     for_each_row(exec, policy, cache, list, state, memory, accept,
                  [&](auto const& row, auto const& scratch) {
@@ -148,7 +149,8 @@ struct backend<host_execution> : host::lifecycle {
                               [&](int num_kept, int num_evicted) {
                                 bool const moves = Policy::compaction_type::moves_tokens;
                                 row.store_length(new_lengths, moves ? num_kept : row.length);
-                                if (!dry_run) row.compact(scratch.kept, num_kept, scratch.evicted, num_evicted, carried);
+                                if (!dry_run && num_evicted > 0)
+                                  row.compact(scratch.kept, num_kept, scratch.evicted, num_evicted, carried);
                               });
                  });
     return {};
@@ -183,6 +185,19 @@ struct backend<host_execution> : host::lifecycle {
   template <class Policy>
   static int storable(row_state const& state) {
     return Policy::compaction_type::moves_tokens ? no_limit : state.capacity;
+  }
+
+  /// Lists come from memory that another call wrote, or did not: a flagged sequence has none.
+  template <class Policy, class Cache>
+  static bool check_lists(Policy const& policy, Cache const& cache, selection const& lists, int sequence,
+                          row_state const& state) {
+    cache_shape const& shape = cache.shape();
+    for (int layer = 0; layer < shape.num_layers; ++layer)
+      for (int head = 0; head < shape.num_kv_heads; ++head) {
+        host::row_task<Policy, Cache> const row(policy, cache, state, {layer, sequence, head});
+        if (!row.fits(lists)) return host::set_flag(state, sequence, sequence_flag::bad_length), false;
+      }
+    return true;
   }
 
   template <class Policy, class Cache>

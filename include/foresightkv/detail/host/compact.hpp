@@ -48,14 +48,17 @@ void compact_row(ordered, Row const& row, std::int32_t const* kept, int num_kept
   for (int i = 0; i < num_kept; ++i) row.move(i, kept[i]);
 }
 
-/// Kept tokens beyond the new length fill the evicted slots below it: sources and destinations are disjoint.
+/// Kept tokens beyond the new length fill the slots below it that are not kept: sources and destinations are disjoint.
 template <class Row>
-void compact_row(fill_holes, Row const& row, std::int32_t const* kept, int num_kept,
-                 std::int32_t const* evicted, int) {
-  int first_filler = num_kept;
-  while (first_filler > 0 && kept[first_filler - 1] >= num_kept) --first_filler;
-  for (int i = 0; i < first_filler; ++i) row.move_columns(kept[i], kept[i]);
-  for (int i = first_filler; i < num_kept; ++i) row.move(evicted[i - first_filler], kept[i]);
+void compact_row(fill_holes, Row const& row, std::int32_t const* kept, int num_kept, std::int32_t const*, int) {
+  int filler = num_kept;
+  while (filler > 0 && kept[filler - 1] >= num_kept) --filler;
+  for (int slot = 0, stays = 0; slot < num_kept; ++slot) {
+    if (kept[stays] == slot)
+      row.move_columns(slot, kept[stays++]);
+    else
+      row.move(slot, kept[filler++]);
+  }
 }
 
 /// Evicted slots become empty.

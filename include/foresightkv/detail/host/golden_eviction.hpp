@@ -3,21 +3,22 @@
 
 // Block means of causal attention, streaming: one pass over Q K^T, never a T x T matrix.
 //
-// A task is one (KV head, query block). It walks tiles of about 32 rows (all query heads of a few positions) and, in
-// each, chunks of keys up to the diagonal. A chunk is exponentiated while it is in cache, against the row's largest
-// logit so far; when the row's end is known, that is corrected by one weight per (row, chunk) as the chunk is added to
-// the block's sums. The order of additions depends on shapes alone, never on threads.
+// A task is one (KV head, query block). It walks tiles of about 32 rows (all query heads of a few positions)
+// and, in each, chunks of keys up to the diagonal. A chunk is exponentiated while it is in cache, against the
+// row's largest logit so far; when the row's end is known, that is corrected by one weight per (row, chunk)
+// as the chunk is added to the block's sums. The order of additions depends on shapes alone, never on
+// threads.
 
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
+
 #include <foresightkv/detail/host/attention.hpp>
 #include <foresightkv/detail/host/parallel.hpp>
 #include <foresightkv/element.hpp>
 #include <foresightkv/workspace.hpp>
-#include <limits>
-#include <numbers>
 
 namespace foresightkv::inline v0::detail::host {
 
@@ -49,7 +50,7 @@ struct block_means_plan {
   bool head_maximum = false;   // heads are reduced by maximum, else by mean
   bool full_interval = false;  // a partial block is divided by the interval too
   bool lse_given = false;
-  float multiply = 0.0f;   // base-2 exponent per unit of dot product
+  float multiply = 0.0f;    // base-2 exponent per unit of dot product
   float lse_to_two = 0.0f;  // from the base of the given log-sum-exp to base 2
 
   [[nodiscard]] constexpr int chunks() const { return (tokens - 1) / chunk + 1; }
@@ -60,7 +61,8 @@ struct block_means_plan {
     return static_cast<std::size_t>(chunks()) * static_cast<std::size_t>(chunk);
   }
   [[nodiscard]] constexpr std::size_t packed_stride() const {
-    return (static_cast<std::size_t>(tokens) + panel_tokens<isa_avx512>)*static_cast<std::size_t>(head_dim);
+    auto const padded_tokens = std::int64_t{tokens} + panel_tokens<isa_avx512>;
+    return static_cast<std::size_t>(padded_tokens * head_dim);
   }
 };
 
@@ -94,17 +96,20 @@ struct block_means_scratch {
 };
 
 /// Tests bits: -ffast-math folds the usual tests away.
-inline bool has_finite_bits(float value) { return (float_bits(value) & float_infinity_bits) != float_infinity_bits; }
+inline bool has_finite_bits(float value) {
+  return (float_bits(value) & float_infinity_bits) != float_infinity_bits;
+}
 
 /// sums[i] += weights[r] * rows[r * stride + i] over all r, for i < n, a multiple of the vector length.
 template <class Isa>
-[[gnu::always_inline]] inline void add_weighted_rows(float const* rows, std::size_t stride, float const* weights,
-                                                     int count, int n, float* sums) {
+[[gnu::always_inline]] inline void add_weighted_rows(float const* rows, std::size_t stride,
+                                                     float const* weights, int count, int n, float* sums) {
   constexpr int together = 4;  // rows per pass over the sums
   for (int r = 0; r < count; r += together) {
     float const* from[together];
     float weight[together];
-    for (int i = 0; i < together; ++i) {  // beyond the last row, that one again with weight 0: its entries are finite
+    for (int i = 0; i < together;
+         ++i) {  // beyond the last row, that one again with weight 0: its entries are finite
       bool const there = r + i < count;
       from[i] = rows + static_cast<std::size_t>(there ? r + i : count - 1) * stride;
       weight[i] = there ? weights[r + i] : 0.0f;
@@ -135,8 +140,8 @@ struct query_tile {
 
 template <class Isa>
 [[gnu::always_inline]] inline void add_chunk(block_means_plan const& plan, query_tile const& tile,
-                                             block_means_scratch const& scratch, float const* numerators, int begin,
-                                             int n) {
+                                             block_means_scratch const& scratch, float const* numerators,
+                                             int begin, int n) {
   for (int sum = 0; sum < plan.num_sums(); ++sum) {
     int const row = sum * tile.positions;
     int const count = plan.head_maximum ? tile.positions : tile.rows();
@@ -149,9 +154,11 @@ template <class Isa>
 /// 2^difference; a row's largest logit seldom changes from chunk to chunk.
 inline float rescaling(float difference) { return difference == 0.0f ? 1.0f : std::exp2(difference); }
 
-/// Exponentials of the first n logits of one row's chunk relative to its largest logit so far, which it returns.
+/// Exponentials of the first n logits of one row's chunk relative to its largest logit so far, which it
+/// returns.
 template <class Isa>
-[[gnu::always_inline]] inline float exponentiate(float* x, int n, float multiply, float& maximum, float& total) {
+[[gnu::always_inline]] inline float exponentiate(float* x, int n, float multiply, float& maximum,
+                                                 float& total) {
   float const largest = row_maximum<Isa>(x, n) * multiply;
   float const reference = largest > maximum ? largest : maximum;
   total = total * rescaling(maximum - reference) + exp2_row<Isa>(x, n, multiply, reference);
@@ -159,7 +166,8 @@ template <class Isa>
   return reference;
 }
 
-/// Weights of one chunk's rows once their totals are known; a masked row's entries are cleared, as they may be NaN.
+/// Weights of one chunk's rows once their totals are known; a masked row's entries are cleared, as they may
+/// be NaN.
 inline void weigh_chunk(query_tile const& tile, block_means_scratch const& scratch, float const* references,
                         float* numerators, int n) {
   for (int row = 0; row < tile.rows(); ++row) {
@@ -173,8 +181,9 @@ inline void weigh_chunk(query_tile const& tile, block_means_scratch const& scrat
 /// Adds the softmax rows of one tile to the block's sums.
 template <class Isa, class Query>
 [[gnu::always_inline]] inline void add_tile(block_means_plan const& plan, token_vectors<Query> const& queries,
-                                            token_vectors<float> const& lse, int kv_head, query_tile const& tile,
-                                            float const* packed, block_means_scratch const& scratch) {
+                                            token_vectors<float> const& lse, int kv_head,
+                                            query_tile const& tile, float const* packed,
+                                            block_means_scratch const& scratch) {
   constexpr int chunk = block_means_plan::chunk;
   auto const rows = static_cast<std::size_t>(tile.rows());
   auto const first_head = std::int64_t{kv_head} * plan.group;
@@ -185,15 +194,16 @@ template <class Isa, class Query>
     scratch.weights[row] = 1.0f;
     scratch.totals[row] = 0.0f;
     scratch.maxima[row] =  // finite, so that a chunk of nothing but -inf subtracts no infinity
-        plan.lse_given ? *lse.at(head, tile.position(row)) * plan.lse_to_two : std::numeric_limits<float>::lowest();
+        plan.lse_given ? *lse.at(head, tile.position(row)) * plan.lse_to_two
+                       : std::numeric_limits<float>::lowest();
   }
   for (int index = 0, begin = 0; begin < tile.end(); ++index, begin += chunk) {
     int const n = std::min(chunk, tile.end() - begin);
     auto const stored = plan.lse_given ? 0 : static_cast<std::size_t>(index);
     float* const numerators = scratch.numerators + stored * rows * chunk;
     float* const references = scratch.references + stored * rows;
-    logits<Isa>(scratch.queries, tile.rows(), plan.head_dim, packed + static_cast<std::ptrdiff_t>(begin) * plan.head_dim,
-                n, numerators, chunk);
+    logits<Isa>(scratch.queries, tile.rows(), plan.head_dim,
+                packed + static_cast<std::ptrdiff_t>(begin) * plan.head_dim, n, numerators, chunk);
     for (int row = 0; row < tile.rows(); ++row) {
       float* const x = numerators + static_cast<std::size_t>(row) * chunk;
       int visible = std::clamp(tile.position(row) + 1 - begin, 0, n);
@@ -202,7 +212,8 @@ template <class Isa, class Query>
         if (!has_finite_bits(scratch.maxima[row])) visible = 0;
         if (visible > 0) (void)exp2_row<Isa>(x, visible, plan.multiply, scratch.maxima[row]);
       } else if (visible > 0) {
-        references[row] = exponentiate<Isa>(x, visible, plan.multiply, scratch.maxima[row], scratch.totals[row]);
+        references[row] =
+            exponentiate<Isa>(x, visible, plan.multiply, scratch.maxima[row], scratch.totals[row]);
       }
       std::fill(x + visible, x + padded<Isa>(n), 0.0f);
     }
@@ -219,7 +230,8 @@ template <class Isa, class Query>
 
 /// Block means of future block `block` of one KV head: out[tokens], zero beyond the block's last query.
 template <class Isa, class Query>
-[[gnu::always_inline]] inline void block_means_row(block_means_plan const& plan, token_vectors<Query> const& queries,
+[[gnu::always_inline]] inline void block_means_row(block_means_plan const& plan,
+                                                   token_vectors<Query> const& queries,
                                                    token_vectors<float> const& lse, int kv_head, int block,
                                                    float const* packed, block_means_scratch const& scratch,
                                                    float* out) {
@@ -228,15 +240,16 @@ template <class Isa, class Query>
   int const end = begin + rows;
   std::fill_n(scratch.sums, static_cast<std::size_t>(plan.num_sums()) * plan.sum_stride(), 0.0f);
   for (int first = begin; first < end; first += plan.tile_positions())
-    add_tile<Isa>(plan, queries, lse, kv_head, {first, std::min(plan.tile_positions(), end - first), plan.group},
-                  packed, scratch);
+    add_tile<Isa>(plan, queries, lse, kv_head,
+                  {first, std::min(plan.tile_positions(), end - first), plan.group}, packed, scratch);
 
   float divisor = static_cast<float>(plan.full_interval ? plan.interval : rows);
   if (!plan.head_maximum) divisor *= static_cast<float>(plan.group);
   for (int k = 0; k < end; ++k) {
     float total = scratch.sums[k];
     for (int j = 1; j < plan.num_sums(); ++j)
-      total = std::max(total, scratch.sums[static_cast<std::size_t>(j) * plan.sum_stride() + static_cast<std::size_t>(k)]);
+      total = std::max(
+          total, scratch.sums[static_cast<std::size_t>(j) * plan.sum_stride() + static_cast<std::size_t>(k)]);
     out[k] = total / divisor;
   }
   std::fill(out + end, out + plan.tokens, 0.0f);
@@ -251,8 +264,8 @@ inline int heads_together(block_means_plan const& plan, int threads) {
 
 /// Packed keys, one chunk per task.
 template <class Key>
-void pack_heads(block_means_plan const& plan, token_vectors<Key> const& keys, int first_head, int heads, int threads,
-                float* packed) {
+void pack_heads(block_means_plan const& plan, token_vectors<Key> const& keys, int first_head, int heads,
+                int threads, float* packed) {
   parallel_for(threads, heads * plan.chunks(), [&](int task, int) {
     int const head = task / plan.chunks();
     int const begin = task % plan.chunks() * block_means_plan::chunk;
@@ -265,18 +278,19 @@ void pack_heads(block_means_plan const& plan, token_vectors<Key> const& keys, in
   });
 }
 
-/// Block means of `heads` KV heads from first_head on, rows at row_of(head, block); the longest blocks go first.
+/// Block means of `heads` KV heads from first_head on, rows at row_of(head, block); the longest blocks go
+/// first.
 template <class Query, class RowOf>
 void block_means_heads(block_means_plan const& plan, token_vectors<Query> const& queries,
-                       token_vectors<float> const& lse, int first_head, int heads, int threads, float const* packed,
-                       block_means_scratch const* scratch, RowOf const& row_of) {
+                       token_vectors<float> const& lse, int first_head, int heads, int threads,
+                       float const* packed, block_means_scratch const* scratch, RowOf const& row_of) {
   parallel_for(threads, heads * plan.blocks, [&](int task, int thread) {
     int const head = task % heads;
     int const block = plan.blocks - 1 - task / heads;
     with_best_isa([&](auto isa) __attribute__((always_inline)) {
       block_means_row<decltype(isa)>(plan, queries, lse, first_head + head, block,
-                                     packed + static_cast<std::size_t>(head) * plan.packed_stride(), scratch[thread],
-                                     row_of(head, block));
+                                     packed + static_cast<std::size_t>(head) * plan.packed_stride(),
+                                     scratch[thread], row_of(head, block));
     });
   });
 }

@@ -31,27 +31,6 @@ template <class Isa, class ElementAt>
   }
 }
 
-/// Statistics of a tile's tokens, gathered until they are worth a pass over the hidden units.
-struct feature_tile {
-  int tokens;
-  float const* weights;
-  float* hidden;
-  int filled = 0;
-  float inputs[judge_tile][judge_chunk];
-
-  feature_tile(int count, float const* first_weights, float* units)
-      : tokens(count), weights(first_weights), hidden(units) {}
-
-  template <class Isa>
-  [[gnu::always_inline]] void flush() {
-    float const* rows[judge_tile];
-    for (int t = 0; t < judge_tile; ++t) rows[t] = inputs[t];
-    kernels<Isa>::dense(rows, tokens, filled, weights, hidden);
-    weights += static_cast<std::ptrdiff_t>(filled) * dense_width;
-    filled = 0;
-  }
-};
-
 /// The judge over a whole row: tiles of tokens against the 16 hidden units, one vector wide.
 template <class Features, class Isa, class Row>
 [[gnu::always_inline]] inline void bulk_score(foresight<Features> const& scorer, host_block<Isa> const&,

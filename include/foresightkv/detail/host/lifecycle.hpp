@@ -44,13 +44,13 @@ inline void append_row(row_state const& state, int row, int count) {
     position = next++;
     clear_carried(state, row, slot);
   }
-  for (int slot = state.seen_length[row]; next < end; ++slot, ++next) {
-    state.seen_length[row] = slot + 1;
-    if (slot >= state.capacity) continue;
+  int slot = state.seen_length[row];
+  state.seen_length[row] += end - next;
+  state.next_position[row] = end;
+  for (; next < end && slot < state.capacity; ++slot, ++next) {
     state.position[state.column(row, slot)] = next;
     clear_carried(state, row, slot);
   }
-  state.next_position[row] = end;
 }
 
 /// How many of the `count` newest tokens stand at a row's end, newest last.
@@ -198,6 +198,8 @@ struct lifecycle {
         std::memcpy(state.carried_at(row, 0),
                     saved.data + saved_sequence::carried(state, header.capacity) + index * carried_bytes(state, header.capacity),
                     carried_bytes(state, slots));
+      // Slots that the saved columns did not reach: a pristine row, whose carried statistics were not stored either.
+      for (int slot = slots; slot < record.seen_length && slot < state.capacity; ++slot) clear_carried(state, row, slot);
       ++index;
       return true;
     });

@@ -15,8 +15,8 @@ inline bool is_finite(float value) {
   return (float_bits(value) & float_infinity_bits) != float_infinity_bits;
 }
 
-/// Slots that any vector path may touch beyond a row of n: the widest panel.
-constexpr int padded_bound(int n) { return n + panel_tokens<isa_avx512>; }
+/// Slots that any vector path may touch of a row of n: one more panel, the widest.
+constexpr std::size_t padded_bound(int n) { return static_cast<std::size_t>(n) + panel_tokens<isa_avx512>; }
 
 /// Scratch of one thread that observes.
 struct observe_scratch {
@@ -28,7 +28,7 @@ struct observe_scratch {
   std::int32_t* late = nullptr;  // slots that some query of the window does not see
 
   static observe_scratch take(arena& memory, cache_shape const& shape, int max_length, int num_statistics) {
-    auto const slots = static_cast<std::size_t>(padded_bound(max_length));
+    std::size_t const slots = padded_bound(max_length);
     auto const dim = static_cast<std::size_t>(shape.key_head_dim);
     observe_scratch scratch;
     scratch.keys = memory.take<void const*>(slots);
@@ -186,13 +186,17 @@ template <class Isa, class List, class Cache, class Query, log_base Base>
         window.sink_logits == nullptr
             ? nullptr
             : window.sink_logits + static_cast<std::ptrdiff_t>(at.layer) * shape.num_kv_heads * group + head;
+    begin_folds(List{}, scratch.folds, stride, n);
     if (window.continues) {
-      for (int s = 0; s < List::size; ++s)
-        for (int i = 0; i < n; ++i)
+      // A token that comes after all earlier queries got 0 from them, and nobody may have written that down.
+      for (int i = 0; i < n; ++i) scratch.logits[i] = 0.0f;
+      fold_all(List{}, scratch.folds, stride, scratch.logits, n, place.end - place.first);
+      for (int i = 0; i < n; ++i) {
+        if (positions.at(i) >= place.first) continue;
+        for (int s = 0; s < List::size; ++s)
           scratch.folds[static_cast<std::size_t>(s) * stride + static_cast<std::size_t>(i)] =
               out[static_cast<std::ptrdiff_t>(i) * width + s * group + j];
-    } else {
-      begin_folds(List{}, scratch.folds, stride, n);
+      }
     }
     for (int block = 0; block < place.count; block += query_block) {
       int const rows = place.count - block < query_block ? place.count - block : query_block;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// Counting the ordered pairs of one row that the ranking hinge acts on. Everything here is an integer: the gradient
-// of the loss is a count times a factor, so every form and every thread count gives the same bits.
+// Counting the ordered pairs of one row that the ranking hinge acts on. Everything here is an integer: the
+// gradient of the loss is a count times a factor, so every form and every thread count gives the same bits.
 
 #include <algorithm>
 #include <cstddef>
@@ -17,8 +17,9 @@
 
 namespace foresightkv::inline v0::detail::host {
 
-/// From this many candidates on sorting beats comparing all pairs. Measured on Zen 5 (g++ 12 -O3, one thread, random
-/// scores): 268 against 304 us at n = 4096 with AVX-512, 216 against 222 us at 3072 with AVX2, 60 against 71 us at 1024.
+/// From this many candidates on sorting beats comparing all pairs. Measured on Zen 5 (g++ 12 -O3, one thread,
+/// random scores): 268 against 304 us at n = 4096 with AVX-512, 216 against 222 us at 3072 with AVX2, 60
+/// against 71 us at 1024.
 template <class Isa>
 inline constexpr int sorted_pairs_from = std::is_same_v<Isa, isa_avx512> ? 4608
                                          : std::is_same_v<Isa, isa_avx2> ? 3072
@@ -67,8 +68,8 @@ constexpr std::uint64_t entry_of(std::uint32_t key, int index) {
 }
 constexpr int entry_index(std::uint64_t entry) { return static_cast<int>(entry & 0xffffffffu); }
 
-/// Sorts by the upper 32 bits; entries of equal keys stay in order, which is that of the lower 32. The result is in
-/// `entries`; digits that all entries share cost no pass.
+/// Sorts by the upper 32 bits; entries of equal keys stay in order, which is that of the lower 32. The result
+/// is in `entries`; digits that all entries share cost no pass.
 inline void sort_entries(std::uint64_t*& entries, std::uint64_t*& spare, int n) {
   constexpr int digits = 4, values = 256;
   std::uint32_t places[digits][values] = {};
@@ -84,10 +85,11 @@ inline void sort_entries(std::uint64_t*& entries, std::uint64_t*& spare, int n) 
   }
 }
 
-/// Puts the row in ascending order of labels and marks the groups of equal ones. Returns the first place that has a
-/// label: what lies before it (NaN) takes part in no pair.
+/// Puts the row in ascending order of labels and marks the groups of equal ones. Returns the first place that
+/// has a label: what lies before it (NaN) takes part in no pair.
 template <class Real>
-int order_by_label(Real const* scores, float const* labels, int n, ranking_scratch<Real>& row, pair_counts& found) {
+int order_by_label(Real const* scores, float const* labels, int n, ranking_scratch<Real>& row,
+                   pair_counts& found) {
   for (int i = 0; i < n; ++i) row.entries[i] = entry_of(order_key(labels[i]), i);
   sort_entries(row.entries, row.spare, n);
   for (int k = 0; k < n; ++k) row.scores[k] = scores[entry_index(row.entries[k])];
@@ -104,9 +106,10 @@ int order_by_label(Real const* scores, float const* labels, int n, ranking_scrat
   return first;
 }
 
-/// Adds to net[k] the number of places j in [from, to) with scores[j] - scores[k] < margin, takes 1 from net[j] for
-/// each, and returns the number.
-inline int compare_one(float const* scores, int k, int from, int to, float margin, std::int32_t* net) {
+/// Adds to net[k] the number of places j in [from, to) with scores[j] - scores[k] < margin, takes 1 from
+/// net[j] for each, and returns the number.
+[[gnu::always_inline]] inline int compare_one(float const* scores, int k, int from, int to, float margin,
+                                              std::int32_t* net) {
   int active = 0;
   float const low = scores[k];
   for (int j = from; j < to; ++j) {
@@ -118,8 +121,9 @@ inline int compare_one(float const* scores, int k, int from, int to, float margi
   return active;
 }
 
-/// Compares every pair of different labels: each vector of higher labels against a tile of lower ones. The score of
-/// the pair's higher label is less than margin above that of the lower one: +1 for the lower one, -1 for the higher.
+/// Compares every pair of different labels: each vector of higher labels against a tile of lower ones. The
+/// score of the pair's higher label is less than margin above that of the lower one: +1 for the lower one, -1
+/// for the higher.
 template <class Isa>
 [[gnu::always_inline]] inline std::int64_t compare_pairs(ranking_scratch<float> const& row, int first, int n,
                                                          float margin) {
@@ -177,7 +181,8 @@ struct place_counts {
   }
 };
 
-/// The places first, ..., n - 1 of label order in ascending order of scores; the order of equal scores is of no account.
+/// The places first, ..., n - 1 of label order in ascending order of scores; the order of equal scores is of
+/// no account.
 inline void order_by_score(ranking_scratch<float>& row, int first, int n) {
   for (int k = first; k < n; ++k) row.entries[k - first] = entry_of(order_key(row.scores[k]), k);
   sort_entries(row.entries, row.spare, n - first);
@@ -189,9 +194,9 @@ inline void order_by_score(ranking_scratch<double>& row, int first, int n) {
   });
 }
 
-/// The same counts in O(n log n). In ascending order of scores, the places that lie less than margin above the current
-/// one, and those that lie at least margin below it, are prefixes that only grow: rounding keeps the order, so the
-/// very comparison of `compare_pairs` decides where they end.
+/// The same counts in O(n log n). In ascending order of scores, the places that lie less than margin above
+/// the current one, and those that lie at least margin below it, are prefixes that only grow: rounding keeps
+/// the order, so the very comparison of `compare_pairs` decides where they end.
 template <class Real>
 std::int64_t sort_pairs(ranking_scratch<Real>& row, int first, int n, Real margin) {
   // The labels' order is still needed at the end, and the next sort must not overwrite it.
@@ -224,29 +229,12 @@ std::int64_t sort_pairs(ranking_scratch<Real>& row, int first, int n, Real margi
   return active;
 }
 
-/// Net counts of all pairs of one row in `row.gradient`, in candidate order.
-template <class Isa, class Real>
-[[gnu::always_inline]] inline pair_counts count_all_pairs(Real const* scores, float const* labels, int n, Real margin,
-                                                          ranking_scratch<Real>& row, int sorted_from) {
-  pair_counts found;
-  int const first = order_by_label(scores, labels, n, row, found);
-  if constexpr (std::is_same_v<Real, float>) {
-    if (n < sorted_from) {
-      found.active = compare_pairs<Isa>(row, first, n, margin);
-      for (int k = 0; k < n; ++k) row.gradient[entry_index(row.entries[k])] = row.net[k];
-      return found;
-    }
-  }
-  found.active = sort_pairs(row, first, n, margin);
-  for (int k = 0; k < n; ++k) row.counts[row.gradient[k]] = row.net[k];
-  std::copy_n(row.counts, n, row.gradient);
-  return found;
-}
-
-/// Pairs (i, i + shift) for i in [from, to): adds their counts to `net`, returns how many are inside the margin.
+/// Pairs (i, i + shift) for i in [from, to): adds their counts to `net`, returns how many are inside the
+/// margin.
 template <class Real>
-[[gnu::always_inline]] inline int compare_shifted(Real const* scores, std::uint32_t const* keys, int from, int to,
-                                                  int shift, Real margin, std::int32_t* net, std::int32_t* signs) {
+[[gnu::always_inline]] inline int compare_shifted(Real const* scores, std::uint32_t const* keys, int from,
+                                                  int to, int shift, Real margin, std::int32_t* net,
+                                                  std::int32_t* signs) {
   int active = 0;
   for (int i = from; i < to; ++i) {
     std::uint32_t const mine = keys[i], other = keys[i + shift];
@@ -263,8 +251,30 @@ template <class Real>
   return active;
 }
 
-/// `count` different ones of the numbers 1, ..., most, every such set equally likely (Floyd's rule; a multiplication
-/// maps 32 random bits to a range, which is off by 2^-32 of the range at most). O(count^2).
+/// The two comparisons behind calls, each compiled once per instruction set and translation unit.
+template <class Isa>
+struct ranking_kernels {
+  [[gnu::noinline]] static std::int64_t compare(ranking_scratch<float> const& row, int first, int n,
+                                                float margin) {
+    std::int64_t active = 0;
+    with_isa<Isa>([&](auto isa) __attribute__((always_inline)) {
+      active = compare_pairs<decltype(isa)>(row, first, n, margin);
+    });
+    return active;
+  }
+  template <class Real>
+  [[gnu::noinline]] static int shifted(Real const* scores, std::uint32_t const* keys, int from, int to,
+                                       int shift, Real margin, ranking_scratch<Real> const& row) {
+    int active = 0;
+    with_isa<Isa>([&](auto) __attribute__((always_inline)) {
+      active = compare_shifted(scores, keys, from, to, shift, margin, row.gradient, row.net);
+    });
+    return active;
+  }
+};
+
+/// `count` different ones of the numbers 1, ..., most, every such set equally likely (Floyd's rule; a
+/// multiplication maps 32 random bits to a range, which is off by 2^-32 of the range at most). O(count^2).
 inline void draw_distances(random_counter at, std::uint64_t seed, int most, int count, std::int32_t* drawn) {
   for (int i = 0; i < count; ++i) {
     int const top = most - count + 1 + i;
@@ -277,11 +287,31 @@ inline void draw_distances(random_counter at, std::uint64_t seed, int most, int 
   }
 }
 
+/// Net counts of all pairs of one row in `row.gradient`, in candidate order.
+template <class Isa, class Real>
+[[gnu::noinline]] pair_counts count_all_pairs(Real const* scores, float const* labels, int n, Real margin,
+                                              ranking_scratch<Real>& row,
+                                              int sorted_from = sorted_pairs_from<Isa>) {
+  pair_counts found;
+  int const first = order_by_label(scores, labels, n, row, found);
+  if constexpr (std::is_same_v<Real, float>) {
+    if (n < sorted_from) {
+      found.active = ranking_kernels<Isa>::compare(row, first, n, margin);
+      for (int k = 0; k < n; ++k) row.gradient[entry_index(row.entries[k])] = row.net[k];
+      return found;
+    }
+  }
+  found.active = sort_pairs(row, first, n, margin);
+  for (int k = 0; k < n; ++k) row.counts[row.gradient[k]] = row.net[k];
+  std::copy_n(row.counts, n, row.gradient);
+  return found;
+}
+
 /// Net counts of the pairs at `count` cyclic distances, drawn from 1, ..., n / 2, in `row.gradient`.
-template <class Real>
-[[gnu::always_inline]] inline pair_counts count_shifted_pairs(Real const* scores, float const* labels, int n,
-                                                              Real margin, random_counter at, std::uint64_t seed,
-                                                              int count, ranking_scratch<Real>& row) {
+template <class Isa, class Real>
+[[gnu::noinline]] pair_counts count_shifted_pairs(Real const* scores, float const* labels, int n, Real margin,
+                                                  random_counter at, std::uint64_t seed, int count,
+                                                  ranking_scratch<Real>& row) {
   pair_counts found;
   order_by_label(scores, labels, n, row, found);
   auto* const keys = reinterpret_cast<std::uint32_t*>(row.begin);
@@ -290,10 +320,10 @@ template <class Real>
   draw_distances(at, seed, n / 2, count, row.counts);
   for (int d = 0; d < count; ++d) {
     int const distance = row.counts[d];
-    found.active += compare_shifted(scores, keys, 0, n - distance, distance, margin, row.gradient, row.net);
+    found.active += ranking_kernels<Isa>::shifted(scores, keys, 0, n - distance, distance, margin, row);
     // Past the end the row begins again; half the row away every pair has been met already.
     if (2 * distance < n)
-      found.active += compare_shifted(scores, keys, n - distance, n, distance - n, margin, row.gradient, row.net);
+      found.active += ranking_kernels<Isa>::shifted(scores, keys, n - distance, n, distance - n, margin, row);
   }
   return found;
 }

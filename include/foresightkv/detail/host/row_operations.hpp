@@ -19,7 +19,9 @@ void bulk_softmax_row(host_block<Isa> const&, float* x, int n) {
       for (int i = 0; i < n; ++i) x[i] = 0.0f;
       return;
     }
-    float const total = exp2_row<set>(x, n, log2_e, largest * log2_e);
+    // Before the factor: contracted, x * log2(e) would meet a rounded largest * log2(e), far off for large logits.
+    for (int i = 0; i < n; ++i) x[i] -= largest;
+    float const total = exp2_row<set>(x, n, log2_e, 0.0f);
     scale_row<set>(x, n, 1.0f / total);
   });
 }

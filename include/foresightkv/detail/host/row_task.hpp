@@ -36,7 +36,7 @@ struct row_scratch {
   }
 
   static row_scratch take(arena& memory, cache_shape const& shape, int max_length) {
-    auto const slots = static_cast<std::size_t>(padded_bound(max_length));
+    std::size_t const slots = padded_bound(max_length);
     auto const group = static_cast<std::size_t>(shape.group);
     row_scratch scratch;
     scratch.stride = padded_row(shape, slots);
@@ -187,20 +187,15 @@ struct row_task {
 
   /// Number of evicted tokens; the lists stand in scratch.
   int select(float const* scores, int tokens, row_scratch<Policy> const& scratch) const {
-    int const protected_from = end() - config().recent();
-    int candidates = 0;
-    for (int slot = 0; slot < length; ++slot) {
-      int const position = positions.at(slot);
-      bool const free = position >= config().sink_tokens && position < protected_from;
-      scratch.keys[slot] = free ? order_key(scores[slot]) : protected_key;
-      candidates += free;
-    }
+    int const candidates =
+        make_keys(scores, length, positions, config().sink_tokens, end() - config().recent(), scratch.keys);
     int const wanted = excess(tokens);
     int const count = wanted < candidates ? wanted : candidates;
+    if (wanted > candidates) set_flag(state, at.sequence, sequence_flag::over_budget);
     cache_shape const& shape = cache.shape();
     draw_source const source{
         state.seed[at.sequence], state.request_id[at.sequence],
-        static_cast<std::uint32_t>(shape.model_layer(at.layer) * shape.model_kv_heads() + shape.model_kv_head(at.kv_head)),
+        model_row(shape.model_layer(at.layer), shape.model_kv_heads(), shape.model_kv_head(at.kv_head)),
         state.step[row]};
     selection_row<row_positions> choice(scores, scratch.keys, scratch.digits, length, count, candidates, positions, source);
     if (count > 0) rule.selector(choice);
@@ -226,6 +221,7 @@ struct row_task {
     if (excess(tokens) <= 0) return keep_all(lists, scratch);
     int const num_evicted = select(scores, tokens, scratch);
     int const num_kept = skip_empty(scratch.kept, length - num_evicted);
+    if (!can_store(num_kept)) return set_flag(state, at.sequence, sequence_flag::state_overflow);
     store_selection(lists, scratch.kept, num_kept, scratch.evicted, num_evicted);
     then(num_kept, num_evicted);
   }
@@ -233,6 +229,28 @@ struct row_task {
   void keep_all(selection const& lists, row_scratch<Policy> const& scratch) const {
     for (int slot = 0; slot < length; ++slot) scratch.kept[slot] = slot;
     store_selection(lists, scratch.kept, skip_empty(scratch.kept, length), scratch.evicted, 0);
+  }
+
+  /// Whether the columns hold what a compaction leaves: a selector may evict fewer tokens than it was asked for.
+  bool can_store(int num_kept) const { return !Policy::compaction_type::moves_tokens || num_kept <= state.capacity; }
+
+  /// Whether lists that the caller hands over name slots of this row.
+  bool fits(selection const& lists) const {
+    int const num_evicted = lists.evicted_count[row];
+    if (num_evicted == 0) return true;
+    int const num_kept = occupied() - num_evicted;
+    auto const base = lists.at(row);
+    return num_evicted > 0 && num_kept >= 0 && can_store(num_kept) && ascending(lists.kept + base, num_kept) &&
+           ascending(lists.evicted + base, num_evicted);
+  }
+  bool ascending(std::int32_t const* slots, int count) const {
+    int previous = -1;
+    bool sound = true;
+    for (int i = 0; i < count; ++i) {
+      sound = sound && slots[i] > previous && slots[i] < length;
+      previous = slots[i];
+    }
+    return sound;
   }
 
   void compact(std::int32_t const* kept, int num_kept, std::int32_t const* evicted, int num_evicted,

@@ -14,22 +14,35 @@ struct lowest_keys {
   int ties = 0;
 };
 
-/// Finds the `count` lowest of n keys, 0 < count <= n: radix select from the top digit down, which looks at
-/// every key once and then only at those that share the threshold's digits. `scratch` holds n keys.
+/// The answer among few keys: sorts them.
+inline lowest_keys find_lowest_of_few(std::uint32_t* keys, int n, int count) {
+  for (int i = 1; i < n; ++i) {
+    std::uint32_t const key = keys[i];
+    int place = i;
+    for (; place > 0 && keys[place - 1] > key; --place) keys[place] = keys[place - 1];
+    keys[place] = key;
+  }
+  lowest_keys lowest{keys[count - 1], 1};
+  for (int i = count - 1; i > 0 && keys[i - 1] == lowest.threshold; --i) ++lowest.ties;
+  return lowest;
+}
+
+/// Finds the `count` lowest of n keys, 0 < count <= n: radix select from the top digit down, which looks at every key
+/// once and then only at those that share the threshold's digits. `scratch` holds n + 1 keys.
 inline lowest_keys find_lowest(std::uint32_t const* keys, int n, int count, std::uint32_t* scratch) {
   constexpr int digit_bits = 8;
   constexpr int bins = 1 << digit_bits;
+  constexpr int few = 24;
   std::uint32_t const* from = keys;
   int remaining = count;
-  std::uint32_t prefix = 0;
-  for (int shift = 32 - digit_bits; shift >= 0; shift -= digit_bits) {
+  for (int shift = 32 - digit_bits;; shift -= digit_bits) {
     // Four histograms: scores of a row share their top digit, and one counter would wait for itself.
     std::uint32_t histogram[4][bins] = {};
     int i = 0;
     for (; i + 4 <= n; i += 4)
       for (int lane = 0; lane < 4; ++lane) ++histogram[lane][from[i + lane] >> shift & (bins - 1)];
     for (; i < n; ++i) ++histogram[0][from[i] >> shift & (bins - 1)];
-    int digit = 0;
+    std::uint32_t digit = 0;
     for (;; ++digit) {
       auto const here = static_cast<int>(histogram[0][digit] + histogram[1][digit] + histogram[2][digit] +
                                          histogram[3][digit]);
@@ -39,16 +52,16 @@ inline lowest_keys find_lowest(std::uint32_t const* keys, int n, int count, std:
       }
       remaining -= here;
     }
-    prefix |= static_cast<std::uint32_t>(digit) << shift;
-    if (shift == 0) break;
     int kept = 0;
-    for (int k = 0; kept < n; ++k) {
-      scratch[kept] = from[k];
-      kept += static_cast<int>(from[k] >> shift) == static_cast<int>(prefix >> shift);
+    for (int k = 0; kept < n; ++k) {  // keys that share the digits above already do
+      std::uint32_t const key = from[k];
+      scratch[kept] = key;
+      kept += (key >> shift & (bins - 1)) == digit;
     }
     from = scratch;
+    if (shift == 0) return {scratch[0], remaining};
+    if (n <= few) return find_lowest_of_few(scratch, n, remaining);
   }
-  return {prefix, remaining};
 }
 
 /// Names the draws of one row; see `draw`.
@@ -100,7 +113,7 @@ class selection_row {
   }
 
   void evict_lowest(int count) {
-    evicted_ = count < candidates_ ? count : candidates_;
+    evicted_ = count < 0 ? 0 : (count < candidates_ ? count : candidates_);
     if (evicted_ > 0) lowest_ = find_lowest(keys_, length_, evicted_, scratch_);
   }
 
@@ -123,6 +136,28 @@ class selection_row {
   int evicted_ = 0;
   lowest_keys lowest_{};
 };
+
+/// Keys of a row: its scores in order, with every token that may not go protected. Returns how many may go.
+template <class Positions>
+int make_keys(float const* scores, int n, Positions const& positions, int sink_tokens, int protected_from,
+              std::uint32_t* keys) {
+  if (positions.column != nullptr) {
+    int candidates = 0;
+    for (int slot = 0; slot < n; ++slot) {
+      int const position = positions.at(slot);
+      bool const free = position >= sink_tokens && position < protected_from;
+      keys[slot] = free ? order_key(scores[slot]) : protected_key;
+      candidates += free;
+    }
+    return candidates;
+  }
+  int const end = protected_from < 0 ? 0 : (protected_from < n ? protected_from : n);  // slot = position
+  int const begin = sink_tokens < end ? sink_tokens : end;
+  for (int slot = 0; slot < begin; ++slot) keys[slot] = protected_key;
+  for (int slot = begin; slot < end; ++slot) keys[slot] = order_key(scores[slot]);
+  for (int slot = end; slot < n; ++slot) keys[slot] = protected_key;
+  return end - begin;
+}
 
 /// Writes both lists of a row, ascending. Branch-free: every slot is stored to both, one of the two cursors
 /// advances; so both arrays need room for n + 1 entries.

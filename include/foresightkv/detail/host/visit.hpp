@@ -27,7 +27,9 @@ struct visit {
 };
 
 inline void set_flag(row_state const& state, int sequence, sequence_flag flag) {
-  if (!state.empty()) state.flags[sequence] |= static_cast<std::uint32_t>(flag);
+  if (state.empty()) return;
+  // Atomic: rows of one sequence run on several threads.
+  __atomic_fetch_or(state.flags + sequence, static_cast<std::uint32_t>(flag), __ATOMIC_RELAXED);
 }
 
 template <class Cache>
@@ -52,15 +54,28 @@ bool check_lengths(Cache const& cache, int sequence, int max_length, int storabl
   return true;
 }
 
-template <class Query, log_base Base>
-bool check_queries(observation<Query, Base> const& window, int sequence, row_state const& state) {
+/// Whether a window has what it takes for a sequence; flags it otherwise. Of its positions no sum or difference
+/// overflows then.
+template <class Cache, class Query, log_base Base>
+bool check_queries(Cache const&, observation<Query, Base> const& window, int sequence, row_state const& state) {
   int const count = window.query_count == nullptr ? window.max_queries : window.query_count[sequence];
-  if (count >= 0 && count <= window.max_queries) return true;
+  constexpr std::int64_t highest = 0x7fffffff;
+  std::int64_t const end = window.window_end == nullptr ? highest : window.window_end[sequence];
+  std::int64_t const first = window.first_position == nullptr ? end - count : window.first_position[sequence];
+  bool const counted = count >= 0 && count <= window.max_queries;
+  bool const placed = first >= -highest && first <= end - count && end - first <= highest;
+  if (counted && placed) return true;
   return set_flag(state, sequence, sequence_flag::bad_window), false;
 }
-template <class List>
-bool check_queries(observed<List> const&, int, row_state const&) {
-  return true;
+template <class Cache, class List>
+bool check_queries(Cache const& cache, observed<List> const& window, int sequence, row_state const& state) {
+  cache_shape const& shape = cache.shape();
+  bool enough = true;
+  for (int layer = 0; layer < shape.num_layers; ++layer)
+    for (int head = 0; head < shape.num_kv_heads; ++head)
+      enough = enough && row_length(cache, {layer, sequence, head}) <= window.statistics.capacity;
+  if (enough || List::size == 0) return true;
+  return set_flag(state, sequence, sequence_flag::bad_window), false;
 }
 
 /// body(sequence) for every slot of a list that exists, in order; repeats are flagged and skipped.

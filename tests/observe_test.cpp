@@ -1,0 +1,376 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include <foresightkv/caches/dense.hpp>
+#include <foresightkv/observe.hpp>
+
+#include "support/token_bench.hpp"
+#include "support/vector_file.hpp"
+
+namespace fkv = foresightkv;
+using testing::history;
+using testing::random_source;
+
+namespace {
+
+using all_statistics = fkv::statistics<fkv::maximum, fkv::minimum, fkv::sum, fkv::last<1>, fkv::last<8>, fkv::last<32>,
+                                       fkv::sum_of_squares>;
+
+// A policy that stores nothing but positions.
+using position_policy = fkv::detail::observer<fkv::statistics<>>;
+
+/// Rows, a window, and where its statistics go.
+template <class Element, class Query, fkv::log_base Base, class List = all_statistics>
+struct bench : testing::token_bench<position_policy, Element, fkv::length_domain::row> {
+  using base = testing::token_bench<position_policy, Element, fkv::length_domain::row>;
+  using base::cache, base::positions, base::random, base::row_end, base::shape, base::slots, base::state;
+
+  testing::owned_window<Query, Base> window;
+  testing::owned_statistics<List> out;
+
+  bench(std::uint64_t seed, int longest, int most_queries) : base(seed, longest) { rebuild(most_queries); }
+  bench(std::uint64_t seed, fkv::cache_shape const& extents, int most_queries) : base(seed, extents) { rebuild(most_queries); }
+
+  void rebuild(int most_queries) {
+    window = {shape, most_queries, random.chance(0.5), random};
+    out = {shape, shape.capacity};
+  }
+
+  fkv::status observe(fkv::observation<Query, Base> const& seen, fkv::host_execution exec = fkv::host) {
+    testing::owned_workspace work(fkv::observe_bytes<List>(exec, shape, base::list(), seen.max_queries));
+    fkv::status const done = fkv::observe(exec, cache.view(), base::list(), seen, state.view, out.view(), work.view());
+    CHECK(work.memory.intact());
+    CHECK((out.values.intact() && cache.intact() && state.intact() && window.intact()));
+    return done;
+  }
+
+  /// The largest difference from the oracle, over every row that the list names.
+  double worst() {
+    testing::worst_difference difference;
+    auto const wanted = oracle::describe_list(List{});
+    base::each_row([&](fkv::row_index at) {
+      if (!base::listed(at.sequence)) return;
+      int const row = shape.row(at);
+      auto const tokens = testing::oracle_row(cache.view(), at, positions[static_cast<std::size_t>(row)]);
+      for (int j = 0; j < shape.group; ++j) {
+        auto const seen = window.seen(at, j, tokens, row_end[static_cast<std::size_t>(row)]);
+        for (std::size_t slot = 0; slot < tokens.length(); ++slot)
+          for (std::size_t s = 0; s < wanted.size(); ++s) {
+            // Sums of many queries are held to a relative error.
+            double const expected = oracle::evaluate(wanted[s], seen, slot);
+            double const size = std::max(1.0, std::fabs(expected));
+            difference.add(out.at(row, static_cast<int>(slot), static_cast<int>(s), j) / size, expected / size);
+          }
+      }
+    });
+    return difference.value();
+  }
+  void fill_lse(double masked) {
+    window.has_lse = true;
+    base::each_row([&](fkv::row_index at) {
+      auto const row = static_cast<std::size_t>(shape.row(at));
+      window.fill_lse(at, testing::oracle_row(cache.view(), at, positions[row]), row_end[row], masked, random);
+    });
+  }
+};
+
+constexpr double tolerance = 2e-5;
+
+/// One random case of everything at once.
+template <class Element, class Query, fkv::log_base Base>
+void check_random(std::uint64_t seed) {
+  CAPTURE(seed);
+  random_source choice(seed + 1000);
+  bench<Element, Query, Base> made(seed, choice.chance(0.2) ? choice.integer(150, 300) : choice.integer(1, 70), choice.integer(0, 40));
+  made.place(static_cast<history>(choice.integer(0, 3)));
+  auto& window = made.window;
+  if (choice.chance(0.4)) {
+    window.has_counts = true;
+    for (auto& count : window.query_count) count = choice.chance(0.25) ? 0 : choice.integer(0, window.max_queries);
+  }
+  auto const end_of = [&](int sequence) { return made.row_end[static_cast<std::size_t>(made.shape.row({0, sequence, 0}))]; };
+  for (int s = 0; s < made.shape.num_sequences; ++s) {
+    auto const place = static_cast<std::size_t>(s);
+    window.window_end[place] = end_of(s) - choice.integer(0, 12);
+    window.first_position[place] = window.window_end[place] - window.count(s) - choice.integer(0, 9);
+  }
+  window.has_end = choice.chance(0.4);
+  window.has_first = window.has_end && choice.chance(0.5);
+  window.soft_cap = choice.chance(0.3) ? static_cast<float>(choice.uniform(1.0, 6.0)) : 0.0f;
+  window.scale = choice.chance(0.3) ? static_cast<float>(choice.uniform(0.02, 0.3)) : 0.0f;
+  window.has_sinks = choice.chance(0.3);
+  if (choice.chance(0.5)) made.fill_lse(choice.chance(0.5) ? 0.2 : 0.0);
+  REQUIRE(made.observe(window.view()).ok());
+  double const worst = made.worst();
+  CHECK(worst <= tolerance);
+}
+
+}  // namespace
+
+TEST_CASE("observe: statistics of random windows, float") {
+  for (std::uint64_t seed = 0; seed < 60; ++seed) check_random<float, float, fkv::log_base::natural>(seed);
+}
+
+TEST_CASE("observe: statistics of random windows, half with base-2 log-sum-exps") {
+  for (std::uint64_t seed = 100; seed < 130; ++seed) check_random<fkv::half, fkv::half, fkv::log_base::two>(seed);
+}
+
+TEST_CASE("observe: statistics of random windows, bfloat16 keys and float queries") {
+  for (std::uint64_t seed = 200; seed < 230; ++seed) check_random<fkv::bfloat16, float, fkv::log_base::natural>(seed);
+}
+
+TEST_CASE("observe: statistics of random windows, fp8 keys and bfloat16 queries") {
+  for (std::uint64_t seed = 300; seed < 320; ++seed)
+    check_random<fkv::float8_e4m3, fkv::bfloat16, fkv::log_base::natural>(seed);
+}
+
+namespace {
+
+using float_bench = bench<float, float, fkv::log_base::natural>;
+
+}  // namespace
+
+TEST_CASE("observe: every group size, with an odd head_dim") {
+  for (int group = 1; group <= 16; ++group) {
+    CAPTURE(group);
+    fkv::cache_shape const shape{.num_layers = 1,
+                                 .num_sequences = 1,
+                                 .num_kv_heads = 2,
+                                 .group = group,
+                                 .key_head_dim = 2 * group + 1,
+                                 .value_head_dim = 1,
+                                 .capacity = 33};
+    float_bench made(static_cast<std::uint64_t>(group), shape, 9);
+    made.place(history::pristine);
+    REQUIRE(made.observe(made.window.view()).ok());
+    CHECK(made.worst() <= tolerance);
+  }
+}
+
+TEST_CASE("observe: causality by position, for rows shorter and longer than the window") {
+  for (int length : {1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100})
+    for (history const kind : {history::pristine, history::ordered, history::filled, history::holes}) {
+      CAPTURE(length);
+      float_bench made(static_cast<std::uint64_t>(length), length, 40);  // more queries than tokens
+      made.place(kind);
+      REQUIRE(made.observe(made.window.view()).ok());
+      CHECK(made.worst() <= tolerance);
+    }
+}
+
+TEST_CASE("observe: a query sees no token behind it, whatever that token holds") {
+  float_bench made(7, 50, 12);
+  made.place(history::pristine);
+  REQUIRE(made.observe(made.window.view()).ok());
+  auto const before = made.out.values;
+  // Tokens behind the first query change; what the first query gave the others may not. Only it is observed.
+  made.window.has_counts = true;
+  for (auto& count : made.window.query_count) count = 1;
+  made.window.has_end = true;
+  auto const end_of = [&](int s) { return made.row_end[static_cast<std::size_t>(made.shape.row({0, s, 0}))]; };
+  for (int s = 0; s < made.shape.num_sequences; ++s) made.window.window_end[static_cast<std::size_t>(s)] = end_of(s) / 2;
+  REQUIRE(made.observe(made.window.view()).ok());
+  auto const first = made.out.values;
+  auto const cache = made.cache.view();
+  made.each_row([&](fkv::row_index at) {
+    for (int slot = end_of(at.sequence) / 2; slot < made.cache.length(at); ++slot)
+      for (int d = 0; d < made.shape.key_head_dim; ++d) cache.key(at, slot)[d] = 50.0f;
+  });
+  REQUIRE(made.observe(made.window.view()).ok());
+  CHECK(made.out.values.same_bytes(first));
+  CHECK_FALSE(made.out.values.same_bytes(before));
+}
+
+TEST_CASE("observe: a window in chunks gives the statistics of the whole") {
+  for (std::uint64_t seed = 400; seed < 424; ++seed) {
+    CAPTURE(seed);
+    random_source choice(seed);
+    float_bench made(seed, 60, 37);
+    made.place(static_cast<history>(choice.integer(0, 3)));
+    made.window.has_sinks = choice.chance(0.5);
+    if (choice.chance(0.5)) made.fill_lse(0.1);
+    auto& window = made.window;
+    auto const whole = window.view();
+    int const total = window.max_queries;
+    std::vector<std::int32_t> ends, firsts(static_cast<std::size_t>(made.shape.num_sequences)), counts(firsts.size());
+    for (int s = 0; s < made.shape.num_sequences; ++s)
+      ends.push_back(made.row_end[static_cast<std::size_t>(made.shape.row({0, s, 0}))]);
+    for (int from = 0; from < total;) {
+      int const count = std::min(choice.integer(1, 16), total - from);
+      auto chunk = whole;
+      chunk.queries += from * chunk.strides.token;
+      if (chunk.lse != nullptr) chunk.lse += from * chunk.lse_strides.token;
+      chunk.max_queries = count;
+      chunk.window_end = ends.data();
+      chunk.first_position = firsts.data();
+      chunk.continues = from > 0;
+      for (std::size_t s = 0; s < firsts.size(); ++s) firsts[s] = ends[s] - total + from;
+      REQUIRE(made.observe(chunk).ok());
+      from += count;
+    }
+    CHECK(made.worst() <= tolerance);
+  }
+}
+
+TEST_CASE("observe: a later chunk of no queries changes nothing, a first one gives zeros") {
+  float_bench made(11, 40, 8);
+  made.place(history::ordered);
+  REQUIRE(made.observe(made.window.view()).ok());
+  auto const before = made.out.values;
+  auto none = made.window.view();
+  none.max_queries = 0;
+  none.queries = nullptr;
+  none.continues = true;
+  REQUIRE(made.observe(none).ok());
+  CHECK(made.out.values.same_bytes(before));
+  none.continues = false;
+  REQUIRE(made.observe(none).ok());
+  made.window.has_counts = true;
+  for (auto& count : made.window.query_count) count = 0;
+  CHECK(made.worst() == 0.0);
+}
+
+TEST_CASE("observe: masked queries give nothing, a fully masked window zeros") {
+  float_bench made(12, 40, 8);
+  made.place(history::filled);
+  made.fill_lse(1.0);
+  REQUIRE(made.observe(made.window.view()).ok());
+  bool all_zero = true;
+  made.each_row([&](fkv::row_index at) {
+    int const row = made.shape.row(at);
+    for (int slot = 0; slot < made.cache.length(at); ++slot)
+      for (int s = 0; s < all_statistics::size; ++s)
+        for (int j = 0; j < made.shape.group; ++j) all_zero = all_zero && made.out.at(row, slot, s, j) == 0.0f;
+  });
+  CHECK(all_zero);
+}
+
+TEST_CASE("observe: rows of sequences that the list does not name keep every byte") {
+  float_bench made(13, 40, 8);
+  while (made.shape.num_sequences < 3) made = float_bench(made.random.bits(), 40, 8);
+  made.place(history::ordered);
+  auto const before = made.out.values;
+  made.slots = {2, 0};
+  REQUIRE(made.observe(made.window.view()).ok());
+  CHECK(made.worst() <= tolerance);
+  bool untouched = true;
+  made.each_row([&](fkv::row_index at) {
+    int const width = made.shape.capacity * all_statistics::size * made.shape.group;
+    untouched = untouched && (at.sequence != 1 || made.same_row(before, made.out.values, at, width));
+  });
+  CHECK(untouched);
+}
+
+TEST_CASE("observe: one statistic alone is the same bits as among others, and so is a fresh state") {
+  float_bench all(14, 60, 20);
+  all.place(history::pristine);
+  REQUIRE(all.observe(all.window.view()).ok());
+  bench<float, float, fkv::log_base::natural, fkv::statistics<fkv::last<8>>> one(14, 60, 20);
+  one.place(history::pristine);
+  testing::owned_workspace work(fkv::observe_bytes<fkv::statistics<fkv::last<8>>>(fkv::host, one.shape, one.list(), 20));
+  REQUIRE(fkv::observe(fkv::host, one.cache.view(), one.list(), one.window.view(), fkv::row_state{}, one.out.view(),
+                       work.view()).ok());
+  bool same = true;
+  constexpr int place = all_statistics::index<fkv::last<8>>();
+  all.each_row([&](fkv::row_index at) {
+    for (int slot = 0; slot < all.cache.length(at); ++slot)
+      for (int j = 0; j < all.shape.group; ++j)
+        same = same && all.out.at(all.shape.row(at), slot, place, j) == one.out.at(one.shape.row(at), slot, 0, j);
+  });
+  CHECK(same);
+}
+
+TEST_CASE("observe: data that breaks a rule flags its sequence and leaves it alone") {
+  float_bench made(15, 30, 6);
+  while (made.shape.num_sequences < 3) made = float_bench(made.random.bits(), 30, 6);
+  made.place(history::ordered);
+  auto const rule = [&](fkv::sequence_flag expected, auto const& spoil) {
+    float_bench broken = made;
+    spoil(broken);
+    auto const before = broken.out.values;
+    REQUIRE(broken.observe(broken.window.view()).ok());
+    CHECK(broken.state.view.flags[0] == 0);
+    CHECK(broken.state.view.flags[1] == static_cast<std::uint32_t>(expected));
+    CHECK(broken.state.view.flags[2] == 0);
+    bool untouched = true;
+    made.each_row([&](fkv::row_index at) {
+      int const width = made.shape.capacity * all_statistics::size * made.shape.group;
+      untouched = untouched && (at.sequence != 1 || made.same_row(before, broken.out.values, at, width));
+    });
+    CHECK(untouched);
+    broken.slots = {0, 2};
+    CHECK(broken.worst() <= tolerance);
+  };
+  fkv::row_index const last_row{made.shape.num_layers - 1, 1, made.shape.num_kv_heads - 1};
+  for (int const length : {-1, made.most + 1, 0x7fffffff})
+    rule(fkv::sequence_flag::bad_length, [&](float_bench& broken) { broken.cache.length(last_row) = length; });
+  for (int const count : {-1, 7, 0x7fffffff})
+    rule(fkv::sequence_flag::bad_window, [&](float_bench& broken) {
+      broken.window.has_counts = true;
+      broken.window.query_count[1] = count;
+    });
+  rule(fkv::sequence_flag::length_mismatch, [&](float_bench& broken) {
+    broken.state.view.seen_length[made.shape.row(last_row)] = made.cache.length(last_row) + 1;
+  });
+}
+
+TEST_CASE("observe: what the host can see is refused before anything is written") {
+  float_bench made(16, 30, 6);
+  made.place(history::ordered);
+  auto const before = made.out.values;
+  auto const list = made.list();
+  auto const window = made.window.view();
+  auto const cache = made.cache.view();
+  std::size_t const bytes = fkv::observe_bytes<all_statistics>(fkv::host, made.shape, list, 6);
+  testing::owned_workspace work(bytes);
+  auto const refused = [&](fkv::errc expected, auto const& tokens, fkv::sequence_list const& visited, auto const& seen,
+                           fkv::row_state const& state, fkv::statistics_view<all_statistics> const& out,
+                           fkv::workspace scratch) {
+    fkv::status const done = fkv::observe(fkv::host, tokens, visited, seen, state, out, scratch);
+    CHECK(done.code == expected);
+    CHECK(made.out.values.same_bytes(before));
+    CHECK(made.state.view.flags[0] == 0);
+  };
+  auto const change = [](auto value, auto const& edit) {
+    edit(value);
+    return value;
+  };
+  auto const out = made.out.view();
+  fkv::row_state const state = made.state.view;
+  using fkv::errc;
+  refused(errc::workspace_too_small, cache, list, window, state, out, {work.memory.data(), bytes - 1});
+  refused(errc::null_pointer, cache, list, window, state, out, {nullptr, bytes});
+  refused(errc::null_pointer, cache, list, window, state, {nullptr, out.capacity}, work.view());
+  refused(errc::invalid_shape, cache, list, window, state, {out.data, -1}, work.view());
+  refused(errc::null_pointer, change(cache, [](auto& c) { c.row_lengths = nullptr; }), list, window, state, out, work.view());
+  refused(errc::invalid_shape, change(cache, [](auto& c) { c.extents.group = 0; }), list, window, state, out, work.view());
+  refused(errc::invalid_shape, cache, change(list, [](auto& l) { l.max_count = -1; }), window, state, out, work.view());
+  refused(errc::invalid_shape, cache, change(list, [](auto& l) { l.max_length = -1; }), window, state, out, work.view());
+  refused(errc::null_pointer, cache, list, change(window, [](auto& w) { w.queries = nullptr; }), state, out, work.view());
+  refused(errc::invalid_shape, cache, list, change(window, [](auto& w) { w.max_queries = -1; }), state, out, work.view());
+  refused(errc::invalid_shape, cache, list, change(window, [](auto& w) { w.softmax_scale = -1.0f; }), state, out, work.view());
+  refused(errc::invalid_shape, cache, list, change(window, [](auto& w) { w.soft_cap = std::nanf(""); }), state, out, work.view());
+  refused(errc::misaligned, cache, list,
+          change(window, [](auto& w) { w.queries = reinterpret_cast<float const*>(reinterpret_cast<char const*>(w.queries) + 1); }),
+          state, out, work.view());
+  refused(errc::null_pointer, cache, list, window, change(state, [](auto& s) { s.position = nullptr; }), out, work.view());
+  refused(errc::invalid_shape, cache, list, window, change(state, [](auto& s) { s.group += 1; }), out, work.view());
+}
+
+TEST_CASE("observe: a list of no sequences, and threads, change no result") {
+  float_bench made(17, 60, 20);
+  made.place(history::filled);
+  auto const untouched = made.out.values;
+  auto none = made;
+  none.slots.clear();
+  REQUIRE(none.observe(none.window.view()).ok());
+  CHECK(none.out.values.same_bytes(untouched));
+  REQUIRE(made.observe(made.window.view(), fkv::host.threads(1)).ok());
+  auto const alone = made.out.values;
+  REQUIRE(made.observe(made.window.view(), fkv::host.threads(3)).ok());
+  CHECK(made.out.values.same_bytes(alone));
+}

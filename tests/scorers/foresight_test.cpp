@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <type_traits>
+#include <vector>
+
+#include <foresightkv/caches/dense.hpp>
+#include <foresightkv/score.hpp>
+#include <foresightkv/scorers/foresight.hpp>
+
+#include "support/policy_bench.hpp"
+#include "support/random_judges.hpp"
+#include "support/vector_file.hpp"
+
+namespace fkv = foresightkv;
+using testing::history;
+using testing::random_source;
+
+namespace {
+
+constexpr fkv::eviction_config loose{.budget = 4, .interval = 1, .recent_tokens = 2, .sink_tokens = 1};
+
+template <class Scorer>
+using score_policy = fkv::policy<fkv::eviction_config, Scorer, fkv::top_k, fkv::slot_list>;
+
+/// The judge through its generic form, token by token: no bulk form knows this type.
+struct plain_judge {
+  using reads = fkv::foresight<>::reads;
+  fkv::foresight<> judge{};
+
+  template <class Lanes, class Token>
+  float operator()(Lanes const& lanes, Token const& token) const {
+    return judge(lanes, token);
+  }
+};
+
+/// A cache of some layers and heads of a larger model.
+template <class Element>
+void check_judge(std::uint64_t seed) {
+  CAPTURE(seed);
+  using bulk_bench = testing::policy_bench<score_policy<fkv::foresight<>>, Element>;
+  random_source choice(seed);
+  bulk_bench made(seed, {loose, {}, {}, {}, {}}, choice.integer(4, 60), choice.integer(0, 40));
+  static constexpr int model_layers[] = {3, 1};
+  made.shape.layers = model_layers;
+  made.shape.first_kv_head = 1;
+  made.shape.total_kv_heads = made.shape.num_kv_heads + 2;
+  made.rebuild();
+  made.build(made.window.max_queries);
+  made.place(static_cast<history>(choice.integer(0, 3)));
+  testing::random_judges const judges({4, made.shape.model_kv_heads(), made.shape.group, made.shape.key_head_dim, made.shape.value_head_dim},
+                             made.random);
+  made.policy.scorer.weights = judges.view();
+  REQUIRE(made.score(made.window.view()).ok());
+
+  testing::policy_bench<score_policy<plain_judge>, Element> plain(seed, {loose, {{judges.view()}}, {}, {}, {}}, made.shape, 0);
+  plain.cache = made.cache;
+  plain.window = made.window;
+  plain.positions = made.positions;
+  for (int row = 0; row < made.shape.num_rows(); ++row) {
+    auto const count = static_cast<std::size_t>(made.shape.capacity);
+    auto const width = count * static_cast<std::size_t>(2 * made.shape.group);
+    plain.state.view.seen_length[row] = made.state.view.seen_length[row];
+    plain.state.view.next_position[row] = made.state.view.next_position[row];
+    plain.state.view.step[row] = made.state.view.step[row];
+    std::copy_n(made.state.view.position + made.state.view.column(row, 0), count, plain.state.view.position + plain.state.view.column(row, 0));
+    std::copy_n(made.state.view.carried_at(row, 0), width, plain.state.view.carried_at(row, 0));
+  }
+  REQUIRE(plain.score(plain.window.view()).ok());
+
+  testing::worst_difference generic, exact;
+  constexpr oracle::statistic features[] = {{oracle::fold::maximum, 0}, {oracle::fold::minimum, 0}, {oracle::fold::sum, 0},
+                                            {oracle::fold::last, 16},   {oracle::fold::last, 8},    {oracle::fold::last, 32}};
+  made.each_row([&](fkv::row_index at) {
+    int const row = made.shape.row(at);
+    auto const judge = judges.head(model_layers[at.layer], at.kv_head + 1);
+    auto const tokens = made.tokens_of(at);
+    std::vector<oracle::window> seen;
+    for (int j = 0; j < made.shape.group; ++j) seen.push_back(made.window.seen(at, j, tokens, made.row_end[static_cast<std::size_t>(row)]));
+    for (std::size_t slot = 0; slot < tokens.length(); ++slot) {
+      if (tokens.position[slot] < 0) continue;
+      int const place = static_cast<int>(slot);
+      oracle::numbers inputs;
+      for (auto const& feature : features)
+        for (auto const& head : seen) inputs.push_back(oracle::evaluate(feature, head, slot));
+      for (int i = 0; i < 2 * made.shape.group; ++i)
+        inputs.push_back(place < made.state.seen(row) ? double{made.state.view.carried_at(row, place)[i]} : 0.0);
+      generic.add(plain.scores.at(row, place), made.scores.at(row, place));
+      exact.add(-judge.drop_score(tokens.key[slot], tokens.value[slot], inputs), made.scores.at(row, place));
+    }
+  });
+  CHECK(exact.value() <= 5e-5);
+  CHECK(generic.value() <= 5e-5);
+}
+
+}  // namespace
+
+TEST_CASE("foresight: the judge against the oracle and its own generic form, float") {
+  for (std::uint64_t seed = 0; seed < 16; ++seed) check_judge<float>(seed);
+}
+
+TEST_CASE("foresight: the judge against the oracle and its own generic form, half") {
+  for (std::uint64_t seed = 20; seed < 32; ++seed) check_judge<fkv::half>(seed);
+}
+
+TEST_CASE("foresight: what each feature policy reads") {
+  using fkv::accumulated, fkv::decayed, fkv::last, fkv::maximum, fkv::minimum, fkv::sum;
+  static_assert(std::is_same_v<fkv::foresight<>::reads, fkv::foresight<fkv::paper>::reads>);
+  static_assert(std::is_same_v<fkv::paper::reads,
+                               fkv::statistics<maximum, minimum, sum, last<16>, last<8>, last<32>, accumulated, decayed>>);
+  static_assert(std::is_same_v<fkv::reference_checkpoint::reads, fkv::statistics<maximum, minimum, sum, accumulated, decayed>>);
+  static_assert(std::is_same_v<fkv::reference_evaluation::reads, fkv::statistics<maximum, minimum, sum, accumulated>>);
+  int features = 0;
+  fkv::reference_checkpoint::for_each([&](auto) { ++features; });
+  CHECK(features == fkv::judge_shape::features);
+}
+
+TEST_CASE("foresight: covers the layers that it has weights for") {
+  fkv::foresight<> scorer;
+  scorer.weights.shape.num_layers = 3;
+  CHECK_FALSE(scorer.covers(-1));
+  CHECK(scorer.covers(0));
+  CHECK(scorer.covers(2));
+  CHECK_FALSE(scorer.covers(3));
+}
