@@ -30,7 +30,9 @@ void select(benchmark::State& run) {
   run.SetItemsProcessed(run.iterations() * extents.rows() * extents.tokens());
 }
 
-// The textbook way to the same two lists: nth_element over (score, slot), then both index lists sorted.
+// The textbook way: nth_element over (score, slot), then the evicted list sorted, and the kept one too if wanted: select
+// delivers both.
+template <bool SortKept>
 void nth_element_and_sort(benchmark::State& run) {
   axes const extents(run);
   auto const rule = fkv::compose(extents.config(), fkv::window_sum{}, fkv::top_k{}, fkv::ordered{});
@@ -39,6 +41,7 @@ void nth_element_and_sort(benchmark::State& run) {
   for (auto _ : run) {
     for (int row = 0; row < extents.rows(); ++row) {
       float const* const scores = made.score_rows().row(row);
+      auto const first = static_cast<std::ptrdiff_t>(row) * extents.tokens();
       std::iota(order.begin(), order.end(), 0);
       auto const middle = order.begin() + extents.interval;
       if (middle < order.end())
@@ -46,32 +49,11 @@ void nth_element_and_sort(benchmark::State& run) {
           return scores[a] < scores[b] || (scores[a] == scores[b] && a < b);
         });
       std::sort(order.begin(), middle);
-      std::sort(middle, order.end());
-      std::copy(order.begin(), middle, made.evicted.begin() + static_cast<std::ptrdiff_t>(row) * extents.tokens());
-      std::copy(middle, order.end(), made.kept.begin() + static_cast<std::ptrdiff_t>(row) * extents.tokens());
-    }
-    benchmark::ClobberMemory();
-  }
-  run.SetItemsProcessed(run.iterations() * extents.rows() * extents.tokens());
-}
-
-// The same with the evicted list alone sorted: less than select delivers.
-void nth_element_and_sort_evicted(benchmark::State& run) {
-  axes const extents(run);
-  auto const rule = fkv::compose(extents.config(), fkv::window_sum{}, fkv::top_k{}, fkv::ordered{});
-  setting<float, std::remove_const_t<decltype(rule)>> made(extents, rule);
-  std::vector<std::int32_t> order(static_cast<std::size_t>(extents.budget));
-  for (auto _ : run) {
-    for (int row = 0; row < extents.rows(); ++row) {
-      float const* const scores = made.score_rows().row(row);
-      std::iota(order.begin(), order.end(), 0);
-      auto const middle = order.begin() + extents.interval;
-      if (middle < order.end())
-        std::nth_element(order.begin(), middle, order.end(), [&](int a, int b) {
-          return scores[a] < scores[b] || (scores[a] == scores[b] && a < b);
-        });
-      std::sort(order.begin(), middle);
-      std::copy(order.begin(), middle, made.evicted.begin() + static_cast<std::ptrdiff_t>(row) * extents.tokens());
+      std::copy(order.begin(), middle, made.evicted.begin() + first);
+      if constexpr (SortKept) {
+        std::sort(middle, order.end());
+        std::copy(middle, order.end(), made.kept.begin() + first);
+      }
     }
     benchmark::ClobberMemory();
   }
@@ -82,5 +64,5 @@ void nth_element_and_sort_evicted(benchmark::State& run) {
 
 BENCHMARK(select<fkv::top_k>)->Name("select/top_k")->Apply(rows_axis);
 BENCHMARK(select<fkv::sampled_top_k>)->Name("select/sampled_top_k")->Apply(rows_axis);
-BENCHMARK(nth_element_and_sort)->Name("select/nth_element_and_sort_both")->Apply(rows_axis);
-BENCHMARK(nth_element_and_sort_evicted)->Name("select/nth_element_and_sort_evicted")->Apply(rows_axis);
+BENCHMARK(nth_element_and_sort<true>)->Name("select/nth_element_and_sort_both")->Apply(rows_axis);
+BENCHMARK(nth_element_and_sort<false>)->Name("select/nth_element_and_sort_evicted")->Apply(rows_axis);

@@ -9,7 +9,7 @@ install(DIRECTORY "${PROJECT_SOURCE_DIR}/include/foresightkv" DESTINATION includ
   FILES_MATCHING PATTERN "*.hpp" PATTERN "*.cuh")
 install(FILES "${PROJECT_SOURCE_DIR}/LICENSE" DESTINATION "${CMAKE_INSTALL_DATADIR}/doc/foresightkv")
 
-install(TARGETS foresightkv EXPORT foresightkv-targets)
+install(TARGETS foresightkv foresightkv_training EXPORT foresightkv-targets)
 install(EXPORT foresightkv-targets NAMESPACE foresightkv:: DESTINATION "${foresightkv_package_dir}")
 install(TARGETS foresightkv_io EXPORT foresightkv-io-targets)
 install(EXPORT foresightkv-io-targets NAMESPACE foresightkv:: DESTINATION "${foresightkv_package_dir}")

@@ -30,9 +30,8 @@ enum class golden_rules : int {
   /// A last, partial block is divided by its own rows. From queries and keys the budget must be a multiple of
   /// the interval.
   exact,
-  /// The paper's code: a partial block is divided by the interval too, and where the budget is no multiple
-  /// the
-  /// first future block, 1 + budget / interval, starts before budget + interval.
+  /// The paper's code: a partial block is divided by the interval too, and where the budget is no multiple, the first
+  /// future block, 1 + budget / interval, starts before budget + interval.
   published
 };
 

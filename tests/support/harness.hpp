@@ -85,7 +85,8 @@ bool same_token(Cache const& a, fkv::row_index at, int slot_a, Cache const& b, i
          std::memcmp(a.value(at, slot_a), b.value(at, slot_b), values) == 0;
 }
 
-/// The memory behind a policy's state, reset.
+/// The memory behind a policy's state: no tokens seen, request ids and seeds 0. Columns hold large numbers, which show
+/// where somebody reads what nobody wrote.
 template <class Policy>
 struct owned_state {
   fkv::cache_shape shape{};
@@ -95,8 +96,16 @@ struct owned_state {
   owned_state() = default;
   owned_state(fkv::cache_shape const& extents, int capacity)
       : shape(extents), memory(fkv::state_bytes<Policy>(extents, capacity)) {
+    std::memset(memory.data(), 0x7F, memory.bytes());
     view = fkv::make_state<Policy>(extents, capacity, {memory.data(), memory.size()});
-    std::memset(memory.data(), 0, memory.bytes());
+    auto const rows = static_cast<std::size_t>(extents.num_rows());
+    auto const sequences = static_cast<std::size_t>(extents.num_sequences);
+    std::fill_n(view.seen_length, rows, 0);
+    std::fill_n(view.next_position, rows, 0);
+    std::fill_n(view.step, rows, 0u);
+    std::fill_n(view.request_id, sequences, 0u);
+    std::fill_n(view.seed, sequences, std::uint64_t{0});
+    std::fill_n(view.flags, sequences, 0u);
   }
   owned_state(owned_state const& other) : shape(other.shape), memory(other.memory) { rebind(other); }
   owned_state& operator=(owned_state const& other) {

@@ -107,10 +107,11 @@ inline void check_trace_notes(tensor const* token_ids, tensor const* losses, std
 
 }  // namespace detail
 
-/// A file of recorded attention: for every recorded layer i the tensors `layer.{i}.query` [heads, T, D],
-/// `layer.{i}.key` [kv_heads, T, D] and `layer.{i}.value` [kv_heads, T, value dim], of any floating-point
-/// type, and maybe `token_ids` [T] and `losses` [T - 1]. All layers have the same T. Other tensors are left
-/// alone.
+/// A file of recorded attention.
+///
+/// For every recorded layer i: layer.{i}.query [heads, T, D], layer.{i}.key [kv_heads, T, D] and layer.{i}.value
+/// [kv_heads, T, value dim], of any floating-point type; maybe token_ids [T] and losses [T - 1]. All layers have the
+/// same T. Other tensors are left alone.
 class trace {
  public:
   /// Maps the file and checks everything, values included: what opens can be replayed.
