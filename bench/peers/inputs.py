@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The random inputs of the comparisons, the same bytes for both sides: one layer of the shape of Qwen3-4B.
 
-Run as a program it writes them as raw little-endian files for the C++ programs: inputs.py {step,labels,ranking} DIR [SEED].
+Run as a program it writes them as raw little-endian files for the C++ programs:
+inputs.py {step,labels,ranking} DIR [SEED].
 """
 
 import pathlib
@@ -73,7 +74,7 @@ def labels(seed, tokens=LABEL_TOKENS):
 
 
 def survivors(random, tokens):
-    """Candidates of every step when a random LABEL_INTERVAL of them are evicted each time: [steps, KV_HEADS, BUDGET]."""
+    """Candidates of every step when LABEL_INTERVAL random ones are evicted each time: [steps, KV_HEADS, BUDGET]."""
     steps = numpy.empty((RANKING_STEPS, KV_HEADS, BUDGET), numpy.int32)
     for head in range(KV_HEADS):
         now = numpy.arange(BUDGET)

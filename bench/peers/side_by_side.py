@@ -131,7 +131,7 @@ def compare_labels(ours, published):
 
 
 def compare_ranking(ours, published):
-    """Loss, and gradients of the judge's weights after clipping. fc2.bias is left out: its gradient is 0 but for rounding."""
+    """Loss, and gradients of the judge's weights after clipping; that of fc2.bias is 0 but for rounding."""
     error = 0.0
     for name in ("loss", "fc1_weight", "fc1_bias", "fc2_weight"):
         mine, theirs = (inputs.read(place, f"{name}.f32", (-1,)) for place in (ours.saved, published))
