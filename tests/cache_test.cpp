@@ -48,7 +48,8 @@ TEST_CASE("cache: rows stand layer by layer, sequence by sequence, head by head"
   int expected = 0;
   for (int layer = 0; layer < shape.num_layers; ++layer)
     for (int sequence = 0; sequence < shape.num_sequences; ++sequence)
-      for (int head = 0; head < shape.num_kv_heads; ++head) CHECK(shape.row({layer, sequence, head}) == expected++);
+      for (int head = 0; head < shape.num_kv_heads; ++head)
+        CHECK(shape.row({layer, sequence, head}) == expected++);
   CHECK(shape.num_rows() == expected);
 }
 
@@ -81,24 +82,41 @@ TEST_CASE("cache: which extents are valid") {
   }
   CHECK_FALSE(changed([](auto& s) { s.first_kv_head = -1; }).valid());
   CHECK_FALSE(changed([](auto& s) { s.first_kv_head = 1; }).valid());  // beyond the model's last head
-  CHECK(changed([](auto& s) { s.first_kv_head = 4; s.total_kv_heads = 8; }).valid());
-  CHECK_FALSE(changed([](auto& s) { s.first_kv_head = 5; s.total_kv_heads = 8; }).valid());
+  CHECK(changed([](auto& s) {
+          s.first_kv_head = 4;
+          s.total_kv_heads = 8;
+        }).valid());
+  CHECK_FALSE(changed([](auto& s) {
+                s.first_kv_head = 5;
+                s.total_kv_heads = 8;
+              }).valid());
   CHECK_FALSE(changed([](auto& s) { s.total_kv_heads = 3; }).valid());
-  CHECK_FALSE(changed([](auto& s) { s.first_kv_head = 0x7fffffff; s.total_kv_heads = 8; }).valid());
+  CHECK_FALSE(changed([](auto& s) {
+                s.first_kv_head = 0x7fffffff;
+                s.total_kv_heads = 8;
+              }).valid());
   // Counts of rows and of query heads must fit an int.
-  CHECK_FALSE(changed([](auto& s) { s.num_layers = 1 << 15; s.num_sequences = 1 << 16; }).valid());
-  CHECK_FALSE(changed([](auto& s) { s.num_sequences = 1 << 28; s.num_kv_heads = 4; }).valid());
+  CHECK_FALSE(changed([](auto& s) {
+                s.num_layers = 1 << 15;
+                s.num_sequences = 1 << 16;
+              }).valid());
+  CHECK_FALSE(changed([](auto& s) {
+                s.num_sequences = 1 << 28;
+                s.num_kv_heads = 4;
+              }).valid());
   CHECK_FALSE(changed([](auto& s) { s.group = 0x7fffffff; }).valid());
 }
 
 TEST_CASE("cache: where lengths stand in each domain") {
   using fkv::detail::length_index;
   using fkv::detail::num_lengths;
-  for (fkv::length_domain const domain : {fkv::length_domain::sequence, fkv::length_domain::layer, fkv::length_domain::row}) {
+  for (fkv::length_domain const domain :
+       {fkv::length_domain::sequence, fkv::length_domain::layer, fkv::length_domain::row}) {
     std::set<int> places;
     for (int layer = 0; layer < shape.num_layers; ++layer)
       for (int sequence = 0; sequence < shape.num_sequences; ++sequence)
-        for (int head = 0; head < shape.num_kv_heads; ++head) places.insert(length_index(domain, shape, {layer, sequence, head}));
+        for (int head = 0; head < shape.num_kv_heads; ++head)
+          places.insert(length_index(domain, shape, {layer, sequence, head}));
     CHECK(static_cast<int>(places.size()) == num_lengths(domain, shape));
     CHECK(*places.begin() == 0);
     CHECK(*places.rbegin() == num_lengths(domain, shape) - 1);

@@ -26,7 +26,8 @@ bench make_bench(std::uint64_t seed, int longest, int queries) {
   return {seed, policy_type{loose, {}, {}, {}, {}}, longest, queries};
 }
 
-/// Carries the window and compares the state with the oracle. Rows of sequences that are not listed must not change.
+/// Carries the window and compares the state with the oracle. Rows of sequences that are not listed must not
+/// change.
 void check_carry(bench& made, bool observed_before) {
   using expected_row = std::vector<std::vector<oracle::numbers>>;
   std::vector<expected_row> expected;
@@ -49,11 +50,13 @@ void check_carry(bench& made, bool observed_before) {
     wrong += made.state.view.next_position[row] != made.row_end[index];
     wrong += made.state.view.step[row] != before.state.view.step[row];
     for (int slot = 0; slot < made.length(at); ++slot) {
-      wrong += made.state.view.position[made.state.view.column(row, slot)] != made.positions[index][static_cast<std::size_t>(slot)];
+      wrong += made.state.view.position[made.state.view.column(row, slot)] !=
+               made.positions[index][static_cast<std::size_t>(slot)];
       for (int place = 0; place < 2; ++place)
         for (int j = 0; j < made.shape.group; ++j)
           worst.add(made.state.view.carried_at(row, slot)[place * made.shape.group + j],
-                    wanted[static_cast<std::size_t>(slot)][static_cast<std::size_t>(place)][static_cast<std::size_t>(j)]);
+                    wanted[static_cast<std::size_t>(slot)][static_cast<std::size_t>(place)]
+                          [static_cast<std::size_t>(j)]);
     }
   });
   CHECK(wrong == 0);
@@ -82,7 +85,8 @@ TEST_CASE("carry: window after window, tokens arriving in between") {
     // The rows are still pristine: tokens that arrive take the next positions.
     made.each_row([&](fkv::row_index at) {
       auto& positions = made.positions[static_cast<std::size_t>(made.shape.row(at))];
-      while (static_cast<int>(positions.size()) < length) positions.push_back(static_cast<int>(positions.size()));
+      while (static_cast<int>(positions.size()) < length)
+        positions.push_back(static_cast<int>(positions.size()));
       made.row_end[static_cast<std::size_t>(made.shape.row(at))] = length;
       made.cache.length(at) = length;
     });
@@ -153,7 +157,8 @@ TEST_CASE("carry: data that breaks a rule flags its sequence and leaves it alone
     CHECK(changed.state.view.flags[1] == static_cast<std::uint32_t>(expected));
     CHECK(changed.state.view.flags[2] == 0);
     changed.each_row([&](fkv::row_index at) {
-      bool const same = testing::same_columns(changed.state.view, made.state.view, made.shape.row(at), made.shape.capacity);
+      bool const same =
+          testing::same_columns(changed.state.view, made.state.view, made.shape.row(at), made.shape.capacity);
       if (at.sequence == 1) CHECK(same);
       if (at.sequence != 1) CHECK(changed.state.seen(made.shape.row(at)) == made.length(at));
     });
@@ -174,7 +179,8 @@ TEST_CASE("carry: data that breaks a rule flags its sequence and leaves it alone
   REQUIRE(changed.carry(changed.window.view()).ok());
   CHECK(changed.state.view.flags[1] == static_cast<std::uint32_t>(fkv::sequence_flag::length_mismatch));
 
-  // Statistics with too few slots for one sequence's rows. The others stand where they would in a shorter buffer.
+  // Statistics with too few slots for one sequence's rows. The others stand where they would in a shorter
+  // buffer.
   changed = made;
   for (int s = 0; s < 3; ++s) changed.place(s, history::pristine, s == 1 ? 20 : 10);
   testing::owned_statistics<bench::window_list> few(made.shape, 10);
@@ -209,21 +215,32 @@ TEST_CASE("carry: what the host can see is refused before anything is written") 
     edit(value);
     return value;
   };
-  auto const refused = [&](fkv::errc expected, auto const& policy, auto const& tokens, fkv::sequence_list const& visited,
-                           auto const& seen, auto const& columns, fkv::workspace scratch) {
+  auto const refused = [&](fkv::errc expected, auto const& policy, auto const& tokens,
+                           fkv::sequence_list const& visited, auto const& seen, auto const& columns,
+                           fkv::workspace scratch) {
     CHECK(fkv::carry(fkv::host, policy, tokens, visited, seen, columns, scratch).code == expected);
     CHECK(testing::same_state(made.state.view, before.view));
   };
   using fkv::errc;
   auto const& policy = made.policy;
-  refused(errc::invalid_config, change(policy, [](auto& p) { p.config.budget = 0; }), cache, list, window, state, work.view());
-  refused(errc::invalid_shape, policy, change(cache, [](auto& c) { c.extents.num_layers = 0; }), list, window, state, work.view());
-  refused(errc::invalid_shape, policy, cache, change(list, [](auto& l) { l.max_length = -1; }), window, state, work.view());
-  refused(errc::null_pointer, policy, cache, list, change(window, [](auto& w) { w.queries = nullptr; }), state, work.view());
+  refused(errc::invalid_config, change(policy, [](auto& p) { p.config.budget = 0; }), cache, list, window,
+          state, work.view());
+  refused(errc::invalid_shape, policy, change(cache, [](auto& c) { c.extents.num_layers = 0; }), list, window,
+          state, work.view());
+  refused(errc::invalid_shape, policy, cache, change(list, [](auto& l) { l.max_length = -1; }), window, state,
+          work.view());
+  refused(errc::null_pointer, policy, cache, list, change(window, [](auto& w) { w.queries = nullptr; }),
+          state, work.view());
+  refused(errc::unsupported, policy, cache, list, change(window, [](auto& w) { w.continues = true; }), state,
+          work.view());
   refused(errc::null_pointer, policy, cache, list, fkv::observed<bench::window_list>{}, state, work.view());
-  refused(errc::invalid_shape, policy, cache, list, fkv::observed<bench::window_list>{{made.statistics.values.data(), -1}}, state, work.view());
-  refused(errc::null_pointer, policy, cache, list, window, change(state, [](auto& s) { s.carried = nullptr; }), work.view());
-  refused(errc::invalid_shape, policy, cache, list, window, change(state, [](auto& s) { s.num_sequences += 1; }), work.view());
-  refused(errc::workspace_too_small, policy, cache, list, window, state, {work.memory.data(), work.memory.size() - 1});
+  refused(errc::invalid_shape, policy, cache, list,
+          fkv::observed<bench::window_list>{{made.statistics.values.data(), -1}}, state, work.view());
+  refused(errc::null_pointer, policy, cache, list, window,
+          change(state, [](auto& s) { s.carried = nullptr; }), work.view());
+  refused(errc::invalid_shape, policy, cache, list, window,
+          change(state, [](auto& s) { s.num_sequences += 1; }), work.view());
+  refused(errc::workspace_too_small, policy, cache, list, window, state,
+          {work.memory.data(), work.memory.size() - 1});
   refused(errc::null_pointer, policy, cache, list, window, state, {nullptr, work.memory.size()});
 }

@@ -40,7 +40,8 @@ TEST_CASE("compact: ordered and fill_holes keep the same tokens") {
       if (a.lists.count(row) > 0) {
         // At most one token moved per evicted one.
         int moved = 0;
-        for (std::size_t slot = 0; slot < filled.size(); ++slot) moved += filled[slot] != static_cast<int>(slot);
+        for (std::size_t slot = 0; slot < filled.size(); ++slot)
+          moved += filled[slot] != static_cast<int>(slot);
         CHECK(moved <= a.lists.count(row));
       }
       std::sort(filled.begin(), filled.end());
@@ -80,7 +81,9 @@ TEST_CASE("compact: data that breaks a rule flags its sequence and leaves it alo
     CHECK(broken.state.view.flags[1] == static_cast<std::uint32_t>(expected));
     CHECK(broken.new_lengths[1] == -7);
     int changed = 0;
-    broken.each_row([&](fkv::row_index at) { changed += testing::changes(broken, at.sequence == 1 ? before : sound, at); });
+    broken.each_row([&](fkv::row_index at) {
+      changed += testing::changes(broken, at.sequence == 1 ? before : sound, at);
+    });
     CHECK(changed == 0);
     CHECK((broken.state.view.flags[0] == 0 && broken.state.view.flags[2] == 0));
   };
@@ -105,9 +108,11 @@ TEST_CASE("compact: what the host can see is refused before anything is written"
     edit(value);
     return value;
   };
-  auto const refused = [&](fkv::errc expected, auto const& policy, auto const& tokens, fkv::sequence_list const& visited,
-                           fkv::selection const& chosen, auto const& columns, std::int32_t* lengths, fkv::workspace scratch) {
-    CHECK(fkv::compact(fkv::host, policy, tokens, visited, chosen, columns, lengths, scratch).code == expected);
+  auto const refused = [&](fkv::errc expected, auto const& policy, auto const& tokens,
+                           fkv::sequence_list const& visited, fkv::selection const& chosen,
+                           auto const& columns, std::int32_t* lengths, fkv::workspace scratch) {
+    CHECK(fkv::compact(fkv::host, policy, tokens, visited, chosen, columns, lengths, scratch).code ==
+          expected);
     CHECK(made.cache.same_tokens(before.cache));
     CHECK(testing::same_state(made.state.view, before.state.view));
     CHECK(made.new_lengths.same_bytes(before.new_lengths));
@@ -116,19 +121,35 @@ TEST_CASE("compact: what the host can see is refused before anything is written"
   auto const& policy = made.policy;
   std::int32_t* const lengths = made.new_lengths.data();
   auto const shifted = reinterpret_cast<std::int32_t*>(reinterpret_cast<std::uintptr_t>(lengths) + 1);
-  refused(errc::invalid_config, change(policy, [](auto& p) { p.config.interval = 0; }), cache, list, lists, state, lengths, work.view());
-  refused(errc::null_pointer, policy, change(cache, [](auto& c) { c.keys = nullptr; c.layer_keys = nullptr; }), list, lists, state, lengths, work.view());
-  refused(errc::invalid_shape, policy, cache, change(list, [](auto& l) { l.max_count = -2; }), lists, state, lengths, work.view());
-  refused(errc::null_pointer, policy, cache, list, change(lists, [](auto& l) { l.kept = nullptr; }), state, lengths, work.view());
-  refused(errc::null_pointer, policy, cache, list, change(lists, [](auto& l) { l.evicted = nullptr; }), state, lengths, work.view());
-  refused(errc::null_pointer, policy, cache, list, change(lists, [](auto& l) { l.evicted_count = nullptr; }), state, lengths, work.view());
-  refused(errc::invalid_shape, policy, cache, list, change(lists, [](auto& l) { l.capacity = -1; }), state, lengths, work.view());
-  refused(errc::null_pointer, policy, cache, list, lists, change(state, [](auto& s) { s.carried = nullptr; }), lengths, work.view());
-  refused(errc::invalid_shape, policy, cache, list, lists, change(state, [](auto& s) { s.num_carried = 1; }), lengths, work.view());
-  refused(errc::invalid_shape, policy, cache, list, lists, change(state, [](auto& s) { s.capacity = 0; }), lengths, work.view());
+  refused(errc::invalid_config, change(policy, [](auto& p) { p.config.interval = 0; }), cache, list, lists,
+          state, lengths, work.view());
+  refused(errc::null_pointer, policy,
+          change(cache,
+                 [](auto& c) {
+                   c.keys = nullptr;
+                   c.layer_keys = nullptr;
+                 }),
+          list, lists, state, lengths, work.view());
+  refused(errc::invalid_shape, policy, cache, change(list, [](auto& l) { l.max_count = -2; }), lists, state,
+          lengths, work.view());
+  refused(errc::null_pointer, policy, cache, list, change(lists, [](auto& l) { l.kept = nullptr; }), state,
+          lengths, work.view());
+  refused(errc::null_pointer, policy, cache, list, change(lists, [](auto& l) { l.evicted = nullptr; }), state,
+          lengths, work.view());
+  refused(errc::null_pointer, policy, cache, list, change(lists, [](auto& l) { l.evicted_count = nullptr; }),
+          state, lengths, work.view());
+  refused(errc::invalid_shape, policy, cache, list, change(lists, [](auto& l) { l.capacity = -1; }), state,
+          lengths, work.view());
+  refused(errc::null_pointer, policy, cache, list, lists, change(state, [](auto& s) { s.carried = nullptr; }),
+          lengths, work.view());
+  refused(errc::invalid_shape, policy, cache, list, lists, change(state, [](auto& s) { s.num_carried = 1; }),
+          lengths, work.view());
+  refused(errc::invalid_shape, policy, cache, list, lists, change(state, [](auto& s) { s.capacity = 0; }),
+          lengths, work.view());
   refused(errc::null_pointer, policy, cache, list, lists, state, nullptr, work.view());
   refused(errc::misaligned, policy, cache, list, lists, state, shifted, work.view());
   refused(errc::overlap, policy, cache, list, lists, state, made.cache.lengths.data(), work.view());
   refused(errc::overlap, policy, cache, list, lists, state, made.cache.lengths.data() + 2, work.view());
-  refused(errc::workspace_too_small, policy, cache, list, lists, state, lengths, {work.memory.data(), work.memory.size() - 1});
+  refused(errc::workspace_too_small, policy, cache, list, lists, state, lengths,
+          {work.memory.data(), work.memory.size() - 1});
 }

@@ -12,9 +12,9 @@
 #include <foresightkv/evict.hpp>
 #include <foresightkv/foresightkv.hpp>
 
+#include "support/lifetime.hpp"
 #include "support/policy_bench.hpp"
 #include "support/tight_budget.hpp"
-#include "support/vector_file.hpp"
 
 namespace fkv = foresightkv;
 using testing::guarded;
@@ -31,7 +31,8 @@ using run_time_policy = fkv::policy<fkv::eviction_config, mixed_scorer, fkv::top
 using filling = run_time_policy<fkv::fill_holes>;
 using listing = run_time_policy<fkv::slot_list>;
 using ordering = run_time_policy<fkv::ordered>;
-using sampling = fkv::policy<fkv::eviction_config, mixed_scorer, fkv::sampled_top_k, fkv::ordered, fkv::per_sequence>;
+using sampling =
+    fkv::policy<fkv::eviction_config, mixed_scorer, fkv::sampled_top_k, fkv::ordered, fkv::per_sequence>;
 
 using filling_bench = testing::policy_bench<filling>;
 using listing_bench = testing::policy_bench<listing>;
@@ -50,20 +51,12 @@ Bench three_sequences(std::uint64_t seed) {
   return made;
 }
 
-template <class Bench>
-void run_stages(Bench& made) {
-  REQUIRE(made.observe().ok());
-  REQUIRE(made.carry(made.observed()).ok());
-  REQUIRE(made.score(made.observed()).ok());
-  REQUIRE(made.select().ok());
-  REQUIRE(made.compact().ok());
-}
-
 /// Differences of a row, all bytes of it.
 template <class Bench>
 int differences(Bench& a, Bench& b, fkv::row_index at, int slots) {
   int wrong = !testing::same_columns(a.state.view, b.state.view, a.shape.row(at), slots);
-  for (int slot = 0; slot < a.shape.capacity; ++slot) wrong += !testing::same_token(a.cache.view(), at, slot, b.cache.view(), slot);
+  for (int slot = 0; slot < a.shape.capacity; ++slot)
+    wrong += !testing::same_token(a.cache.view(), at, slot, b.cache.view(), slot);
   return wrong;
 }
 
@@ -72,7 +65,7 @@ template <class Bench>
 void check_stages(Bench& made, bool observed_before) {
   Bench staged = made;
   Bench before = made;
-  run_stages(staged);
+  staged.run_stages();
   if (observed_before) REQUIRE(made.observe().ok());
   REQUIRE((observed_before ? made.evict(made.observed()) : made.evict()).ok());
   int wrong = 0;
@@ -81,7 +74,8 @@ void check_stages(Bench& made, bool observed_before) {
     int const row = made.shape.row(at);
     bool const loses = made.listed(at.sequence) && staged.lists.count(row) > 0;
     cut += loses;
-    wrong += loses ? differences(made, staged, at, made.state.seen(row)) : differences(made, before, at, made.shape.capacity);
+    wrong += loses ? differences(made, staged, at, made.state.seen(row))
+                   : differences(made, before, at, made.shape.capacity);
     wrong += made.new_length(at) != staged.new_length(at);
     if (made.listed(at.sequence)) {
       wrong += !made.right_lists(at);
@@ -106,7 +100,7 @@ TEST_CASE("evict: the bits of its stages one by one, sequences of different leng
     // right_lists judges the fused lists by scores: those of the stages.
     auto const scores = [&](auto& made) {
       auto staged = made;
-      run_stages(staged);
+      staged.run_stages();
       made.scores = staged.scores;
     };
     scores(filled);
@@ -130,7 +124,7 @@ TEST_CASE("evict: drawn tokens, budgets per sequence, bfloat16, a length for eve
     made.place(0, history::pristine, 65);
     auto before = made;
     auto staged = made;
-    run_stages(staged);
+    staged.run_stages();
     REQUIRE(made.evict().ok());
     int wrong = 0;
     made.each_row([&](fkv::row_index at) {
@@ -139,8 +133,10 @@ TEST_CASE("evict: drawn tokens, budgets per sequence, bfloat16, a length for eve
       int const goes = std::max(length - budgets[static_cast<std::size_t>(at.sequence)], 0);
       wrong += made.lists.count(row) != goes;
       wrong += made.new_length(at) != length - goes;
-      wrong += made.lists.evicted_of(row) != staged.lists.evicted_of(row) || made.lists.kept_of(row, length) != staged.lists.kept_of(row, length);
-      wrong += goes > 0 ? differences(made, staged, at, length - goes) : differences(made, before, at, made.shape.capacity);
+      wrong += made.lists.evicted_of(row) != staged.lists.evicted_of(row) ||
+               made.lists.kept_of(row, length) != staged.lists.kept_of(row, length);
+      wrong += goes > 0 ? differences(made, staged, at, length - goes)
+                        : differences(made, before, at, made.shape.capacity);
     });
     CHECK(wrong == 0);
   }
@@ -182,13 +178,15 @@ TEST_CASE("evict: a row within its budget keeps every byte") {
       CAPTURE(seed);
       CAPTURE(length);
       auto made = make_bench<filling_bench>(seed);
-      for (int s = 0; s < made.shape.num_sequences; ++s) made.place(s, static_cast<history>(seed % 3), length);
+      for (int s = 0; s < made.shape.num_sequences; ++s)
+        made.place(s, static_cast<history>(seed % 3), length);
       auto const before = made;
       REQUIRE(made.evict().ok());
       CHECK(made.cache.same_tokens(before.cache));
       CHECK(made.state.memory.same_bytes(before.state.memory));
       CHECK(made.cache.lengths.same_bytes(before.cache.lengths));
-      for (int s = 0; s < made.shape.num_sequences; ++s) CHECK(made.new_lengths[static_cast<std::size_t>(s)] == length);
+      for (int s = 0; s < made.shape.num_sequences; ++s)
+        CHECK(made.new_lengths[static_cast<std::size_t>(s)] == length);
       made.each_row([&](fkv::row_index at) {
         auto const kept = made.lists.kept_of(made.shape.row(at), length);
         CHECK(made.lists.count(made.shape.row(at)) == 0);
@@ -211,7 +209,8 @@ TEST_CASE("evict: a prompt longer than the state's columns has implicit position
     auto before = wide;
     if (seed % 2 == 0) {  // the engine may say so, or not
       std::vector<std::int32_t> counts;
-      for (int s = 0; s < wide.shape.num_sequences; ++s) counts.push_back(wide.cache.lengths[static_cast<std::size_t>(s)]);
+      for (int s = 0; s < wide.shape.num_sequences; ++s)
+        counts.push_back(wide.cache.lengths[static_cast<std::size_t>(s)]);
       REQUIRE(fkv::append(fkv::host, narrow.state.view, narrow.list(), counts.data()).ok());
     }
     REQUIRE((wide.evict().ok() && narrow.evict().ok()));
@@ -224,145 +223,18 @@ TEST_CASE("evict: a prompt longer than the state's columns has implicit position
       int const row = wide.shape.row(at);
       CHECK(narrow.state.view.next_position[row] == wide.length(at));
       for (int slot = 0; slot < small.budget; ++slot)  // a token's position is where it stood
-        CHECK(testing::same_token(narrow.cache.view(), at, slot, before.cache.view(), narrow.state.view.position[narrow.state.view.column(row, slot)]));
+        CHECK(testing::same_token(narrow.cache.view(), at, slot, before.cache.view(),
+                                  narrow.state.view.position[narrow.state.view.column(row, slot)]));
     });
   }
 }
 
 namespace {
 
-/// A token of the oracle's cache: what was written for it, and what its columns should hold.
-struct token {
-  std::vector<float> key, value;
-  oracle::numbers accumulated, decayed;
-};
-
-/// An engine and its oracle: tokens arrive, rows are cut, again and again.
-template <class Policy>
-class lifetime {
- public:
-  using bench = testing::policy_bench<Policy>;
-  static constexpr bool moves = Policy::compaction_type::moves_tokens;
-
-  explicit lifetime(std::uint64_t seed) : made(make_bench<bench>(seed, small.budget + small.interval, small.interval)) {
-    rows.resize(static_cast<std::size_t>(made.shape.num_rows()));
-  }
-
-  /// `count` tokens join every sequence: where slots are empty, there first.
-  void arrive(int count) {
-    std::vector<std::int32_t> counts(static_cast<std::size_t>(made.shape.num_sequences), count);
-    if (!moves) REQUIRE(fkv::append(fkv::host, made.state.view, made.list(), counts.data()).ok());
-    made.each_row([&](fkv::row_index at) {
-      auto const index = static_cast<std::size_t>(made.shape.row(at));
-      auto& positions = made.positions[index];
-      for (int left = count; left > 0; --left) {
-        auto const hole = std::find(positions.begin(), positions.end(), -1);
-        auto const slot = static_cast<std::size_t>(hole - positions.begin());
-        if (hole == positions.end()) {
-          positions.push_back(-1);
-          rows[index].emplace_back();
-        }
-        positions[slot] = made.row_end[index]++;
-        rows[index][slot] = write(at, static_cast<int>(slot));
-      }
-      made.cache.length(at) = static_cast<int>(positions.size());
-    });
-    made.random.template fill_normal<float>(made.window.queries, 1.5f);
-  }
-
-  /// One eviction, against what the oracle makes of the same step.
-  void cut() {
-    bench staged = made;
-    run_stages(staged);
-    made.scores = staged.scores;
-    compare_scores();
-    REQUIRE(made.evict().ok());
-    int wrong = 0;
-    made.each_row([&](fkv::row_index at) { wrong += move(at); });
-    CHECK(wrong == 0);
-    CHECK(carried_error.value() <= 1e-4);
-  }
-
-  bench made;
-
- private:
-  token write(fkv::row_index at, int slot) {
-    token fresh;
-    for (int d = 0; d < made.shape.key_head_dim; ++d) fresh.key.push_back(made.random.normal());
-    for (int d = 0; d < made.shape.value_head_dim; ++d) fresh.value.push_back(made.random.normal());
-    std::copy(fresh.key.begin(), fresh.key.end(), made.cache.view().key(at, slot));
-    std::copy(fresh.value.begin(), fresh.value.end(), made.cache.view().value(at, slot));
-    fresh.accumulated.assign(static_cast<std::size_t>(made.shape.group), 0.0);
-    fresh.decayed = fresh.accumulated;
-    return fresh;
-  }
-
-  /// Carries the window into the oracle's columns and compares the library's scores with its own.
-  void compare_scores() {
-    testing::worst_difference worst;
-    made.each_row([&](fkv::row_index at) {
-      auto const index = static_cast<std::size_t>(made.shape.row(at));
-      auto const tokens = made.tokens_of(at);
-      std::vector<oracle::window> seen;
-      for (int j = 0; j < made.shape.group; ++j) seen.push_back(made.window.seen(at, j, tokens, made.row_end[index]));
-      for (std::size_t slot = 0; slot < tokens.length(); ++slot) {
-        if (tokens.position[slot] < 0) continue;
-        token& mine = rows[index][slot];
-        for (std::size_t j = 0; j < seen.size(); ++j) {
-          double const sum = oracle::evaluate({oracle::fold::sum, 0}, seen[j], slot);
-          mine.accumulated[j] += sum;
-          mine.decayed[j] = 0.9 * mine.decayed[j] + sum;
-        }
-        double const score = made.policy.scorer.expected(tokens.key[slot], tokens.value[slot], seen, slot, mine.accumulated, mine.decayed);
-        worst.add(made.scores.at(made.shape.row(at), static_cast<int>(slot)), score);
-      }
-    });
-    INFO("scores off by " << worst.value());
-    CHECK(worst.value() <= 1e-4);
-  }
-
-  /// Moves a row of the oracle as its own selection says, and counts where the library's row differs.
-  int move(fkv::row_index at) {
-    int const row = made.shape.row(at);
-    auto const index = static_cast<std::size_t>(row);
-    auto const choice = made.expected(at);
-    int wrong = !made.right_lists(at);
-    auto const from = oracle::sources(typename Policy::compaction_type{}, choice, made.length(at));
-    std::vector<token> left(from.size());
-    std::vector<int> positions(from.size(), -1);
-    for (std::size_t slot = 0; slot < from.size(); ++slot) {
-      if (from[slot] < 0) continue;
-      left[slot] = rows[index][static_cast<std::size_t>(from[slot])];
-      positions[slot] = made.positions[index][static_cast<std::size_t>(from[slot])];
-    }
-    rows[index] = std::move(left);
-    made.positions[index] = positions;
-    made.cache.length(at) = made.new_length(at);
-    wrong += made.new_length(at) != static_cast<int>(from.size());
-    std::int32_t const* const column = made.state.view.position + made.state.view.column(row, 0);
-    wrong += std::vector<int>(column, column + made.state.seen(row)) != positions;
-    for (std::size_t slot = 0; slot < from.size(); ++slot) {
-      if (from[slot] < 0) continue;
-      auto const& mine = rows[index][slot];
-      int const place = static_cast<int>(slot);
-      wrong += std::memcmp(mine.key.data(), made.cache.view().key(at, place), mine.key.size() * sizeof(float)) != 0;
-      wrong += std::memcmp(mine.value.data(), made.cache.view().value(at, place), mine.value.size() * sizeof(float)) != 0;
-      for (std::size_t j = 0; j < mine.accumulated.size(); ++j) {
-        carried_error.add(made.state.view.carried_at(row, place)[j], mine.accumulated[j]);
-        carried_error.add(made.state.view.carried_at(row, place)[mine.accumulated.size() + j], mine.decayed[j]);
-      }
-    }
-    return wrong;
-  }
-
-  std::vector<std::vector<token>> rows;
-  testing::worst_difference carried_error;
-};
-
 template <class Policy>
 void check_lifetime(std::uint64_t seed) {
   CAPTURE(seed);
-  lifetime<Policy> life(seed);
+  testing::lifetime<Policy> life(seed, small);
   life.arrive(small.budget);
   for (int step = 0; step < 7; ++step) {
     CAPTURE(step);
@@ -388,7 +260,8 @@ TEST_CASE("evict: a sequence's life against the oracle, slots reused") {
 }
 
 TEST_CASE("evict: a config fixed at compile time gives the bits of the same config at run time") {
-  using fixed_bench = testing::policy_bench<fkv::policy<fkv::fixed<small>, mixed_scorer, fkv::top_k, fkv::fill_holes>>;
+  using fixed_bench =
+      testing::policy_bench<fkv::policy<fkv::fixed<small>, mixed_scorer, fkv::top_k, fkv::fill_holes>>;
   for (std::uint64_t seed = 500; seed < 508; ++seed) {
     CAPTURE(seed);
     auto run_time = make_bench<filling_bench>(seed);
@@ -439,8 +312,9 @@ TEST_CASE("evict: a dry run writes lengths and lists alone; without lists the re
     CHECK(dry.new_lengths.same_bytes(real.new_lengths));
 
     auto work = testing::workspace_for<filling>(silent.shape, silent.list(), 9);
-    REQUIRE(fkv::evict(fkv::host, silent.policy, silent.cache.view(), silent.list(), silent.window.view(), silent.state.view,
-                       silent.new_lengths.data(), work.view()).ok());
+    REQUIRE(fkv::evict(fkv::host, silent.policy, silent.cache.view(), silent.list(), silent.window.view(),
+                       silent.state.view, silent.new_lengths.data(), work.view())
+                .ok());
     CHECK(silent.cache.same_tokens(real.cache));
     CHECK(silent.state.memory.same_bytes(real.state.memory));
     CHECK(silent.lists.same(before.lists));
@@ -449,8 +323,9 @@ TEST_CASE("evict: a dry run writes lengths and lists alone; without lists the re
     silent = before;
     fkv::eviction_output output{silent.new_lengths.data(), silent.lists.view()};
     output.lists.capacity = 0;
-    REQUIRE(fkv::evict(fkv::host, silent.policy, silent.cache.view(), silent.list(), silent.window.view(), silent.state.view,
-                       output, work.view()).ok());
+    REQUIRE(fkv::evict(fkv::host, silent.policy, silent.cache.view(), silent.list(), silent.window.view(),
+                       silent.state.view, output, work.view())
+                .ok());
     CHECK(silent.cache.same_tokens(real.cache));
     CHECK(silent.lists.same(before.lists));
   }
@@ -467,7 +342,8 @@ TEST_CASE("evict: slots out of range are passed over, repeats visited once, a co
   auto blank = before;
   int wrong = 0;
   made.each_row([&](fkv::row_index at) {
-    wrong += at.sequence == 1 ? differences(made, blank, at, made.shape.capacity) : differences(made, all, at, small.budget);
+    wrong += at.sequence == 1 ? differences(made, blank, at, made.shape.capacity)
+                              : differences(made, all, at, small.budget);
     wrong += made.new_length(at) != (at.sequence == 1 ? -7 : small.budget);
   });
   CHECK(wrong == 0);
@@ -481,15 +357,18 @@ TEST_CASE("evict: slots out of range are passed over, repeats visited once, a co
     guarded<std::int32_t> in_memory(1, count);
     fkv::sequence_list const list{nullptr, in_memory.data(), 3, counted.most};  // null slots: 0, 1, 2
     auto work = testing::workspace_for<filling>(counted.shape, list, 9);
-    REQUIRE(fkv::evict(fkv::host, counted.policy, counted.cache.view(), list, counted.window.view(), counted.state.view,
-                       counted.new_lengths.data(), work.view()).ok());
-    for (int s = 0; s < 3; ++s) CHECK(counted.new_lengths[static_cast<std::size_t>(s)] == (s < count ? small.budget : -7));
+    REQUIRE(fkv::evict(fkv::host, counted.policy, counted.cache.view(), list, counted.window.view(),
+                       counted.state.view, counted.new_lengths.data(), work.view())
+                .ok());
+    for (int s = 0; s < 3; ++s)
+      CHECK(counted.new_lengths[static_cast<std::size_t>(s)] == (s < count ? small.budget : -7));
   }
 }
 
 namespace {
 
-/// Spoils sequence 1 of three and evicts: it must be flagged and keep every byte, the others must be cut as ever.
+/// Spoils sequence 1 of three and evicts: it must be flagged and keep every byte, the others must be cut as
+/// ever.
 template <class Bench, class Spoil>
 void check_flag(Bench const& made, fkv::sequence_flag expected, Spoil const& spoil) {
   CAPTURE(static_cast<unsigned>(expected));
@@ -519,12 +398,16 @@ TEST_CASE("evict: data that breaks a rule flags its sequence and leaves it alone
   for (int s = 0; s < 3; ++s) made.place(s, history::ordered, 50);
   int const last = made.shape.row({made.shape.num_layers - 1, 1, made.shape.num_kv_heads - 1});
   for (int const length : {-1, made.most + 1, made.shape.capacity + 1, 0x7fffffff})
-    check_flag(made, fkv::sequence_flag::bad_length, [&](filling_bench& b) { b.cache.length({0, 1, 0}) = length; });
+    check_flag(made, fkv::sequence_flag::bad_length, [&](filling_bench& b) {
+      b.cache.length({0, 1, 0}) = length;
+    });
   for (int const seen : {51, 0x7fffffff})
-    check_flag(made, fkv::sequence_flag::length_mismatch, [&](filling_bench& b) { b.state.view.seen_length[last] = seen; });
+    check_flag(made, fkv::sequence_flag::length_mismatch,
+               [&](filling_bench& b) { b.state.view.seen_length[last] = seen; });
   made.window.has_counts = true;
   for (int const count : {-1, 10})
-    check_flag(made, fkv::sequence_flag::bad_window, [&](filling_bench& b) { b.window.query_count[1] = count; });
+    check_flag(made, fkv::sequence_flag::bad_window,
+               [&](filling_bench& b) { b.window.query_count[1] = count; });
 
   auto slots = three_sequences<listing_bench>(581);
   for (int s = 0; s < 3; ++s) slots.place(s, history::pristine, s == 1 ? 60 : 40);
@@ -540,7 +423,8 @@ TEST_CASE("evict: data that breaks a rule flags its sequence and leaves it alone
   for (int const budget : {-1, 0, 7, drawn.shape.capacity + 1, 0x7fffffff}) {
     std::vector<std::int32_t> spoiled = budgets;
     spoiled[1] = budget;
-    check_flag(drawn, fkv::sequence_flag::bad_budget, [&](sampling_bench& b) { b.policy.budget.budgets = spoiled.data(); });
+    check_flag(drawn, fkv::sequence_flag::bad_budget,
+               [&](sampling_bench& b) { b.policy.budget.budgets = spoiled.data(); });
   }
 }
 
@@ -558,7 +442,8 @@ TEST_CASE("evict: statistics with too few slots flag the sequences that need mor
 }
 
 TEST_CASE("evict: where too much is protected, all candidates go and the sequence is flagged over budget") {
-  using tight_bench = testing::policy_bench<fkv::policy<fkv::eviction_config, mixed_scorer, fkv::top_k, fkv::ordered, testing::tight_budget>>;
+  using tight_bench = testing::policy_bench<
+      fkv::policy<fkv::eviction_config, mixed_scorer, fkv::top_k, fkv::ordered, testing::tight_budget>>;
   auto made = three_sequences<tight_bench>(600);
   std::vector<std::int32_t> budgets(static_cast<std::size_t>(made.shape.num_sequences), 20);
   budgets[1] = 3;
@@ -600,8 +485,9 @@ TEST_CASE("evict: what the host can see is refused before anything is written") 
   auto const shifted = []<class Pointer>(Pointer* pointer) {
     return reinterpret_cast<Pointer*>(reinterpret_cast<std::uintptr_t>(pointer) + 1);
   };
-  auto const refused = [&](fkv::errc expected, auto const& policy, auto const& tokens, fkv::sequence_list const& visited,
-                           auto const& seen, auto const& columns, fkv::eviction_output const& out, fkv::workspace scratch) {
+  auto const refused = [&](fkv::errc expected, auto const& policy, auto const& tokens,
+                           fkv::sequence_list const& visited, auto const& seen, auto const& columns,
+                           fkv::eviction_output const& out, fkv::workspace scratch) {
     CHECK(fkv::evict(fkv::host, policy, tokens, visited, seen, columns, out, scratch).code == expected);
     CHECK(made.cache.same_tokens(before.cache));
     CHECK(made.state.memory.same_bytes(before.state.memory));
@@ -610,22 +496,31 @@ TEST_CASE("evict: what the host can see is refused before anything is written") 
   };
   using fkv::errc;
   auto const& policy = made.policy;
-  for (fkv::eviction_config const config : {fkv::eviction_config{0, 8, 6, 2}, {24, 0, 6, 2}, {24, 8, 23, 2}, {24, 8, 6, -1}, {24, 25, -1, 0}})
-    refused(errc::invalid_config, change(policy, [&](auto& p) { p.config = config; }), cache, list, window, state, output, work.view());
+  for (fkv::eviction_config const config :
+       {fkv::eviction_config{0, 8, 6, 2}, {24, 0, 6, 2}, {24, 8, 23, 2}, {24, 8, 6, -1}, {24, 25, -1, 0}})
+    refused(errc::invalid_config, change(policy, [&](auto& p) { p.config = config; }), cache, list, window,
+            state, output, work.view());
 
   auto const cache_case = [&](errc expected, auto const& edit) {
     refused(expected, policy, change(cache, edit), list, window, state, output, work.view());
   };
-  cache_case(errc::null_pointer, [](auto& c) { c.keys = nullptr; c.layer_keys = nullptr; });
-  cache_case(errc::null_pointer, [](auto& c) { c.values = nullptr; c.layer_values = nullptr; });
+  cache_case(errc::null_pointer, [](auto& c) {
+    c.keys = nullptr;
+    c.layer_keys = nullptr;
+  });
+  cache_case(errc::null_pointer, [](auto& c) {
+    c.values = nullptr;
+    c.layer_values = nullptr;
+  });
   cache_case(errc::null_pointer, [](auto& c) { c.row_lengths = nullptr; });
   cache_case(errc::misaligned, [&](auto& c) { c.row_lengths = shifted(c.row_lengths); });
   for (int field = 0; field < 7; ++field)
     for (int const bad : {0, -1}) {
       CAPTURE(field);
       cache_case(errc::invalid_shape, [&](auto& c) {
-        int* const fields[] = {&c.extents.num_layers, &c.extents.num_sequences, &c.extents.num_kv_heads, &c.extents.group,
-                               &c.extents.key_head_dim, &c.extents.value_head_dim, &c.extents.capacity};
+        int* const fields[] = {&c.extents.num_layers, &c.extents.num_sequences, &c.extents.num_kv_heads,
+                               &c.extents.group,      &c.extents.key_head_dim,  &c.extents.value_head_dim,
+                               &c.extents.capacity};
         *fields[field] = bad;
       });
     }
@@ -648,8 +543,11 @@ TEST_CASE("evict: what the host can see is refused before anything is written") 
   window_case(errc::misaligned, [&](auto& w) { w.queries = shifted(w.queries); });
   window_case(errc::misaligned, [&](auto& w) { w.lse = shifted(before.window.lse.data()); });
   window_case(errc::invalid_shape, [](auto& w) { w.max_queries = -1; });
+  window_case(errc::unsupported,
+              [](auto& w) { w.continues = true; });  // there is nothing that it could continue
   window_case(errc::invalid_shape, [](auto& w) { w.soft_cap = -1.0f; });
-  refused(errc::null_pointer, policy, cache, list, fkv::observed<filling_bench::window_list>{}, state, output, work.view());
+  refused(errc::null_pointer, policy, cache, list, fkv::observed<filling_bench::window_list>{}, state, output,
+          work.view());
 
   auto const state_case = [&](errc expected, auto const& edit) {
     refused(expected, policy, cache, list, window, change(state, edit), output, work.view());
@@ -671,7 +569,8 @@ TEST_CASE("evict: what the host can see is refused before anything is written") 
   output_case(errc::misaligned, [&](auto& o) { o.new_lengths = shifted(o.new_lengths); });
   output_case(errc::invalid_shape, [](auto& o) { o.lists.capacity = -1; });
   output_case(errc::misaligned, [&](auto& o) { o.lists.kept = shifted(o.lists.kept); });
-  refused(errc::workspace_too_small, policy, cache, list, window, state, output, {work.memory.data(), work.memory.size() - 1});
+  refused(errc::workspace_too_small, policy, cache, list, window, state, output,
+          {work.memory.data(), work.memory.size() - 1});
   refused(errc::null_pointer, policy, cache, list, window, state, output, {nullptr, work.memory.size()});
   CHECK(work.memory.intact());
 }
@@ -687,8 +586,9 @@ TEST_CASE("evict: a workspace of any alignment does, and of any content") {
     std::size_t const bytes = fkv::evict_bytes<filling>(fkv::host, again.shape, again.list(), 9);
     testing::owned_workspace work(bytes, shift);
     std::memset(work.memory.data(), shift % 2 == 1 ? 0xFF : 0x7F, bytes);  // NaN, or large numbers
-    REQUIRE(fkv::evict(fkv::host, again.policy, again.cache.view(), again.list(), again.window.view(), again.state.view,
-                       again.new_lengths.data(), work.view()).ok());
+    REQUIRE(fkv::evict(fkv::host, again.policy, again.cache.view(), again.list(), again.window.view(),
+                       again.state.view, again.new_lengths.data(), work.view())
+                .ok());
     CHECK(work.memory.intact());
     CHECK(again.cache.same_tokens(made.cache));
     CHECK(testing::same_state(again.state.view, made.state.view));

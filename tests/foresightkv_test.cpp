@@ -36,7 +36,9 @@ TEST_CASE("foresightkv: with this one header a row of five tokens loses the leas
   CHECK(count == 1);
 
   std::vector<std::byte> memory(fkv::evict_bytes<policy_type>(fkv::host, shape, due_list, 1));
-  REQUIRE(fkv::evict(fkv::host, policy, cache, due_list, window, state, new_lengths, {memory.data(), memory.size()}).ok());
+  REQUIRE(fkv::evict(fkv::host, policy, cache, due_list, window, state, new_lengths,
+                     {memory.data(), memory.size()})
+              .ok());
   CHECK(new_lengths[0] == 4);
   float const kept[4] = {5.0f, 4.0f, 2.0f, 3.0f};
   for (int slot = 0; slot < 4; ++slot) {

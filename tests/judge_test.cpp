@@ -14,7 +14,8 @@ using testing::guarded;
 
 namespace {
 
-constexpr fkv::judge_shape shape{.num_layers = 3, .num_kv_heads = 2, .group = 3, .key_head_dim = 5, .value_head_dim = 4};
+constexpr fkv::judge_shape shape{
+    .num_layers = 3, .num_kv_heads = 2, .group = 3, .key_head_dim = 5, .value_head_dim = 4};
 
 /// Room for one layer in the published layout.
 struct layer_memory {
@@ -33,7 +34,8 @@ struct layer_memory {
 
 template <class Memory>
 bool equal(Memory const& memory, std::vector<float> const& values) {
-  return memory.size() == values.size() && std::memcmp(memory.data(), values.data(), values.size() * sizeof(float)) == 0;
+  return memory.size() == values.size() &&
+         std::memcmp(memory.data(), values.data(), values.size() * sizeof(float)) == 0;
 }
 
 }  // namespace
@@ -46,14 +48,16 @@ TEST_CASE("judge: extents") {
   for (int field = 0; field < 5; ++field)
     for (int const bad : {0, -1}) {
       fkv::judge_shape broken = shape;
-      int* const fields[] = {&broken.num_layers, &broken.num_kv_heads, &broken.group, &broken.key_head_dim, &broken.value_head_dim};
+      int* const fields[] = {&broken.num_layers, &broken.num_kv_heads, &broken.group, &broken.key_head_dim,
+                             &broken.value_head_dim};
       *fields[field] = bad;
       CHECK_FALSE(broken.valid());
       CHECK_FALSE(broken == shape);
     }
 }
 
-TEST_CASE("judge: packing turns the published drop score into a keep score, once, and unpacking turns it back") {
+TEST_CASE(
+    "judge: packing turns the published drop score into a keep score, once, and unpacking turns it back") {
   testing::random_source random(1);
   testing::random_judges const published(shape, random);
   fkv::judge_weights const packed = published.view();

@@ -30,7 +30,9 @@ TEST_CASE("observation: both layouts give each query elements and a log-sum-exp 
   for (std::size_t i = 0; i < lse.size(); ++i) lse[i] = static_cast<float>(i);
   for (bool const hnd : {true, false}) {
     using view = fkv::observation<float>;
-    auto const window = (hnd ? view::hnd(queries.data(), shape, most) : view::nhd(queries.data(), shape, most)).with_lse(lse.data());
+    auto const window =
+        (hnd ? view::hnd(queries.data(), shape, most) : view::nhd(queries.data(), shape, most))
+            .with_lse(lse.data());
     CHECK(window.max_queries == most);
     std::set<float const*> seen;
     int wrong = 0;
@@ -41,7 +43,8 @@ TEST_CASE("observation: both layouts give each query elements and a log-sum-exp 
             float const* const query = window.query({layer, sequence, head / shape.group}, head, r);
             seen.insert(query);
             auto const place = (query - queries.data()) / 5;
-            wrong += window.log_sum_exp({layer, sequence, head / shape.group}, head, r) != static_cast<float>(place);
+            wrong += window.log_sum_exp({layer, sequence, head / shape.group}, head, r) !=
+                     static_cast<float>(place);
             int const block = layer * 3 + sequence;
             wrong += place != (hnd ? (block * heads + head) * most + r : (block * most + r) * heads + head);
           }
@@ -72,7 +75,10 @@ TEST_CASE("observation: what a verb refuses") {
   std::int32_t const counts[4] = {};
   CHECK(code([](auto&) {}) == errc::ok);
   CHECK(code([](auto& w) { w.queries = nullptr; }) == errc::null_pointer);
-  CHECK(code([](auto& w) { w.queries = nullptr; w.max_queries = 0; }) == errc::ok);
+  CHECK(code([](auto& w) {
+          w.queries = nullptr;
+          w.max_queries = 0;
+        }) == errc::ok);
   CHECK(code([](auto& w) { w.max_queries = -1; }) == errc::invalid_shape);
   for (float const bad : {-1.0f, std::nanf(""), std::numeric_limits<float>::infinity()}) {
     CHECK(code([&](auto& w) { w.softmax_scale = bad; }) == errc::invalid_shape);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include <foresightkv/caches/dense.hpp>
@@ -17,8 +18,8 @@ using testing::random_source;
 
 namespace {
 
-using all_statistics = fkv::statistics<fkv::maximum, fkv::minimum, fkv::sum, fkv::last<1>, fkv::last<8>, fkv::last<32>,
-                                       fkv::sum_of_squares>;
+using all_statistics = fkv::statistics<fkv::maximum, fkv::minimum, fkv::sum, fkv::last<1>, fkv::last<8>,
+                                       fkv::last<32>, fkv::sum_of_squares>;
 
 // A policy that stores nothing but positions.
 using position_policy = fkv::detail::observer<fkv::statistics<>>;
@@ -33,7 +34,9 @@ struct bench : testing::token_bench<position_policy, Element, fkv::length_domain
   testing::owned_statistics<List> out;
 
   bench(std::uint64_t seed, int longest, int most_queries) : base(seed, longest) { rebuild(most_queries); }
-  bench(std::uint64_t seed, fkv::cache_shape const& extents, int most_queries) : base(seed, extents) { rebuild(most_queries); }
+  bench(std::uint64_t seed, fkv::cache_shape const& extents, int most_queries) : base(seed, extents) {
+    rebuild(most_queries);
+  }
 
   void rebuild(int most_queries) {
     window = {shape, most_queries, random.chance(0.5), random};
@@ -42,7 +45,8 @@ struct bench : testing::token_bench<position_policy, Element, fkv::length_domain
 
   fkv::status observe(fkv::observation<Query, Base> const& seen, fkv::host_execution exec = fkv::host) {
     testing::owned_workspace work(fkv::observe_bytes<List>(exec, shape, base::list(), seen.max_queries));
-    fkv::status const done = fkv::observe(exec, cache.view(), base::list(), seen, state.view, out.view(), work.view());
+    fkv::status const done =
+        fkv::observe(exec, cache.view(), base::list(), seen, state.view, out.view(), work.view());
     CHECK(work.memory.intact());
     CHECK((out.values.intact() && cache.intact() && state.intact() && window.intact()));
     return done;
@@ -63,7 +67,8 @@ struct bench : testing::token_bench<position_policy, Element, fkv::length_domain
             // Sums of many queries are held to a relative error.
             double const expected = oracle::evaluate(wanted[s], seen, slot);
             double const size = std::max(1.0, std::fabs(expected));
-            difference.add(out.at(row, static_cast<int>(slot), static_cast<int>(s), j) / size, expected / size);
+            difference.add(out.at(row, static_cast<int>(slot), static_cast<int>(s), j) / size,
+                           expected / size);
           }
       }
     });
@@ -73,7 +78,8 @@ struct bench : testing::token_bench<position_policy, Element, fkv::length_domain
     window.has_lse = true;
     base::each_row([&](fkv::row_index at) {
       auto const row = static_cast<std::size_t>(shape.row(at));
-      window.fill_lse(at, testing::oracle_row(cache.view(), at, positions[row]), row_end[row], masked, random);
+      window.fill_lse(at, testing::oracle_row(cache.view(), at, positions[row]), row_end[row], masked,
+                      random);
     });
   }
 };
@@ -85,14 +91,18 @@ template <class Element, class Query, fkv::log_base Base>
 void check_random(std::uint64_t seed) {
   CAPTURE(seed);
   random_source choice(seed + 1000);
-  bench<Element, Query, Base> made(seed, choice.chance(0.2) ? choice.integer(150, 300) : choice.integer(1, 70), choice.integer(0, 40));
+  bench<Element, Query, Base> made(
+      seed, choice.chance(0.2) ? choice.integer(150, 300) : choice.integer(1, 70), choice.integer(0, 40));
   made.place(static_cast<history>(choice.integer(0, 3)));
   auto& window = made.window;
   if (choice.chance(0.4)) {
     window.has_counts = true;
-    for (auto& count : window.query_count) count = choice.chance(0.25) ? 0 : choice.integer(0, window.max_queries);
+    for (auto& count : window.query_count)
+      count = choice.chance(0.25) ? 0 : choice.integer(0, window.max_queries);
   }
-  auto const end_of = [&](int sequence) { return made.row_end[static_cast<std::size_t>(made.shape.row({0, sequence, 0}))]; };
+  auto const end_of = [&](int sequence) {
+    return made.row_end[static_cast<std::size_t>(made.shape.row({0, sequence, 0}))];
+  };
   for (int s = 0; s < made.shape.num_sequences; ++s) {
     auto const place = static_cast<std::size_t>(s);
     window.window_end[place] = end_of(s) - choice.integer(0, 12);
@@ -116,11 +126,13 @@ TEST_CASE("observe: statistics of random windows, float") {
 }
 
 TEST_CASE("observe: statistics of random windows, half with base-2 log-sum-exps") {
-  for (std::uint64_t seed = 100; seed < 130; ++seed) check_random<fkv::half, fkv::half, fkv::log_base::two>(seed);
+  for (std::uint64_t seed = 100; seed < 130; ++seed)
+    check_random<fkv::half, fkv::half, fkv::log_base::two>(seed);
 }
 
 TEST_CASE("observe: statistics of random windows, bfloat16 keys and float queries") {
-  for (std::uint64_t seed = 200; seed < 230; ++seed) check_random<fkv::bfloat16, float, fkv::log_base::natural>(seed);
+  for (std::uint64_t seed = 200; seed < 230; ++seed)
+    check_random<fkv::bfloat16, float, fkv::log_base::natural>(seed);
 }
 
 TEST_CASE("observe: statistics of random windows, fp8 keys and bfloat16 queries") {
@@ -171,8 +183,11 @@ TEST_CASE("observe: a query sees no token behind it, whatever that token holds")
   made.window.has_counts = true;
   for (auto& count : made.window.query_count) count = 1;
   made.window.has_end = true;
-  auto const end_of = [&](int s) { return made.row_end[static_cast<std::size_t>(made.shape.row({0, s, 0}))]; };
-  for (int s = 0; s < made.shape.num_sequences; ++s) made.window.window_end[static_cast<std::size_t>(s)] = end_of(s) / 2;
+  auto const end_of = [&](int s) {
+    return made.row_end[static_cast<std::size_t>(made.shape.row({0, s, 0}))];
+  };
+  for (int s = 0; s < made.shape.num_sequences; ++s)
+    made.window.window_end[static_cast<std::size_t>(s)] = end_of(s) / 2;
   REQUIRE(made.observe(made.window.view()).ok());
   auto const first = made.out.values;
   auto const cache = made.cache.view();
@@ -196,7 +211,8 @@ TEST_CASE("observe: a window in chunks gives the statistics of the whole") {
     auto& window = made.window;
     auto const whole = window.view();
     int const total = window.max_queries;
-    std::vector<std::int32_t> ends, firsts(static_cast<std::size_t>(made.shape.num_sequences)), counts(firsts.size());
+    std::vector<std::int32_t> ends, firsts(static_cast<std::size_t>(made.shape.num_sequences)),
+        counts(firsts.size());
     for (int s = 0; s < made.shape.num_sequences; ++s)
       ends.push_back(made.row_end[static_cast<std::size_t>(made.shape.row({0, s, 0}))]);
     for (int from = 0; from < total;) {
@@ -244,7 +260,8 @@ TEST_CASE("observe: masked queries give nothing, a fully masked window zeros") {
     int const row = made.shape.row(at);
     for (int slot = 0; slot < made.cache.length(at); ++slot)
       for (int s = 0; s < all_statistics::size; ++s)
-        for (int j = 0; j < made.shape.group; ++j) all_zero = all_zero && made.out.at(row, slot, s, j) == 0.0f;
+        for (int j = 0; j < made.shape.group; ++j)
+          all_zero = all_zero && made.out.at(row, slot, s, j) == 0.0f;
   });
   CHECK(all_zero);
 }
@@ -271,15 +288,18 @@ TEST_CASE("observe: one statistic alone is the same bits as among others, and so
   REQUIRE(all.observe(all.window.view()).ok());
   bench<float, float, fkv::log_base::natural, fkv::statistics<fkv::last<8>>> one(14, 60, 20);
   one.place(history::pristine);
-  testing::owned_workspace work(fkv::observe_bytes<fkv::statistics<fkv::last<8>>>(fkv::host, one.shape, one.list(), 20));
-  REQUIRE(fkv::observe(fkv::host, one.cache.view(), one.list(), one.window.view(), fkv::row_state{}, one.out.view(),
-                       work.view()).ok());
+  testing::owned_workspace work(
+      fkv::observe_bytes<fkv::statistics<fkv::last<8>>>(fkv::host, one.shape, one.list(), 20));
+  REQUIRE(fkv::observe(fkv::host, one.cache.view(), one.list(), one.window.view(), fkv::row_state{},
+                       one.out.view(), work.view())
+              .ok());
   bool same = true;
   constexpr int place = all_statistics::index<fkv::last<8>>();
   all.each_row([&](fkv::row_index at) {
     for (int slot = 0; slot < all.cache.length(at); ++slot)
       for (int j = 0; j < all.shape.group; ++j)
-        same = same && all.out.at(all.shape.row(at), slot, place, j) == one.out.at(one.shape.row(at), slot, 0, j);
+        same = same &&
+               all.out.at(all.shape.row(at), slot, place, j) == one.out.at(one.shape.row(at), slot, 0, j);
   });
   CHECK(same);
 }
@@ -307,12 +327,27 @@ TEST_CASE("observe: data that breaks a rule flags its sequence and leaves it alo
   };
   fkv::row_index const last_row{made.shape.num_layers - 1, 1, made.shape.num_kv_heads - 1};
   for (int const length : {-1, made.most + 1, 0x7fffffff})
-    rule(fkv::sequence_flag::bad_length, [&](float_bench& broken) { broken.cache.length(last_row) = length; });
+    rule(fkv::sequence_flag::bad_length,
+         [&](float_bench& broken) { broken.cache.length(last_row) = length; });
   for (int const count : {-1, 7, 0x7fffffff})
     rule(fkv::sequence_flag::bad_window, [&](float_bench& broken) {
       broken.window.has_counts = true;
       broken.window.query_count[1] = count;
     });
+  auto const placed = [&](std::int32_t first, std::int32_t end) {
+    rule(fkv::sequence_flag::bad_window, [&](float_bench& broken) {
+      broken.window.has_first = broken.window.has_end = true;
+      for (int s = 0; s < broken.shape.num_sequences; ++s) {
+        auto const sequence = static_cast<std::size_t>(s);
+        broken.window.window_end[sequence] = s == 1 ? end : 20;
+        broken.window.first_position[sequence] = s == 1 ? first : 14;
+      }
+    });
+  };
+  placed(15, 20);  // 6 queries from position 15 on end behind the window
+  placed(14, std::numeric_limits<std::int32_t>::min());
+  placed(std::numeric_limits<std::int32_t>::max(), std::numeric_limits<std::int32_t>::max());
+  placed(std::numeric_limits<std::int32_t>::min(), 20);
   rule(fkv::sequence_flag::length_mismatch, [&](float_bench& broken) {
     broken.state.view.seen_length[made.shape.row(last_row)] = made.cache.length(last_row) + 1;
   });
@@ -327,9 +362,9 @@ TEST_CASE("observe: what the host can see is refused before anything is written"
   auto const cache = made.cache.view();
   std::size_t const bytes = fkv::observe_bytes<all_statistics>(fkv::host, made.shape, list, 6);
   testing::owned_workspace work(bytes);
-  auto const refused = [&](fkv::errc expected, auto const& tokens, fkv::sequence_list const& visited, auto const& seen,
-                           fkv::row_state const& state, fkv::statistics_view<all_statistics> const& out,
-                           fkv::workspace scratch) {
+  auto const refused = [&](fkv::errc expected, auto const& tokens, fkv::sequence_list const& visited,
+                           auto const& seen, fkv::row_state const& state,
+                           fkv::statistics_view<all_statistics> const& out, fkv::workspace scratch) {
     fkv::status const done = fkv::observe(fkv::host, tokens, visited, seen, state, out, scratch);
     CHECK(done.code == expected);
     CHECK(made.out.values.same_bytes(before));
@@ -346,19 +381,32 @@ TEST_CASE("observe: what the host can see is refused before anything is written"
   refused(errc::null_pointer, cache, list, window, state, out, {nullptr, bytes});
   refused(errc::null_pointer, cache, list, window, state, {nullptr, out.capacity}, work.view());
   refused(errc::invalid_shape, cache, list, window, state, {out.data, -1}, work.view());
-  refused(errc::null_pointer, change(cache, [](auto& c) { c.row_lengths = nullptr; }), list, window, state, out, work.view());
-  refused(errc::invalid_shape, change(cache, [](auto& c) { c.extents.group = 0; }), list, window, state, out, work.view());
-  refused(errc::invalid_shape, cache, change(list, [](auto& l) { l.max_count = -1; }), window, state, out, work.view());
-  refused(errc::invalid_shape, cache, change(list, [](auto& l) { l.max_length = -1; }), window, state, out, work.view());
-  refused(errc::null_pointer, cache, list, change(window, [](auto& w) { w.queries = nullptr; }), state, out, work.view());
-  refused(errc::invalid_shape, cache, list, change(window, [](auto& w) { w.max_queries = -1; }), state, out, work.view());
-  refused(errc::invalid_shape, cache, list, change(window, [](auto& w) { w.softmax_scale = -1.0f; }), state, out, work.view());
-  refused(errc::invalid_shape, cache, list, change(window, [](auto& w) { w.soft_cap = std::nanf(""); }), state, out, work.view());
-  refused(errc::misaligned, cache, list,
-          change(window, [](auto& w) { w.queries = reinterpret_cast<float const*>(reinterpret_cast<char const*>(w.queries) + 1); }),
+  refused(errc::null_pointer, change(cache, [](auto& c) { c.row_lengths = nullptr; }), list, window, state,
+          out, work.view());
+  refused(errc::invalid_shape, change(cache, [](auto& c) { c.extents.group = 0; }), list, window, state, out,
+          work.view());
+  refused(errc::invalid_shape, cache, change(list, [](auto& l) { l.max_count = -1; }), window, state, out,
+          work.view());
+  refused(errc::invalid_shape, cache, change(list, [](auto& l) { l.max_length = -1; }), window, state, out,
+          work.view());
+  refused(errc::null_pointer, cache, list, change(window, [](auto& w) { w.queries = nullptr; }), state, out,
+          work.view());
+  refused(errc::invalid_shape, cache, list, change(window, [](auto& w) { w.max_queries = -1; }), state, out,
+          work.view());
+  refused(errc::invalid_shape, cache, list, change(window, [](auto& w) { w.softmax_scale = -1.0f; }), state,
+          out, work.view());
+  refused(errc::invalid_shape, cache, list, change(window, [](auto& w) { w.soft_cap = std::nanf(""); }),
           state, out, work.view());
-  refused(errc::null_pointer, cache, list, window, change(state, [](auto& s) { s.position = nullptr; }), out, work.view());
-  refused(errc::invalid_shape, cache, list, window, change(state, [](auto& s) { s.group += 1; }), out, work.view());
+  refused(errc::misaligned, cache, list,
+          change(window,
+                 [](auto& w) {
+                   w.queries = reinterpret_cast<float const*>(reinterpret_cast<char const*>(w.queries) + 1);
+                 }),
+          state, out, work.view());
+  refused(errc::null_pointer, cache, list, window, change(state, [](auto& s) { s.position = nullptr; }), out,
+          work.view());
+  refused(errc::invalid_shape, cache, list, window, change(state, [](auto& s) { s.group += 1; }), out,
+          work.view());
 }
 
 TEST_CASE("observe: a list of no sequences, and threads, change no result") {

@@ -30,7 +30,24 @@ namespace {
 /// Says back one thing that a token knows.
 struct probe {
   using reads = fkv::statistics<fkv::sum, fkv::accumulated>;
-  enum class question { slot, position, next_position, layer, kv_head, model_kv_heads, key_head_dim, value_head_dim, group, key, value, sum, mean, carried, lane_sum, lane_max };
+  enum class question {
+    slot,
+    position,
+    next_position,
+    layer,
+    kv_head,
+    model_kv_heads,
+    key_head_dim,
+    value_head_dim,
+    group,
+    key,
+    value,
+    sum,
+    mean,
+    carried,
+    lane_sum,
+    lane_max
+  };
   question what = question::slot;
   int dim = 0;
 
@@ -38,22 +55,38 @@ struct probe {
   float operator()(Lanes const& lanes, Token const& token) const {
     auto const number = [](auto value) { return static_cast<float>(value); };
     switch (what) {
-      case question::slot: return number(token.slot());
-      case question::position: return number(token.position());
-      case question::next_position: return number(token.next_position());
-      case question::layer: return number(token.layer());
-      case question::kv_head: return number(token.kv_head());
-      case question::model_kv_heads: return number(token.model_kv_heads());
-      case question::key_head_dim: return number(token.key_head_dim());
-      case question::value_head_dim: return number(token.value_head_dim());
-      case question::group: return number(token.group());
-      case question::key: return token.key(dim);
-      case question::value: return token.value(dim);
-      case question::sum: return token.statistic(fkv::sum{}, dim);
-      case question::mean: return token.mean(fkv::accumulated{});
-      case question::carried: return token.statistic(fkv::accumulated{}, dim);
-      case question::lane_sum: return lanes.sum(dim, [&](int i) { return number((i + 1) * (token.slot() + 1)); });
-      case question::lane_max: return lanes.max(dim, [&](int i) { return number((i * 7) % (dim + 1) - token.slot() - dim); });
+      case question::slot:
+        return number(token.slot());
+      case question::position:
+        return number(token.position());
+      case question::next_position:
+        return number(token.next_position());
+      case question::layer:
+        return number(token.layer());
+      case question::kv_head:
+        return number(token.kv_head());
+      case question::model_kv_heads:
+        return number(token.model_kv_heads());
+      case question::key_head_dim:
+        return number(token.key_head_dim());
+      case question::value_head_dim:
+        return number(token.value_head_dim());
+      case question::group:
+        return number(token.group());
+      case question::key:
+        return token.key(dim);
+      case question::value:
+        return token.value(dim);
+      case question::sum:
+        return token.statistic(fkv::sum{}, dim);
+      case question::mean:
+        return token.mean(fkv::accumulated{});
+      case question::carried:
+        return token.statistic(fkv::accumulated{}, dim);
+      case question::lane_sum:
+        return lanes.sum(dim, [&](int i) { return number((i + 1) * (token.slot() + 1)); });
+      case question::lane_max:
+        return lanes.max(dim, [&](int i) { return number((i * 7) % (dim + 1) - token.slot() - dim); });
     }
     return 0.0f;
   }
@@ -89,7 +122,8 @@ TEST_CASE("score: what a token tells a scorer") {
   auto const cache = made.cache.view();
   int const last_head = made.shape.group - 1;
   ask(question::slot, 0, [&](fkv::row_index, int slot) { return slot; });
-  ask(question::position, 0, [&](fkv::row_index at, int slot) { return made.positions[row(at)][static_cast<std::size_t>(slot)]; });
+  ask(question::position, 0,
+      [&](fkv::row_index at, int slot) { return made.positions[row(at)][static_cast<std::size_t>(slot)]; });
   ask(question::next_position, 0, [&](fkv::row_index at, int) { return made.row_end[row(at)]; });
   ask(question::layer, 0, [&](fkv::row_index at, int) { return model_layers[at.layer]; });
   ask(question::kv_head, 0, [&](fkv::row_index at, int) { return 5 + at.kv_head; });
@@ -98,14 +132,19 @@ TEST_CASE("score: what a token tells a scorer") {
   ask(question::value_head_dim, 0, [&](fkv::row_index, int) { return made.shape.value_head_dim; });
   ask(question::group, 0, [&](fkv::row_index, int) { return made.shape.group; });
   for (int const dim : {0, made.shape.key_head_dim - 1})
-    ask(question::key, dim, [&](fkv::row_index at, int slot) { return fkv::to_float(cache.key(at, slot)[dim]); });
+    ask(question::key, dim,
+        [&](fkv::row_index at, int slot) { return fkv::to_float(cache.key(at, slot)[dim]); });
   for (int const dim : {0, made.shape.value_head_dim - 1})
-    ask(question::value, dim, [&](fkv::row_index at, int slot) { return fkv::to_float(cache.value(at, slot)[dim]); });
+    ask(question::value, dim,
+        [&](fkv::row_index at, int slot) { return fkv::to_float(cache.value(at, slot)[dim]); });
   auto const carried = [&](fkv::row_index at, int slot, int j) {
-    return slot < made.state.seen(made.shape.row(at)) ? made.state.view.carried_at(made.shape.row(at), slot)[j] : 0.0f;
+    return slot < made.state.seen(made.shape.row(at))
+               ? made.state.view.carried_at(made.shape.row(at), slot)[j]
+               : 0.0f;
   };
   for (int const j : {0, last_head}) {
-    ask(question::sum, j, [&](fkv::row_index at, int slot) { return made.statistics.at(made.shape.row(at), slot, 0, j); });
+    ask(question::sum, j,
+        [&](fkv::row_index at, int slot) { return made.statistics.at(made.shape.row(at), slot, 0, j); });
     ask(question::carried, j, [&](fkv::row_index at, int slot) { return carried(at, slot, j); });
   }
   ask(question::mean, 0, [&](fkv::row_index at, int slot) {
@@ -114,7 +153,8 @@ TEST_CASE("score: what a token tells a scorer") {
     return total / static_cast<float>(last_head + 1);
   });
   for (int const count : {0, 1, 2, 15, 16, 17, 33, 70}) {  // small whole numbers: sums are exact in any order
-    ask(question::lane_sum, count, [&](fkv::row_index, int slot) { return (slot + 1) * count * (count + 1) / 2; });
+    ask(question::lane_sum, count,
+        [&](fkv::row_index, int slot) { return (slot + 1) * count * (count + 1) / 2; });
     ask(question::lane_max, count, [&](fkv::row_index, int slot) {
       int largest = count > 0 ? -1000000 : 0;
       for (int i = 0; i < count; ++i) largest = std::max(largest, (i * 7) % (count + 1) - slot - count);
@@ -163,8 +203,10 @@ TEST_CASE("score: a row scorer of the user's own, with scratch rows") {
       for (std::size_t slot = 0; slot < tokens.length(); ++slot) {
         double const own = oracle::dot(tokens.key[slot], tokens.key[slot]);
         double const before = slot > 0 ? oracle::dot(tokens.key[slot - 1], tokens.key[slot - 1]) : 0.0;
-        bool const free = oracle::candidate(loose, tokens.position[slot], made.row_end[static_cast<std::size_t>(made.shape.row(at))]);
-        worst.add(made.scores.at(made.shape.row(at), static_cast<int>(slot)), (own + before) / (1.0 + largest) - (free ? 0.0 : 100.0));
+        bool const free = oracle::candidate(loose, tokens.position[slot],
+                                            made.row_end[static_cast<std::size_t>(made.shape.row(at))]);
+        worst.add(made.scores.at(made.shape.row(at), static_cast<int>(slot)),
+                  (own + before) / (1.0 + largest) - (free ? 0.0 : 100.0));
       }
     });
     CHECK(worst.value() <= 2e-5);
@@ -185,7 +227,8 @@ mixed_bench three_sequences(std::uint64_t seed) {
 
 }  // namespace
 
-TEST_CASE("score: a window and its statistics give the same bits; the state and other rows stay as they were") {
+TEST_CASE(
+    "score: a window and its statistics give the same bits; the state and other rows stay as they were") {
   mixed_bench made = three_sequences(2);
   made.slots = {2, 0};
   auto const state = made.state;
@@ -227,11 +270,19 @@ TEST_CASE("score: data that breaks a rule flags its sequence and leaves its scor
     b.window.has_counts = true;
     b.window.query_count[1] = 10;
   });
-  rule(fkv::sequence_flag::length_mismatch, [&](mixed_bench& b) { b.state.view.seen_length[made.shape.row(last_row)] = made.length(last_row) + 1; });
+  rule(fkv::sequence_flag::length_mismatch, [&](mixed_bench& b) {
+    b.state.view.seen_length[made.shape.row(last_row)] = made.length(last_row) + 1;
+  });
 }
 
 TEST_CASE("score: a long row needs columns for what it carries, and none where it carries nothing") {
-  fkv::cache_shape const shape{.num_layers = 1, .num_sequences = 1, .num_kv_heads = 2, .group = 2, .key_head_dim = 5, .value_head_dim = 3, .capacity = 50};
+  fkv::cache_shape const shape{.num_layers = 1,
+                               .num_sequences = 1,
+                               .num_kv_heads = 2,
+                               .group = 2,
+                               .key_head_dim = 5,
+                               .value_head_dim = 3,
+                               .capacity = 50};
   mixed_bench made(4, {loose, {}, {}, {}, {}}, shape, 4);
   made.place(0, history::pristine, 50);
   made.state = {made.shape, 20};
@@ -249,7 +300,8 @@ TEST_CASE("score: what the host can see is refused before anything is written") 
   using judge_policy = score_policy<fkv::foresight<>>;
   testing::policy_bench<judge_policy> made(5, {loose, {}, {}, {}, {}}, 30, 6);
   made.place(history::ordered);
-  fkv::judge_shape const judge_shape{made.shape.num_layers, made.shape.num_kv_heads, made.shape.group, made.shape.key_head_dim, made.shape.value_head_dim};
+  fkv::judge_shape const judge_shape{made.shape.num_layers, made.shape.num_kv_heads, made.shape.group,
+                                     made.shape.key_head_dim, made.shape.value_head_dim};
   testing::random_judges const judges(judge_shape, made.random);
   made.policy.scorer.weights = judges.view();
   auto const blank = made.scores.values;
@@ -263,22 +315,34 @@ TEST_CASE("score: what the host can see is refused before anything is written") 
     edit(value);
     return value;
   };
-  auto const refused = [&](fkv::errc expected, auto const& policy, auto const& tokens, fkv::sequence_list const& visited,
-                           auto const& seen, auto const& columns, fkv::score_view const& out, fkv::workspace scratch) {
+  auto const refused = [&](fkv::errc expected, auto const& policy, auto const& tokens,
+                           fkv::sequence_list const& visited, auto const& seen, auto const& columns,
+                           fkv::score_view const& out, fkv::workspace scratch) {
     CHECK(fkv::score(fkv::host, policy, tokens, visited, seen, columns, out, scratch).code == expected);
     CHECK(made.scores.values.same_bytes(blank));
     CHECK(state.flags[0] == 0);
   };
   using fkv::errc;
   auto const& policy = made.policy;
-  auto const judge = [&](auto const& edit) { return change(policy, [&](auto& p) { edit(p.scorer.weights); }); };
-  refused(errc::null_pointer, judge([](auto& w) { w.packed = nullptr; }), cache, list, window, state, scores, work.view());
-  refused(errc::misaligned, judge([](auto& w) { w.packed = reinterpret_cast<float const*>(reinterpret_cast<std::uintptr_t>(w.packed) + 2); }), cache, list, window, state, scores, work.view());
-  refused(errc::invalid_shape, judge([](auto& w) { w.shape.group += 1; }), cache, list, window, state, scores, work.view());
-  refused(errc::invalid_shape, judge([](auto& w) { w.shape.key_head_dim += 1; }), cache, list, window, state, scores, work.view());
-  refused(errc::invalid_shape, judge([](auto& w) { w.shape.value_head_dim += 1; }), cache, list, window, state, scores, work.view());
-  refused(errc::invalid_shape, judge([](auto& w) { w.shape.num_kv_heads += 1; }), cache, list, window, state, scores, work.view());
-  refused(errc::invalid_shape, judge([](auto& w) { w.shape.num_layers -= 1; }), cache, list, window, state, scores, work.view());
+  auto const judge = [&](auto const& edit) {
+    return change(policy, [&](auto& p) { edit(p.scorer.weights); });
+  };
+  refused(errc::null_pointer, judge([](auto& w) { w.packed = nullptr; }), cache, list, window, state, scores,
+          work.view());
+  refused(errc::misaligned, judge([](auto& w) {
+            w.packed = reinterpret_cast<float const*>(reinterpret_cast<std::uintptr_t>(w.packed) + 2);
+          }),
+          cache, list, window, state, scores, work.view());
+  refused(errc::invalid_shape, judge([](auto& w) { w.shape.group += 1; }), cache, list, window, state, scores,
+          work.view());
+  refused(errc::invalid_shape, judge([](auto& w) { w.shape.key_head_dim += 1; }), cache, list, window, state,
+          scores, work.view());
+  refused(errc::invalid_shape, judge([](auto& w) { w.shape.value_head_dim += 1; }), cache, list, window,
+          state, scores, work.view());
+  refused(errc::invalid_shape, judge([](auto& w) { w.shape.num_kv_heads += 1; }), cache, list, window, state,
+          scores, work.view());
+  refused(errc::invalid_shape, judge([](auto& w) { w.shape.num_layers -= 1; }), cache, list, window, state,
+          scores, work.view());
   static constexpr int far_layers[] = {0, 99};
   static constexpr int no_layers[] = {-1, 0};
   for (int const* layers : {far_layers, no_layers}) {
@@ -286,13 +350,27 @@ TEST_CASE("score: what the host can see is refused before anything is written") 
     bool const covered = layers == far_layers && made.shape.num_layers == 1;
     if (!covered) refused(errc::invalid_shape, policy, other, list, window, state, scores, work.view());
   }
-  refused(errc::invalid_config, change(policy, [](auto& p) { p.config.sink_tokens = -1; }), cache, list, window, state, scores, work.view());
-  refused(errc::null_pointer, policy, change(cache, [](auto& c) { c.values = nullptr; c.layer_values = nullptr; }), list, window, state, scores, work.view());
-  refused(errc::invalid_shape, policy, cache, change(list, [](auto& l) { l.max_count = -1; }), window, state, scores, work.view());
-  refused(errc::null_pointer, policy, cache, list, change(window, [](auto& w) { w.queries = nullptr; }), state, scores, work.view());
-  refused(errc::invalid_shape, policy, cache, list, window, change(state, [](auto& s) { s.capacity = 3; }), scores, work.view());
-  refused(errc::null_pointer, policy, cache, list, window, change(state, [](auto& s) { s.flags = nullptr; }), scores, work.view());
+  refused(errc::invalid_config, change(policy, [](auto& p) { p.config.sink_tokens = -1; }), cache, list,
+          window, state, scores, work.view());
+  refused(errc::null_pointer, policy,
+          change(cache,
+                 [](auto& c) {
+                   c.values = nullptr;
+                   c.layer_values = nullptr;
+                 }),
+          list, window, state, scores, work.view());
+  refused(errc::invalid_shape, policy, cache, change(list, [](auto& l) { l.max_count = -1; }), window, state,
+          scores, work.view());
+  refused(errc::null_pointer, policy, cache, list, change(window, [](auto& w) { w.queries = nullptr; }),
+          state, scores, work.view());
+  refused(errc::unsupported, policy, cache, list, change(window, [](auto& w) { w.continues = true; }), state,
+          scores, work.view());
+  refused(errc::invalid_shape, policy, cache, list, window, change(state, [](auto& s) { s.capacity = 3; }),
+          scores, work.view());
+  refused(errc::null_pointer, policy, cache, list, window, change(state, [](auto& s) { s.flags = nullptr; }),
+          scores, work.view());
   refused(errc::null_pointer, policy, cache, list, window, state, {nullptr, 30}, work.view());
   refused(errc::invalid_shape, policy, cache, list, window, state, {scores.data, -1}, work.view());
-  refused(errc::workspace_too_small, policy, cache, list, window, state, scores, {work.memory.data(), work.memory.size() - 1});
+  refused(errc::workspace_too_small, policy, cache, list, window, state, scores,
+          {work.memory.data(), work.memory.size() - 1});
 }

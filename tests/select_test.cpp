@@ -40,12 +40,15 @@ TEST_CASE("select: lists that nobody asked for are not written, the others are t
     CHECK(made.lists.kept.same_bytes((wanted & 1) != 0 ? all.kept : blank.kept));
     CHECK(made.lists.evicted.same_bytes((wanted & 2) != 0 ? all.evicted : blank.evicted));
     CHECK(made.lists.evicted_count.same_bytes((wanted & 4) != 0 ? all.evicted_count : blank.evicted_count));
-    CHECK(made.lists.evicted_positions.same_bytes((wanted & 8) != 0 ? all.evicted_positions : blank.evicted_positions));
+    CHECK(made.lists.evicted_positions.same_bytes((wanted & 8) != 0 ? all.evicted_positions
+                                                                    : blank.evicted_positions));
   }
 }
 
 TEST_CASE("select: where too much is protected, all candidates go and the sequence is flagged over budget") {
-  testing::select_bench<fkv::policy<fkv::eviction_config, testing::no_scorer, fkv::top_k, fkv::ordered, testing::tight_budget>> made(14, 60);
+  testing::select_bench<
+      fkv::policy<fkv::eviction_config, testing::no_scorer, fkv::top_k, fkv::ordered, testing::tight_budget>>
+      made(14, 60);
   while (made.shape.num_sequences < 3) made = decltype(made)(made.random.bits(), 60);
   for (int s = 0; s < 3; ++s) made.place(s, history::pristine, 40);
   made.fill(hostile::ordinary);
@@ -108,7 +111,9 @@ TEST_CASE("select: a list may repeat slots, name none, and take its count from m
   CHECK(made.state.view.flags[0] == static_cast<std::uint32_t>(fkv::sequence_flag::duplicate));
   CHECK(made.state.view.flags[1] == 0);
   CHECK(made.state.view.flags[2] == static_cast<std::uint32_t>(fkv::sequence_flag::duplicate));
-  made.each_row(1, [&](fkv::row_index at) { CHECK(made.same_row(blank.kept, made.lists.kept, at, made.shape.capacity)); });
+  made.each_row(1, [&](fkv::row_index at) {
+    CHECK(made.same_row(blank.kept, made.lists.kept, at, made.shape.capacity));
+  });
 
   made.policy.budget.budgets = made.budgets.data();
   std::int32_t count = 1;
@@ -145,9 +150,9 @@ TEST_CASE("select: what the host can see is refused before anything is written")
     edit(value);
     return value;
   };
-  auto const refused = [&](fkv::errc expected, auto const& policy, auto const& tokens, fkv::sequence_list const& visited,
-                           fkv::score_view const& scores, auto const& state, fkv::selection const& lists,
-                           fkv::workspace scratch) {
+  auto const refused = [&](fkv::errc expected, auto const& policy, auto const& tokens,
+                           fkv::sequence_list const& visited, fkv::score_view const& scores,
+                           auto const& state, fkv::selection const& lists, fkv::workspace scratch) {
     CHECK(fkv::select(fkv::host, policy, tokens, visited, scores, state, lists, scratch).code == expected);
     CHECK(made.lists.same(blank));
   };
@@ -156,23 +161,36 @@ TEST_CASE("select: what the host can see is refused before anything is written")
   auto const scores = made.scores.view();
   auto const state = made.state.view;
   auto const lists = made.lists.view();
-  refused(errc::invalid_config, change(policy, [](auto& p) { p.config.sink_tokens = 2; }), cache, list, scores, state, lists, work.view());
-  refused(errc::null_pointer, change(policy, [](auto& p) { p.budget.budgets = nullptr; }), cache, list, scores, state, lists, work.view());
-  refused(errc::null_pointer, policy, change(cache, [](auto& c) { c.row_lengths = nullptr; }), list, scores, state, lists, work.view());
-  refused(errc::invalid_shape, policy, cache, change(list, [](auto& l) { l.max_length = -1; }), scores, state, lists, work.view());
+  refused(errc::invalid_config, change(policy, [](auto& p) { p.config.sink_tokens = 2; }), cache, list,
+          scores, state, lists, work.view());
+  refused(errc::null_pointer, change(policy, [](auto& p) { p.budget.budgets = nullptr; }), cache, list,
+          scores, state, lists, work.view());
+  refused(errc::null_pointer, policy, change(cache, [](auto& c) { c.row_lengths = nullptr; }), list, scores,
+          state, lists, work.view());
+  refused(errc::invalid_shape, policy, cache, change(list, [](auto& l) { l.max_length = -1; }), scores, state,
+          lists, work.view());
   refused(errc::null_pointer, policy, cache, list, {nullptr, scores.capacity}, state, lists, work.view());
   refused(errc::invalid_shape, policy, cache, list, {scores.data, -1}, state, lists, work.view());
-  refused(errc::null_pointer, policy, cache, list, scores, change(state, [](auto& s) { s.step = nullptr; }), lists, work.view());
-  refused(errc::invalid_shape, policy, cache, list, scores, change(state, [](auto& s) { s.num_kv_heads += 1; }), lists, work.view());
-  refused(errc::invalid_shape, policy, cache, list, scores, state, change(lists, [](auto& l) { l.capacity = -1; }), work.view());
+  refused(errc::null_pointer, policy, cache, list, scores, change(state, [](auto& s) { s.step = nullptr; }),
+          lists, work.view());
+  refused(errc::invalid_shape, policy, cache, list, scores,
+          change(state, [](auto& s) { s.num_kv_heads += 1; }), lists, work.view());
+  refused(errc::invalid_shape, policy, cache, list, scores, state,
+          change(lists, [](auto& l) { l.capacity = -1; }), work.view());
   auto const shifted = []<class Pointer>(Pointer* pointer) {
     return reinterpret_cast<Pointer*>(reinterpret_cast<std::uintptr_t>(pointer) + 1);
   };
-  refused(errc::misaligned, policy, cache, list, {shifted(scores.data), scores.capacity}, state, lists, work.view());
-  refused(errc::misaligned, policy, cache, list, scores, state, change(lists, [&](auto& l) { l.evicted = shifted(l.evicted); }), work.view());
-  refused(errc::misaligned, policy, cache, change(list, [&](auto& l) { l.slots = shifted(l.slots); }), scores, state, lists, work.view());
-  refused(errc::misaligned, policy, cache, list, scores, change(state, [&](auto& s) { s.seed = shifted(s.seed); }), lists, work.view());
-  refused(errc::misaligned, policy, change(cache, [&](auto& c) { c.row_lengths = shifted(c.row_lengths); }), list, scores, state, lists, work.view());
-  refused(errc::workspace_too_small, policy, cache, list, scores, state, lists, {work.memory.data(), bytes - 1});
+  refused(errc::misaligned, policy, cache, list, {shifted(scores.data), scores.capacity}, state, lists,
+          work.view());
+  refused(errc::misaligned, policy, cache, list, scores, state,
+          change(lists, [&](auto& l) { l.evicted = shifted(l.evicted); }), work.view());
+  refused(errc::misaligned, policy, cache, change(list, [&](auto& l) { l.slots = shifted(l.slots); }), scores,
+          state, lists, work.view());
+  refused(errc::misaligned, policy, cache, list, scores,
+          change(state, [&](auto& s) { s.seed = shifted(s.seed); }), lists, work.view());
+  refused(errc::misaligned, policy, change(cache, [&](auto& c) { c.row_lengths = shifted(c.row_lengths); }),
+          list, scores, state, lists, work.view());
+  refused(errc::workspace_too_small, policy, cache, list, scores, state, lists,
+          {work.memory.data(), bytes - 1});
   refused(errc::null_pointer, policy, cache, list, scores, state, lists, {nullptr, bytes});
 }

@@ -13,7 +13,8 @@ namespace fkv = foresightkv;
 
 namespace {
 
-/// A selector of one's own: of the candidates only those with a score below zero may go, the highest of them first.
+/// A selector of one's own: of the candidates only those with a score below zero may go, the highest of them
+/// first.
 struct below_zero {
   static constexpr fkv::length_domain domain = fkv::length_domain::row;
 
@@ -39,7 +40,8 @@ TEST_CASE("selector: what satisfies the concept") {
 
 TEST_CASE("selector: one of the user's own restricts, rescores and evicts") {
   using row_cache = fkv::dense_cache<float, fkv::length_domain::row>;
-  using policy_type = fkv::policy<fkv::eviction_config, testing::no_scorer, below_zero, fkv::ordered, fkv::per_sequence>;
+  using policy_type =
+      fkv::policy<fkv::eviction_config, testing::no_scorer, below_zero, fkv::ordered, fkv::per_sequence>;
   for (std::uint64_t seed = 0; seed < 20; ++seed) {
     CAPTURE(seed);
     testing::random_source random(seed);
@@ -54,7 +56,8 @@ TEST_CASE("selector: one of the user's own restricts, rescores and evicts") {
     fkv::sequence_list const list{nullptr, nullptr, 1, shape.capacity};
     auto work = testing::workspace_for<policy_type>(shape, list, 0);
     row_cache const cache = memory.view();
-    REQUIRE(fkv::select(fkv::host, policy, cache, list, scores.view(), state.view, lists.view(), work.view()).ok());
+    REQUIRE(fkv::select(fkv::host, policy, cache, list, scores.view(), state.view, lists.view(), work.view())
+                .ok());
     for (int row = 0; row < 4; ++row) {
       std::vector<float> turned;
       std::vector<bool> free;

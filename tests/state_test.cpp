@@ -34,7 +34,8 @@ constexpr int capacity = 11;
 }  // namespace
 
 TEST_CASE("state: columns follow from what the policy carries") {
-  static_assert(std::is_same_v<fkv::eviction_state<carrying>::carried_list, fkv::statistics<fkv::accumulated, fkv::decayed>>);
+  static_assert(std::is_same_v<fkv::eviction_state<carrying>::carried_list,
+                               fkv::statistics<fkv::accumulated, fkv::decayed>>);
   static_assert(std::is_same_v<fkv::eviction_state<light>::carried_list, fkv::statistics<>>);
   auto const rows = static_cast<std::size_t>(shape.num_rows());
   CHECK(fkv::state_bytes<carrying>(shape, capacity) - fkv::state_bytes<light>(shape, capacity) >=
@@ -78,7 +79,8 @@ TEST_CASE("state: rows and columns stand where a cache of that shape has them") 
   auto const state = fkv::make_state<carrying>(shape, capacity, {buffer.data(), buffer.size()});
   for (int layer = 0; layer < 2; ++layer)
     for (int sequence = 0; sequence < 3; ++sequence)
-      for (int head = 0; head < 2; ++head) CHECK(state.row({layer, sequence, head}) == shape.row({layer, sequence, head}));
+      for (int head = 0; head < 2; ++head)
+        CHECK(state.row({layer, sequence, head}) == shape.row({layer, sequence, head}));
   CHECK(state.column(2, 5) == 2 * capacity + 5);
   CHECK(state.carried_at(2, 5) == state.carried + (2 * capacity + 5) * 2 * 3);
 }
@@ -114,5 +116,7 @@ TEST_CASE("state: what a verb refuses") {
   CHECK(code([](auto& s) { s.capacity = 0; }) == errc::invalid_shape);
   CHECK(code([](auto& s) { s.num_carried = 1; }) == errc::invalid_shape);
   CHECK(code([](auto& s) { s.group = 4; }) == errc::invalid_shape);
-  CHECK(code([](auto& s) { s.seed = reinterpret_cast<std::uint64_t*>(reinterpret_cast<std::uintptr_t>(s.seed) + 4); }) == errc::misaligned);
+  CHECK(code([](auto& s) {
+          s.seed = reinterpret_cast<std::uint64_t*>(reinterpret_cast<std::uintptr_t>(s.seed) + 4);
+        }) == errc::misaligned);
 }

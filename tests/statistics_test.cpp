@@ -6,7 +6,8 @@
 #include <foresightkv/statistics.hpp>
 
 namespace fkv = foresightkv;
-using fkv::accumulated, fkv::decayed, fkv::last, fkv::maximum, fkv::minimum, fkv::statistics, fkv::sum, fkv::sum_of_squares;
+using fkv::accumulated, fkv::decayed, fkv::last, fkv::maximum, fkv::minimum, fkv::statistics, fkv::sum,
+    fkv::sum_of_squares;
 
 namespace {
 
@@ -53,9 +54,11 @@ TEST_CASE("statistics: folds over a small window") {
 }
 
 TEST_CASE("statistics: which are of the window, which are carried, which are neither") {
-  static_assert(fkv::window_statistic<maximum> && fkv::window_statistic<last<3>> && fkv::window_statistic<count_above_half>);
+  static_assert(fkv::window_statistic<maximum> && fkv::window_statistic<last<3>> &&
+                fkv::window_statistic<count_above_half>);
   static_assert(!fkv::window_statistic<accumulated> && !fkv::window_statistic<no_fold>);
-  static_assert(fkv::carried_statistic<accumulated> && fkv::carried_statistic<decayed> && fkv::carried_statistic<slow_average>);
+  static_assert(fkv::carried_statistic<accumulated> && fkv::carried_statistic<decayed> &&
+                fkv::carried_statistic<slow_average>);
   static_assert(!fkv::carried_statistic<sum> && !fkv::carried_statistic<bad_carry>);
   CHECK(fkv::window_statistic<sum_of_squares>);
 }
@@ -71,16 +74,19 @@ TEST_CASE("statistics: a list knows places and members") {
 TEST_CASE("statistics: joining keeps first places and drops repeats") {
   static_assert(std::is_same_v<fkv::join_statistics<>, statistics<>>);
   static_assert(std::is_same_v<fkv::join_statistics<statistics<>, statistics<sum>>, statistics<sum>>);
-  static_assert(std::is_same_v<fkv::join_statistics<statistics<sum, maximum>, statistics<maximum, minimum>, statistics<sum>>,
-                               statistics<sum, maximum, minimum>>);
-  static_assert(std::is_same_v<fkv::join_statistics<statistics<last<8>>, statistics<last<16>, last<8>>>, statistics<last<8>, last<16>>>);
+  static_assert(std::is_same_v<
+                fkv::join_statistics<statistics<sum, maximum>, statistics<maximum, minimum>, statistics<sum>>,
+                statistics<sum, maximum, minimum>>);
+  static_assert(std::is_same_v<fkv::join_statistics<statistics<last<8>>, statistics<last<16>, last<8>>>,
+                               statistics<last<8>, last<16>>>);
   CHECK(fkv::join_statistics<statistics<sum, decayed>, statistics<decayed, sum>>::size == 2);
 }
 
 TEST_CASE("statistics: what must be observed, and what is stored, for a list") {
   using list = statistics<decayed, maximum, accumulated, sum, slow_average>;
   static_assert(std::is_same_v<fkv::window_statistics<list>, statistics<sum, maximum, count_above_half>>);
-  static_assert(std::is_same_v<fkv::carried_statistics<list>, statistics<decayed, accumulated, slow_average>>);
+  static_assert(
+      std::is_same_v<fkv::carried_statistics<list>, statistics<decayed, accumulated, slow_average>>);
   static_assert(std::is_same_v<fkv::window_statistics<statistics<>>, statistics<>>);
   static_assert(std::is_same_v<fkv::carried_statistics<statistics<sum>>, statistics<>>);
   CHECK(fkv::window_statistics<list>::size == 3);

@@ -27,11 +27,12 @@ namespace {
 using checker = void (*)(fkv::io::safetensors_file const&);
 
 void check_golden(fkv::io::safetensors_file const& file) {
-  if (!golden_vectors::check_golden_vector(file)) throw fkv::io::error(file.label() + ": no golden set that is known");
+  if (!golden_vectors::check_golden_vector(file))
+    throw fkv::io::error(file.label() + ": no golden set that is known");
 }
 
-/// A kind of vector set: files whose name begins so. Without a checker it belongs to a part of the library that is not
-/// there yet.
+/// A kind of vector set: files whose name begins so. Without a checker it belongs to a part of the library
+/// that is not there yet.
 struct kind {
   std::string_view prefix;
   checker check;
@@ -68,7 +69,8 @@ std::set<std::string> unchecked_methods(kind const& checked, fkv::io::safetensor
   std::set<std::string> names;
   for (auto const& [name, tensor] : file) {
     std::string const method = name.substr(0, name.find('.'));
-    bool const known = std::find(checked.methods.begin(), checked.methods.end(), method) != checked.methods.end();
+    bool const known =
+        std::find(checked.methods.begin(), checked.methods.end(), method) != checked.methods.end();
     if (!checked.methods.empty() && method != name && !known) names.insert(method);
   }
   return names;
@@ -100,7 +102,8 @@ TEST_CASE("vectors: every set of the folder agrees") {
     std::string const name = path.filename().string();
     kind const* const found = kind_of(name);
     if (found == nullptr || found->check == nullptr) {
-      std::cout << "  not checked: " << name << (found == nullptr ? " (unknown kind)\n" : " (nothing to check it with yet)\n");
+      std::cout << "  not checked: " << name
+                << (found == nullptr ? " (unknown kind)\n" : " (nothing to check it with yet)\n");
       continue;
     }
     INFO(name);

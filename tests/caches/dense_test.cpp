@@ -33,7 +33,8 @@ void each_token(Body const& body) {
 
 TEST_CASE("dense_cache: every layout gives each token elements of its own and fills the buffer") {
   static_assert(std::is_trivially_copyable_v<fkv::dense_cache<float>>);
-  for (testing::layout const order : {testing::layout::hnd, testing::layout::nhd, testing::layout::layer_pointers}) {
+  for (testing::layout const order :
+       {testing::layout::hnd, testing::layout::nhd, testing::layout::layer_pointers}) {
     testing::owned_cache<fkv::half> memory(shape, 7, order);
     auto const cache = memory.view();
     REQUIRE(cache.check().ok());
@@ -93,10 +94,16 @@ TEST_CASE("dense_cache: what check refuses") {
   refused(errc::null_pointer, [](auto& c) { c.row_lengths = nullptr; });
   refused(errc::null_pointer, [](auto& c) { c.keys = nullptr; });
   refused(errc::null_pointer, [](auto& c) { c.values = nullptr; });
-  refused(errc::misaligned, [](auto& c) { c.keys = reinterpret_cast<float*>(reinterpret_cast<std::uintptr_t>(c.keys) + 2); });
-  refused(errc::misaligned, [](auto& c) { c.values = reinterpret_cast<float*>(reinterpret_cast<std::uintptr_t>(c.values) + 1); });
-  refused(errc::misaligned, [](auto& c) { c.row_lengths = reinterpret_cast<std::int32_t const*>(reinterpret_cast<std::uintptr_t>(c.row_lengths) + 1); });
-  refused(errc::invalid_shape, [](auto& c) { c.key_strides.token = 4; });     // tokens overlap
+  refused(errc::misaligned,
+          [](auto& c) { c.keys = reinterpret_cast<float*>(reinterpret_cast<std::uintptr_t>(c.keys) + 2); });
+  refused(errc::misaligned, [](auto& c) {
+    c.values = reinterpret_cast<float*>(reinterpret_cast<std::uintptr_t>(c.values) + 1);
+  });
+  refused(errc::misaligned, [](auto& c) {
+    c.row_lengths =
+        reinterpret_cast<std::int32_t const*>(reinterpret_cast<std::uintptr_t>(c.row_lengths) + 1);
+  });
+  refused(errc::invalid_shape, [](auto& c) { c.key_strides.token = 4; });      // tokens overlap
   refused(errc::invalid_shape, [](auto& c) { c.value_strides.kv_head = 2; });  // heads overlap
   refused(errc::invalid_shape, [](auto& c) { c.key_strides.sequence = -1; });
   refused(errc::invalid_shape, [](auto& c) { c.key_strides.sequence = 4; });
@@ -106,7 +113,8 @@ TEST_CASE("dense_cache: what check refuses") {
 
 TEST_CASE("dense_cache: rows of different lengths") {
   using row_cache = fkv::dense_cache<float, fkv::length_domain::row>;
-  static_assert(row_cache::domain == fkv::length_domain::row && fkv::dense_cache<float>::domain == fkv::length_domain::sequence);
+  static_assert(row_cache::domain == fkv::length_domain::row &&
+                fkv::dense_cache<float>::domain == fkv::length_domain::sequence);
   std::vector<std::int32_t> const lengths(static_cast<std::size_t>(shape.num_rows()), 3);
   testing::owned_cache<float> memory(shape, 7);
   auto const cache = row_cache::hnd(memory.keys.data(), memory.values.data(), lengths.data(), shape);

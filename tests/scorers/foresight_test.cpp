@@ -50,12 +50,14 @@ void check_judge(std::uint64_t seed) {
   made.rebuild();
   made.build(made.window.max_queries);
   made.place(static_cast<history>(choice.integer(0, 3)));
-  testing::random_judges const judges({4, made.shape.model_kv_heads(), made.shape.group, made.shape.key_head_dim, made.shape.value_head_dim},
-                             made.random);
+  testing::random_judges const judges(
+      {4, made.shape.model_kv_heads(), made.shape.group, made.shape.key_head_dim, made.shape.value_head_dim},
+      made.random);
   made.policy.scorer.weights = judges.view();
   REQUIRE(made.score(made.window.view()).ok());
 
-  testing::policy_bench<score_policy<plain_judge>, Element> plain(seed, {loose, {{judges.view()}}, {}, {}, {}}, made.shape, 0);
+  testing::policy_bench<score_policy<plain_judge>, Element> plain(
+      seed, {loose, {{judges.view()}}, {}, {}, {}}, made.shape, 0);
   plain.cache = made.cache;
   plain.window = made.window;
   plain.positions = made.positions;
@@ -65,20 +67,23 @@ void check_judge(std::uint64_t seed) {
     plain.state.view.seen_length[row] = made.state.view.seen_length[row];
     plain.state.view.next_position[row] = made.state.view.next_position[row];
     plain.state.view.step[row] = made.state.view.step[row];
-    std::copy_n(made.state.view.position + made.state.view.column(row, 0), count, plain.state.view.position + plain.state.view.column(row, 0));
+    std::copy_n(made.state.view.position + made.state.view.column(row, 0), count,
+                plain.state.view.position + plain.state.view.column(row, 0));
     std::copy_n(made.state.view.carried_at(row, 0), width, plain.state.view.carried_at(row, 0));
   }
   REQUIRE(plain.score(plain.window.view()).ok());
 
   testing::worst_difference generic, exact;
-  constexpr oracle::statistic features[] = {{oracle::fold::maximum, 0}, {oracle::fold::minimum, 0}, {oracle::fold::sum, 0},
-                                            {oracle::fold::last, 16},   {oracle::fold::last, 8},    {oracle::fold::last, 32}};
+  constexpr oracle::statistic features[] = {{oracle::fold::maximum, 0}, {oracle::fold::minimum, 0},
+                                            {oracle::fold::sum, 0},     {oracle::fold::last, 16},
+                                            {oracle::fold::last, 8},    {oracle::fold::last, 32}};
   made.each_row([&](fkv::row_index at) {
     int const row = made.shape.row(at);
     auto const judge = judges.head(model_layers[at.layer], at.kv_head + 1);
     auto const tokens = made.tokens_of(at);
     std::vector<oracle::window> seen;
-    for (int j = 0; j < made.shape.group; ++j) seen.push_back(made.window.seen(at, j, tokens, made.row_end[static_cast<std::size_t>(row)]));
+    for (int j = 0; j < made.shape.group; ++j)
+      seen.push_back(made.window.seen(at, j, tokens, made.row_end[static_cast<std::size_t>(row)]));
     for (std::size_t slot = 0; slot < tokens.length(); ++slot) {
       if (tokens.position[slot] < 0) continue;
       int const place = static_cast<int>(slot);
@@ -86,7 +91,8 @@ void check_judge(std::uint64_t seed) {
       for (auto const& feature : features)
         for (auto const& head : seen) inputs.push_back(oracle::evaluate(feature, head, slot));
       for (int i = 0; i < 2 * made.shape.group; ++i)
-        inputs.push_back(place < made.state.seen(row) ? double{made.state.view.carried_at(row, place)[i]} : 0.0);
+        inputs.push_back(place < made.state.seen(row) ? double{made.state.view.carried_at(row, place)[i]}
+                                                      : 0.0);
       generic.add(plain.scores.at(row, place), made.scores.at(row, place));
       exact.add(-judge.drop_score(tokens.key[slot], tokens.value[slot], inputs), made.scores.at(row, place));
     }
@@ -108,10 +114,12 @@ TEST_CASE("foresight: the judge against the oracle and its own generic form, hal
 TEST_CASE("foresight: what each feature policy reads") {
   using fkv::accumulated, fkv::decayed, fkv::last, fkv::maximum, fkv::minimum, fkv::sum;
   static_assert(std::is_same_v<fkv::foresight<>::reads, fkv::foresight<fkv::paper>::reads>);
-  static_assert(std::is_same_v<fkv::paper::reads,
-                               fkv::statistics<maximum, minimum, sum, last<16>, last<8>, last<32>, accumulated, decayed>>);
-  static_assert(std::is_same_v<fkv::reference_checkpoint::reads, fkv::statistics<maximum, minimum, sum, accumulated, decayed>>);
-  static_assert(std::is_same_v<fkv::reference_evaluation::reads, fkv::statistics<maximum, minimum, sum, accumulated>>);
+  static_assert(std::is_same_v<fkv::paper::reads, fkv::statistics<maximum, minimum, sum, last<16>, last<8>,
+                                                                  last<32>, accumulated, decayed>>);
+  static_assert(std::is_same_v<fkv::reference_checkpoint::reads,
+                               fkv::statistics<maximum, minimum, sum, accumulated, decayed>>);
+  static_assert(
+      std::is_same_v<fkv::reference_evaluation::reads, fkv::statistics<maximum, minimum, sum, accumulated>>);
   int features = 0;
   fkv::reference_checkpoint::for_each([&](auto) { ++features; });
   CHECK(features == fkv::judge_shape::features);

@@ -38,14 +38,17 @@ TEST_CASE("sampled_top_k: as many as top_k, from the 2k lowest candidates, NaN f
       REQUIRE(drawn.size() == top.evicted.size());
       std::vector<bool> free;
       for (int const position : positions)
-        free.push_back(oracle::candidate(made.policy.config, position, made.row_end[static_cast<std::size_t>(row)]));
+        free.push_back(
+            oracle::candidate(made.policy.config, position, made.row_end[static_cast<std::size_t>(row)]));
       auto const scores = made.scores_of(row, made.length(at));
       auto const pool = oracle::lowest(scores, free, 2 * static_cast<int>(drawn.size()));
       CHECK(std::includes(pool.begin(), pool.end(), drawn.begin(), drawn.end()));
       // NaN is below everything, so it goes before any number.
       std::size_t nan_pool = 0, nan_drawn = 0;
-      for (int const slot : pool) nan_pool += oracle::rank(scores[static_cast<std::size_t>(slot)]) == INT64_MIN;
-      for (int const slot : drawn) nan_drawn += oracle::rank(scores[static_cast<std::size_t>(slot)]) == INT64_MIN;
+      for (int const slot : pool)
+        nan_pool += oracle::rank(scores[static_cast<std::size_t>(slot)]) == INT64_MIN;
+      for (int const slot : drawn)
+        nan_drawn += oracle::rank(scores[static_cast<std::size_t>(slot)]) == INT64_MIN;
       CHECK(nan_drawn == std::min(nan_pool, drawn.size()));
     });
   }
@@ -87,7 +90,8 @@ TEST_CASE("sampled_top_k: draws belong to tokens, whatever their slots and whoev
   std::vector<std::vector<int>> before;
   for (int row = 0; row < 4; ++row) before.push_back(gone(made, row));
 
-  // The same tokens in other slots. Pool and draws have no ties at their borders here: the pool is all candidates.
+  // The same tokens in other slots. Pool and draws have no ties at their borders here: the pool is all
+  // candidates.
   draw_bench moved = made;
   for (int row = 0; row < 4; ++row)
     for (int slot = 0; slot < 64; ++slot) {
@@ -149,7 +153,8 @@ TEST_CASE("sampled_top_k: another step, seed, request, head or layer draws other
 }
 
 TEST_CASE("sampled_top_k: inclusion follows the softmax of the drop scores, pool cut to the candidates") {
-  // Three of five candidates go, so the pool is all five: the exact probabilities come from drawing one after another.
+  // Three of five candidates go, so the pool is all five: the exact probabilities come from drawing one after
+  // another.
   float const scores[] = {-1.0f, 0.5f, -0.25f, 1.5f, 0.0f};
   double exact[5] = {};
   auto const weight = [&](int i) { return std::exp(-static_cast<double>(scores[i])); };
@@ -159,7 +164,8 @@ TEST_CASE("sampled_top_k: inclusion follows the softmax of the drop scores, pool
     for (int b = 0; b < 5; ++b)
       for (int c = 0; c < 5; ++c) {
         if (a == b || b == c || a == c) continue;
-        double const p = weight(a) / total * weight(b) / (total - weight(a)) * weight(c) / (total - weight(a) - weight(b));
+        double const p =
+            weight(a) / total * weight(b) / (total - weight(a)) * weight(c) / (total - weight(a) - weight(b));
         for (int const i : {a, b, c}) exact[i] += p;
       }
   constexpr int rows = 2000;

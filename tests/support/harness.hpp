@@ -85,8 +85,8 @@ bool same_token(Cache const& a, fkv::row_index at, int slot_a, Cache const& b, i
          std::memcmp(a.value(at, slot_a), b.value(at, slot_b), values) == 0;
 }
 
-/// The memory behind a policy's state: no tokens seen, request ids and seeds 0. Columns hold large numbers, which show
-/// where somebody reads what nobody wrote.
+/// The memory behind a policy's state: no tokens seen, request ids and seeds 0. Columns hold large numbers,
+/// which show where somebody reads what nobody wrote.
 template <class Policy>
 struct owned_state {
   fkv::cache_shape shape{};
@@ -131,16 +131,19 @@ inline bool same_columns(fkv::row_state const& a, fkv::row_state const& b, int r
   auto const floats = count * static_cast<std::size_t>(a.num_carried * a.group);
   return a.seen_length[row] == b.seen_length[row] && a.next_position[row] == b.next_position[row] &&
          a.step[row] == b.step[row] &&
-         (count == 0 || std::memcmp(a.position + a.column(row, 0), b.position + b.column(row, 0), count * sizeof(std::int32_t)) == 0) &&
-         (floats == 0 || std::memcmp(a.carried_at(row, 0), b.carried_at(row, 0), floats * sizeof(float)) == 0);
+         (count == 0 || std::memcmp(a.position + a.column(row, 0), b.position + b.column(row, 0),
+                                    count * sizeof(std::int32_t)) == 0) &&
+         (floats == 0 ||
+          std::memcmp(a.carried_at(row, 0), b.carried_at(row, 0), floats * sizeof(float)) == 0);
 }
 
-/// Whether two states say the same about every row: scalars, and columns up to the seen length. What lies behind it is
-/// nobody's business.
+/// Whether two states say the same about every row: scalars, and columns up to the seen length. What lies
+/// behind it is nobody's business.
 inline bool same_state(fkv::row_state const& a, fkv::row_state const& b) {
   if (a.num_rows() != b.num_rows() || a.num_sequences != b.num_sequences) return false;
   for (int s = 0; s < a.num_sequences; ++s)
-    if (a.request_id[s] != b.request_id[s] || a.seed[s] != b.seed[s] || a.flags[s] != b.flags[s]) return false;
+    if (a.request_id[s] != b.request_id[s] || a.seed[s] != b.seed[s] || a.flags[s] != b.flags[s])
+      return false;
   for (int row = 0; row < a.num_rows(); ++row)
     if (!same_columns(a, b, row, a.seen_length[row])) return false;
   return true;
@@ -166,12 +169,17 @@ struct owned_selection {
     return {kept.data(), evicted.data(), evicted_count.data(), evicted_positions.data(), capacity};
   }
   [[nodiscard]] int count(int row) const { return evicted_count[static_cast<std::size_t>(row)]; }
-  [[nodiscard]] std::vector<int> kept_of(int row, int length) const { return part(kept, row, length - count(row)); }
+  [[nodiscard]] std::vector<int> kept_of(int row, int length) const {
+    return part(kept, row, length - count(row));
+  }
   [[nodiscard]] std::vector<int> evicted_of(int row) const { return part(evicted, row, count(row)); }
-  [[nodiscard]] std::vector<int> positions_of(int row) const { return part(evicted_positions, row, count(row)); }
+  [[nodiscard]] std::vector<int> positions_of(int row) const {
+    return part(evicted_positions, row, count(row));
+  }
   [[nodiscard]] bool same(owned_selection const& other) const {
     return kept.same_bytes(other.kept) && evicted.same_bytes(other.evicted) &&
-           evicted_count.same_bytes(other.evicted_count) && evicted_positions.same_bytes(other.evicted_positions);
+           evicted_count.same_bytes(other.evicted_count) &&
+           evicted_positions.same_bytes(other.evicted_positions);
   }
   [[nodiscard]] bool intact() const {
     return kept.intact() && evicted.intact() && evicted_count.intact() && evicted_positions.intact();
@@ -215,7 +223,8 @@ struct owned_scores {
 
   owned_scores() = default;
   owned_scores(fkv::cache_shape const& shape, int slots)
-      : values(static_cast<std::size_t>(shape.num_rows()) * static_cast<std::size_t>(slots)), capacity(slots) {}
+      : values(static_cast<std::size_t>(shape.num_rows()) * static_cast<std::size_t>(slots)),
+        capacity(slots) {}
 
   [[nodiscard]] fkv::score_view view() { return {values.data(), capacity}; }
   [[nodiscard]] float& at(int row, int slot) { return values[place(row, slot)]; }
@@ -223,7 +232,8 @@ struct owned_scores {
 
  private:
   [[nodiscard]] std::size_t place(int row, int slot) const {
-    return static_cast<std::size_t>(row) * static_cast<std::size_t>(capacity) + static_cast<std::size_t>(slot);
+    return static_cast<std::size_t>(row) * static_cast<std::size_t>(capacity) +
+           static_cast<std::size_t>(slot);
   }
 };
 

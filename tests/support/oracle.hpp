@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// What the library should compute, in naive double-precision loops that share no code with it: attention, statistics,
-// carried statistics, and the judge.
+// What the library should compute, in naive double-precision loops that share no code with it: attention,
+// statistics, carried statistics, and the judge.
 
 #include <algorithm>
 #include <cmath>
@@ -59,10 +59,14 @@ inline double logit(attention_rule const& rule, numbers const& query, numbers co
   return rule.soft_cap > 0.0 ? rule.soft_cap * std::tanh(scaled / rule.soft_cap) : scaled;
 }
 
-inline bool sees(int query_position, int token_position) { return token_position >= 0 && token_position <= query_position; }
+inline bool sees(int query_position, int token_position) {
+  return token_position >= 0 && token_position <= query_position;
+}
 
-/// Natural log-sum-exp of a query over the tokens that it sees, sink included; minus infinity if there are none.
-inline double log_sum_exp(attention_rule const& rule, row const& tokens, numbers const& query, int query_position) {
+/// Natural log-sum-exp of a query over the tokens that it sees, sink included; minus infinity if there are
+/// none.
+inline double log_sum_exp(attention_rule const& rule, row const& tokens, numbers const& query,
+                          int query_position) {
   double total = 0.0;
   bool any = false;
   for (std::size_t slot = 0; slot < tokens.length(); ++slot)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// Which tokens should go, and where the others should end up: sorting and plain lists. Works on bits, so that it is
-// right in a program built with -ffast-math too.
+// Which tokens should go, and where the others should end up: sorting and plain lists. Works on bits, so that
+// it is right in a program built with -ffast-math too.
 
 #include <algorithm>
 #include <cstdint>
@@ -51,8 +51,8 @@ struct choice {
 };
 
 /// top_k on a row with these positions: min(tokens - budget, candidates) tokens go.
-inline choice choose(fkv::eviction_config const& config, int budget, std::vector<int> const& position, int end,
-                     std::vector<float> const& scores) {
+inline choice choose(fkv::eviction_config const& config, int budget, std::vector<int> const& position,
+                     int end, std::vector<float> const& scores) {
   std::vector<bool> free(position.size());
   int tokens = 0;
   for (std::size_t slot = 0; slot < position.size(); ++slot) {
@@ -68,8 +68,8 @@ inline choice choose(fkv::eviction_config const& config, int budget, std::vector
   return made;
 }
 
-/// For every slot after a compaction, the slot whose token stands there now; -1: empty. A row that loses nothing keeps
-/// its slots.
+/// For every slot after a compaction, the slot whose token stands there now; -1: empty. A row that loses
+/// nothing keeps its slots.
 inline std::vector<int> sources(fkv::ordered, choice const& made, int length) {
   std::vector<int> from(static_cast<std::size_t>(length));
   std::iota(from.begin(), from.end(), 0);

@@ -26,7 +26,8 @@ struct policy_bench : token_bench<Policy, Element, Domain> {
   guarded<std::int32_t> new_lengths;
   fkv::host_execution exec{};
 
-  policy_bench(std::uint64_t seed, Policy const& rule, int longest, int queries) : base(seed, longest), policy(rule) {
+  policy_bench(std::uint64_t seed, Policy const& rule, int longest, int queries)
+      : base(seed, longest), policy(rule) {
     build(queries);
   }
   policy_bench(std::uint64_t seed, Policy const& rule, fkv::cache_shape const& extents, int queries)
@@ -46,7 +47,8 @@ struct policy_bench : token_bench<Policy, Element, Domain> {
 
   fkv::status observe() {
     owned_workspace work(fkv::observe_bytes<window_list>(exec, shape, base::list(), window.max_queries));
-    auto const done = fkv::observe(exec, cache.view(), base::list(), window.view(), state.view, statistics.view(), work.view());
+    auto const done = fkv::observe(exec, cache.view(), base::list(), window.view(), state.view,
+                                   statistics.view(), work.view());
     return finish(done, work);
   }
   template <class Window>
@@ -57,27 +59,43 @@ struct policy_bench : token_bench<Policy, Element, Domain> {
   template <class Window>
   fkv::status score(Window const& seen) {
     auto work = this->work();
-    return finish(fkv::score(exec, policy, cache.view(), base::list(), seen, state.view, scores.view(), work.view()), work);
+    return finish(
+        fkv::score(exec, policy, cache.view(), base::list(), seen, state.view, scores.view(), work.view()),
+        work);
   }
   fkv::status select() {
     auto work = this->work();
-    return finish(fkv::select(exec, policy, cache.view(), base::list(), scores.view(), state.view, lists.view(), work.view()), work);
+    return finish(fkv::select(exec, policy, cache.view(), base::list(), scores.view(), state.view,
+                              lists.view(), work.view()),
+                  work);
   }
   fkv::status compact() {
     auto work = this->work();
-    return finish(fkv::compact(exec, policy, cache.view(), base::list(), lists.view(), state.view, new_lengths.data(), work.view()), work);
+    return finish(fkv::compact(exec, policy, cache.view(), base::list(), lists.view(), state.view,
+                               new_lengths.data(), work.view()),
+                  work);
   }
   template <class Window>
   fkv::status evict(Window const& seen, bool dry_run = false) {
     auto work = this->work();
     fkv::eviction_output const output{new_lengths.data(), lists.view(), dry_run};
-    return finish(fkv::evict(exec, policy, cache.view(), base::list(), seen, state.view, output, work.view()), work);
+    return finish(fkv::evict(exec, policy, cache.view(), base::list(), seen, state.view, output, work.view()),
+                  work);
   }
   fkv::status evict() { return evict(window.view()); }
 
+  /// Every stage, one by one.
+  void run_stages() {
+    REQUIRE(observe().ok());
+    REQUIRE(carry(observed()).ok());
+    REQUIRE(score(observed()).ok());
+    REQUIRE(select().ok());
+    REQUIRE(compact().ok());
+  }
+
   [[nodiscard]] bool intact() const {
-    return cache.intact() && state.intact() && window.intact() && statistics.values.intact() && scores.values.intact() &&
-           lists.intact() && new_lengths.intact();
+    return cache.intact() && state.intact() && window.intact() && statistics.values.intact() &&
+           scores.values.intact() && lists.intact() && new_lengths.intact();
   }
   [[nodiscard]] int new_length(fkv::row_index at) const {
     return new_lengths[static_cast<std::size_t>(fkv::detail::length_index(Domain, shape, at))];
@@ -107,8 +125,9 @@ struct policy_bench : token_bench<Policy, Element, Domain> {
     int const row = shape.row(at);
     auto const tokens = tokens_of(at);
     std::vector<std::vector<oracle::numbers>> made(
-        tokens.length(), std::vector<oracle::numbers>(static_cast<std::size_t>(carried_list::size),
-                                                      oracle::numbers(static_cast<std::size_t>(shape.group), 0.0)));
+        tokens.length(),
+        std::vector<oracle::numbers>(static_cast<std::size_t>(carried_list::size),
+                                     oracle::numbers(static_cast<std::size_t>(shape.group), 0.0)));
     for (int j = 0; j < shape.group; ++j) {
       auto const seen = window.seen(at, j, tokens, row_end[static_cast<std::size_t>(row)]);
       for (std::size_t slot = 0; slot < tokens.length(); ++slot) {
@@ -135,7 +154,9 @@ struct policy_bench : token_bench<Policy, Element, Domain> {
   static std::vector<double> keeps(fkv::statistics<Statistics...>) {
     return {keep<Statistics>()...};
   }
-  [[nodiscard]] owned_workspace work() const { return workspace_for<Policy>(shape, base::list(), window.max_queries, exec); }
+  [[nodiscard]] owned_workspace work() const {
+    return workspace_for<Policy>(shape, base::list(), window.max_queries, exec);
+  }
   fkv::status finish(fkv::status done, owned_workspace const& work) {
     CHECK(work.memory.intact());
     CHECK(intact());
@@ -145,8 +166,8 @@ struct policy_bench : token_bench<Policy, Element, Domain> {
 
 /// Tells tokens apart by everything that a scorer can read, cheaply.
 struct mixed_scorer {
-  using reads = foresightkv::statistics<foresightkv::maximum, foresightkv::sum, foresightkv::last<8>, foresightkv::accumulated,
-                                        foresightkv::decayed>;
+  using reads = foresightkv::statistics<foresightkv::maximum, foresightkv::sum, foresightkv::last<8>,
+                                        foresightkv::accumulated, foresightkv::decayed>;
   float key_weight = 0.1f;
 
   template <class Lanes, class Token>
@@ -154,18 +175,21 @@ struct mixed_scorer {
     float const keys = lanes.sum(token.key_head_dim(), [&](int d) { return token.key(d) * token.key(d); });
     float const values = lanes.max(token.value_head_dim(), [&](int d) { return token.value(d); });
     float score = key_weight * keys / static_cast<float>(token.key_head_dim()) + 0.05f * values;
-    score += token.mean(foresightkv::maximum{}) + 2.0f * token.mean(foresightkv::sum{}) + token.mean(foresightkv::last<8>{});
+    score += token.mean(foresightkv::maximum{}) + 2.0f * token.mean(foresightkv::sum{}) +
+             token.mean(foresightkv::last<8>{});
     score += 0.3f * token.statistic(foresightkv::accumulated{}, token.group() - 1);
     return score - 0.2f * token.statistic(foresightkv::decayed{}, 0);
   }
 
   /// The same in double precision.
-  [[nodiscard]] double expected(oracle::numbers const& key, oracle::numbers const& value, std::vector<oracle::window> const& seen,
-                                std::size_t slot, oracle::numbers const& accumulated, oracle::numbers const& decayed) const {
+  [[nodiscard]] double expected(oracle::numbers const& key, oracle::numbers const& value,
+                                std::vector<oracle::window> const& seen, std::size_t slot,
+                                oracle::numbers const& accumulated, oracle::numbers const& decayed) const {
     double score = double{key_weight} * oracle::dot(key, key) / static_cast<double>(key.size()) +
                    double{0.05f} * *std::max_element(value.begin(), value.end());
     for (oracle::window const& head : seen)
-      score += (oracle::evaluate({oracle::fold::maximum, 0}, head, slot) + 2.0 * oracle::evaluate({oracle::fold::sum, 0}, head, slot) +
+      score += (oracle::evaluate({oracle::fold::maximum, 0}, head, slot) +
+                2.0 * oracle::evaluate({oracle::fold::sum, 0}, head, slot) +
                 oracle::evaluate({oracle::fold::last, 8}, head, slot)) /
                static_cast<double>(seen.size());
     return score + double{0.3f} * accumulated.back() - double{0.2f} * decayed.front();

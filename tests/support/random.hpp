@@ -70,22 +70,37 @@ inline std::vector<float> hostile_row(hostile kind, int length, random_source& r
   std::vector<float> row(static_cast<std::size_t>(length));
   auto const draw = [&](hostile what, int slot) -> float {
     switch (what) {
-      case hostile::all_equal: return 0.25f;
-      case hostile::few_levels: return static_cast<float>(random.integer(-1, 1));
-      case hostile::signed_zeros: return either_sign(0u);
-      case hostile::denormals: return either_sign(static_cast<std::uint32_t>(random.integer(0, 4)));
-      case hostile::one_nan: return slot == length / 2 ? either_sign(nan) : random.normal();
-      case hostile::many_nan: return random.chance(0.3) ? either_sign(nan | static_cast<std::uint32_t>(random.integer(0, 9))) : random.normal();
-      case hostile::all_nan: return either_sign(nan);
-      case hostile::infinities: return random.chance(0.6) ? either_sign(infinity) : random.normal();
-      case hostile::one_top_digit: return 1.0f + static_cast<float>(random.integer(0, 40)) * 0x1p-23f;
-      case hostile::ascending: return static_cast<float>(slot);
-      case hostile::descending: return static_cast<float>(-slot);
-      default: return random.normal();
+      case hostile::all_equal:
+        return 0.25f;
+      case hostile::few_levels:
+        return static_cast<float>(random.integer(-1, 1));
+      case hostile::signed_zeros:
+        return either_sign(0u);
+      case hostile::denormals:
+        return either_sign(static_cast<std::uint32_t>(random.integer(0, 4)));
+      case hostile::one_nan:
+        return slot == length / 2 ? either_sign(nan) : random.normal();
+      case hostile::many_nan:
+        return random.chance(0.3) ? either_sign(nan | static_cast<std::uint32_t>(random.integer(0, 9)))
+                                  : random.normal();
+      case hostile::all_nan:
+        return either_sign(nan);
+      case hostile::infinities:
+        return random.chance(0.6) ? either_sign(infinity) : random.normal();
+      case hostile::one_top_digit:
+        return 1.0f + static_cast<float>(random.integer(0, 40)) * 0x1p-23f;
+      case hostile::ascending:
+        return static_cast<float>(slot);
+      case hostile::descending:
+        return static_cast<float>(-slot);
+      default:
+        return random.normal();
     }
   };
   for (int slot = 0; slot < length; ++slot) {
-    hostile const what = kind == hostile::mixed ? static_cast<hostile>(random.integer(0, static_cast<int>(hostile::infinities))) : kind;
+    hostile const what = kind == hostile::mixed
+                             ? static_cast<hostile>(random.integer(0, static_cast<int>(hostile::infinities)))
+                             : kind;
     row[static_cast<std::size_t>(slot)] = draw(what, slot);
   }
   return row;

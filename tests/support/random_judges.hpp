@@ -44,7 +44,8 @@ struct random_judges {
 
   [[nodiscard]] oracle::judge head(int layer, int kv_head) const {
     auto const part = [&](std::vector<std::vector<float>> const& all, int width) {
-      float const* const first = all[static_cast<std::size_t>(layer)].data() + static_cast<std::ptrdiff_t>(kv_head) * width;
+      float const* const first =
+          all[static_cast<std::size_t>(layer)].data() + static_cast<std::ptrdiff_t>(kv_head) * width;
       return oracle::numbers(first, first + width);
     };
     oracle::judge made;

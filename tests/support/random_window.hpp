@@ -23,14 +23,16 @@ inline fkv::cache_shape random_shape(random_source& random, int capacity) {
   return shape;
 }
 
-/// Positions of a row from which tokens were evicted: `ordered` ones ascend, others stand where a hole was; some slots
-/// are empty if `holes`. All are below 3 times their number.
+/// Positions of a row from which tokens were evicted: `ordered` ones ascend, others stand where a hole was;
+/// some slots are empty if `holes`. All are below 3 times their number.
 inline void random_positions(random_source& random, bool ordered, bool holes, std::vector<int>& positions) {
   int next = -1;
   for (int& position : positions) position = next += random.integer(1, 3);
   if (!ordered)
     for (std::size_t i = positions.size(); i > 1; --i)
-      if (random.chance(0.4)) std::swap(positions[i - 1], positions[static_cast<std::size_t>(random.integer(0, static_cast<int>(i) - 1))]);
+      if (random.chance(0.4))
+        std::swap(positions[i - 1],
+                  positions[static_cast<std::size_t>(random.integer(0, static_cast<int>(i) - 1))]);
   if (holes)
     for (int& position : positions)
       if (random.chance(0.15)) position = -1;
@@ -84,7 +86,8 @@ struct owned_window {
   [[nodiscard]] int heads() const { return shape.num_kv_heads * shape.group; }
   [[nodiscard]] fkv::observation<Query, Base> view() const {
     using view_type = fkv::observation<Query, Base>;
-    auto made = head_first ? view_type::hnd(queries.data(), shape, max_queries) : view_type::nhd(queries.data(), shape, max_queries);
+    auto made = head_first ? view_type::hnd(queries.data(), shape, max_queries)
+                           : view_type::nhd(queries.data(), shape, max_queries);
     if (has_lse) made = made.with_lse(lse.data());
     if (has_sinks) made.sink_logits = sinks.data();
     if (has_counts) made.query_count = query_count.data();
@@ -95,19 +98,23 @@ struct owned_window {
     return made;
   }
 
-  [[nodiscard]] int count(int sequence) const { return has_counts ? query_count[static_cast<std::size_t>(sequence)] : max_queries; }
+  [[nodiscard]] int count(int sequence) const {
+    return has_counts ? query_count[static_cast<std::size_t>(sequence)] : max_queries;
+  }
   [[nodiscard]] int end(int sequence, int row_end) const {
     return has_end ? window_end[static_cast<std::size_t>(sequence)] : row_end;
   }
   [[nodiscard]] int first(int sequence, int row_end) const {
-    return has_first ? first_position[static_cast<std::size_t>(sequence)] : end(sequence, row_end) - count(sequence);
+    return has_first ? first_position[static_cast<std::size_t>(sequence)]
+                     : end(sequence, row_end) - count(sequence);
   }
 
   [[nodiscard]] oracle::attention_rule rule(fkv::row_index at, int j) const {
     oracle::attention_rule made;
     made.scale = scale > 0.0f ? double{scale} : 1.0 / std::sqrt(static_cast<double>(shape.key_head_dim));
     made.soft_cap = soft_cap;
-    if (has_sinks) made.sink = sinks[static_cast<std::size_t>(at.layer * heads() + at.kv_head * shape.group + j)];
+    if (has_sinks)
+      made.sink = sinks[static_cast<std::size_t>(at.layer * heads() + at.kv_head * shape.group + j)];
     return made;
   }
   [[nodiscard]] oracle::numbers query(fkv::row_index at, int j, int r) const {
@@ -128,18 +135,21 @@ struct owned_window {
   }
 
   /// Computes the log-sum-exps of a row's window, and masks some of its queries.
-  void fill_lse(fkv::row_index at, oracle::row const& tokens, int row_end, double masked, random_source& random) {
+  void fill_lse(fkv::row_index at, oracle::row const& tokens, int row_end, double masked,
+                random_source& random) {
     constexpr double bits_per_nat = 1.4426950408889634074;
     float const bad[] = {std::nanf(""), HUGE_VALF, -HUGE_VALF};
     for (int j = 0; j < shape.group; ++j)
       for (int r = 0; r < count(at.sequence); ++r) {
-        double const exact = oracle::log_sum_exp(rule(at, j), tokens, query(at, j, r), first(at.sequence, row_end) + r);
+        double const exact =
+            oracle::log_sum_exp(rule(at, j), tokens, query(at, j, r), first(at.sequence, row_end) + r);
         double const based = Base == fkv::log_base::two ? exact * bits_per_nat : exact;
         log_sum(at, j, r) = random.chance(masked) ? bad[random.integer(0, 2)] : static_cast<float>(based);
       }
   }
 
-  /// What one query head saw: the oracle's window. A query whose log-sum-exp is given as not finite is masked.
+  /// What one query head saw: the oracle's window. A query whose log-sum-exp is given as not finite is
+  /// masked.
   [[nodiscard]] oracle::window seen(fkv::row_index at, int j, oracle::row const& tokens, int row_end) {
     oracle::window made;
     made.end = end(at.sequence, row_end);
@@ -154,13 +164,14 @@ struct owned_window {
     return made;
   }
   [[nodiscard]] bool intact() const {
-    return queries.intact() && lse.intact() && sinks.intact() && query_count.intact() && window_end.intact() &&
-           first_position.intact();
+    return queries.intact() && lse.intact() && sinks.intact() && query_count.intact() &&
+           window_end.intact() && first_position.intact();
   }
 
  private:
   [[nodiscard]] std::size_t rows() const {
-    return static_cast<std::size_t>(shape.num_layers * shape.num_sequences * heads()) * static_cast<std::size_t>(max_queries);
+    return static_cast<std::size_t>(shape.num_layers * shape.num_sequences * heads()) *
+           static_cast<std::size_t>(max_queries);
   }
 };
 

@@ -20,9 +20,9 @@
 
 namespace testing {
 
-/// A buffer between two red zones. Writes into a zone show in `intact`; under AddressSanitizer the zones are poisoned,
-/// so that reads show too. The payload starts `shift` bytes behind a 64-byte boundary and is filled with 0xA5, a
-/// pattern that is a tiny negative float and a negative integer.
+/// A buffer between two red zones. Writes into a zone show in `intact`; under AddressSanitizer the zones are
+/// poisoned, so that reads show too. The payload starts `shift` bytes behind a 64-byte boundary and is filled
+/// with 0xA5, a pattern that is a tiny negative float and a negative integer.
 template <class Element>
 class guarded {
   static_assert(std::is_trivially_copyable_v<Element>);
@@ -33,7 +33,7 @@ class guarded {
   static constexpr unsigned char payload_fill = 0xA5;
 
   explicit guarded(std::size_t count = 0, std::size_t shift = 0) : count_(count), shift_(shift) {
-    memory_ = static_cast<unsigned char*>(::operator new(total(), std::align_val_t{64}));
+    memory_ = static_cast<unsigned char*>(::operator new (total(), std::align_val_t{64}));
     std::memset(memory_, zone_fill, total());
     if (count_ > 0) std::memset(payload(), payload_fill, bytes());
     poison();
@@ -59,7 +59,7 @@ class guarded {
   ~guarded() {
     if (memory_ == nullptr) return;
     unpoison();
-    ::operator delete(memory_, std::align_val_t{64});
+    ::operator delete (memory_, std::align_val_t{64});
   }
 
   [[nodiscard]] Element* data() { return reinterpret_cast<Element*>(payload()); }

@@ -32,8 +32,8 @@ struct recording {
   }
 };
 
-/// A policy at work on a recording, through the public verbs: every eviction runs once stage by stage on a copy, and
-/// once as `evict`; both must agree in every bit.
+/// A policy at work on a recording, through the public verbs: every eviction runs once stage by stage on a
+/// copy, and once as `evict`; both must agree in every bit.
 template <class Policy>
 class replay {
  public:
@@ -85,16 +85,19 @@ class replay {
     auto const list = this->list();
     auto work = workspace_for<Policy>(shape_, list, count);
     fkv::observed<window_list> const seen{statistics.view()};
-    REQUIRE(fkv::observe(fkv::host, cache.view(), list, window(count), state.view, statistics.view(), observe_work(count).view()).ok());
+    REQUIRE(fkv::observe(fkv::host, cache.view(), list, window(count), state.view, statistics.view(),
+                         observe_work(count).view())
+                .ok());
     REQUIRE(fkv::carry(fkv::host, policy_, cache.view(), list, seen, state.view, work.view()).ok());
-    REQUIRE(fkv::score(fkv::host, policy_, cache.view(), list, seen, state.view, scores.view(), work.view()).ok());
+    REQUIRE(fkv::score(fkv::host, policy_, cache.view(), list, seen, state.view, scores.view(), work.view())
+                .ok());
     CHECK(work.memory.intact());
     CHECK(statistics.values.intact());
     CHECK(scores.values.intact());
   }
 
-  /// One eviction with the newest `count` queries as its window. Afterwards `statistics`, `scores` and `lists` are
-  /// those that led to it, and `carried_before` the carried columns that the scorer read.
+  /// One eviction with the newest `count` queries as its window. Afterwards `statistics`, `scores` and
+  /// `lists` are those that led to it, and `carried_before` the carried columns that the scorer read.
   void step(int count) {
     int const length = cache.lengths[0];
     auto const list = this->list();
@@ -104,8 +107,12 @@ class replay {
     carried_before = state;
     guarded<std::int32_t> new_length(1, -7);
     auto work = workspace_for<Policy>(shape_, list, count);
-    REQUIRE(fkv::select(fkv::host, policy_, cache.view(), list, scores.view(), state.view, lists.view(), work.view()).ok());
-    REQUIRE(fkv::compact(fkv::host, policy_, cache.view(), list, lists.view(), state.view, new_length.data(), work.view()).ok());
+    REQUIRE(fkv::select(fkv::host, policy_, cache.view(), list, scores.view(), state.view, lists.view(),
+                        work.view())
+                .ok());
+    REQUIRE(fkv::compact(fkv::host, policy_, cache.view(), list, lists.view(), state.view, new_length.data(),
+                         work.view())
+                .ok());
     CHECK(new_length[0] == fkv::next_length(policy_.config, length));
 
     owned_cache<float> fused_cache = cache_before;
@@ -113,7 +120,8 @@ class replay {
     owned_selection fused_lists(shape_, shape_.capacity);
     guarded<std::int32_t> fused_length(1, -7);
     REQUIRE(fkv::evict(fkv::host, policy_, fused_cache.view(), list, window(count), fused_state.view,
-                       fkv::eviction_output{fused_length.data(), fused_lists.view()}, work.view()).ok());
+                       fkv::eviction_output{fused_length.data(), fused_lists.view()}, work.view())
+                .ok());
     CHECK(fused_length[0] == new_length[0]);
     CHECK(fused_lists.evicted_count.same_bytes(lists.evicted_count));
     for (int row = 0; row < shape_.num_kv_heads; ++row) {
@@ -170,8 +178,8 @@ class replay {
   owned_scores scores;
 };
 
-/// Counts entries of a list that differ from a row of a stored tensor [..., width]; a list of another length differs
-/// everywhere.
+/// Counts entries of a list that differ from a row of a stored tensor [..., width]; a list of another length
+/// differs everywhere.
 inline int mismatches(std::vector<int> const& list, std::int32_t const* stored, int width) {
   if (list.size() != static_cast<std::size_t>(width)) return width + 1;
   int wrong = 0;

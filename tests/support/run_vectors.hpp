@@ -20,10 +20,10 @@ struct expected_run {
   double statistics_tolerance = 0.0;
   std::vector<std::int32_t> evicted, evicted_positions, kept_positions;
   std::vector<float> drop_score;
-  std::vector<float> statistics;                     // [steps][kv_heads][budget][8 * group]
-  std::vector<float> last_statistics_head0;          // [budget][8 * group]
-  std::vector<float> final_acc, final_acc_decay;     // [kv_heads][budget][group]
-  std::vector<float> final_keys, final_values;       // [kv_heads][budget][dim]
+  std::vector<float> statistics;                  // [steps][kv_heads][budget][8 * group]
+  std::vector<float> last_statistics_head0;       // [budget][8 * group]
+  std::vector<float> final_acc, final_acc_decay;  // [kv_heads][budget][group]
+  std::vector<float> final_keys, final_values;    // [kv_heads][budget][dim]
 
   static expected_run read(vector_file const& file, recording const& tokens, std::string const& prefix) {
     expected_run made;
@@ -31,7 +31,8 @@ struct expected_run {
     made.budget = file.integer("budget");
     made.interval = file.integer("interval");
     made.score_tolerance = file.number("tol_score_abs");
-    // Files without a tolerance of their own for statistics take the widest that any file of the family names.
+    // Files without a tolerance of their own for statistics take the widest that any file of the family
+    // names.
     made.statistics_tolerance = file.has_text("tol_stats_abs") ? file.number("tol_stats_abs") : 2e-4;
     int const heads = tokens.kv_heads;
     made.evicted = file.ints(prefix + "evicted", {made.steps, heads, made.interval});
@@ -81,7 +82,8 @@ void check_run_step(replay<judge_policy<Features>>& run, expected_run const& exp
                 -expected.drop_score[place(head, expected.budget) + static_cast<std::size_t>(slot)]);
     if (!expected.statistics.empty())
       add_statistics<Features>(run, head, expected.budget,
-                               expected.statistics.data() + place(head, expected.budget * 8 * group), statistics);
+                               expected.statistics.data() + place(head, expected.budget * 8 * group),
+                               statistics);
     auto const evicted = expected.evicted.data() + place(head, expected.interval);
     auto const positions = expected.evicted_positions.data() + place(head, expected.interval);
     auto const kept = expected.kept_positions.data() + place(head, expected.budget);
@@ -113,7 +115,8 @@ void check_run_end(replay<judge_policy<Features>>& run, expected_run const& expe
           sums.add(columns[carried::template index<fkv::accumulated>() * group + j], expected.final_acc[at]);
         if constexpr (carried::template contains<fkv::decayed>)
           if (!expected.final_acc_decay.empty())
-            decays.add(columns[carried::template index<fkv::decayed>() * group + j], expected.final_acc_decay[at]);
+            decays.add(columns[carried::template index<fkv::decayed>() * group + j],
+                       expected.final_acc_decay[at]);
       }
       for (int d = 0; d < dim && !expected.final_keys.empty(); ++d) {
         auto const at = token * static_cast<std::size_t>(dim) + static_cast<std::size_t>(d);
@@ -178,7 +181,8 @@ inline float generated_value(std::uint64_t seed, std::uint64_t index, double sca
 }
 
 /// A tensor of `count` generated values, checked against the first ones that the file stores.
-inline std::vector<float> generate_tensor(vector_file const& file, std::string const& name, std::size_t count) {
+inline std::vector<float> generate_tensor(vector_file const& file, std::string const& name,
+                                          std::size_t count) {
   auto const seed = static_cast<std::uint64_t>(file.number("seed_" + name));
   double const scale = file.number("scale_" + name);
   std::vector<float> values(count);
@@ -196,7 +200,8 @@ inline void check_large_trajectory(fkv::io::safetensors_file const& stored) {
   tokens.group = file.integer("group");
   tokens.dim = file.integer("head_dim");
   tokens.tokens = file.integer("tokens");
-  auto const count = static_cast<std::size_t>(tokens.kv_heads * tokens.tokens) * static_cast<std::size_t>(tokens.dim);
+  auto const count =
+      static_cast<std::size_t>(tokens.kv_heads * tokens.tokens) * static_cast<std::size_t>(tokens.dim);
   tokens.q = generate_tensor(file, "q", count * static_cast<std::size_t>(tokens.group));
   tokens.k = generate_tensor(file, "k", count);
   tokens.v = generate_tensor(file, "v", count);

@@ -63,8 +63,11 @@ void check_judge_scores(vector_file const& file) {
   owned_scores scores(shape, tokens);
   owned_selection lists(shape, tokens);
   fkv::observed<window_list> const window{observed.view()};
-  REQUIRE(fkv::score(fkv::host, policy, cache.view(), list, window, state.view, scores.view(), work.view()).ok());
-  REQUIRE(fkv::select(fkv::host, policy, cache.view(), list, scores.view(), state.view, lists.view(), work.view()).ok());
+  REQUIRE(
+      fkv::score(fkv::host, policy, cache.view(), list, window, state.view, scores.view(), work.view()).ok());
+  REQUIRE(
+      fkv::select(fkv::host, policy, cache.view(), list, scores.view(), state.view, lists.view(), work.view())
+          .ok());
 
   auto const compare = [&](std::string const& name, double tolerance) {
     worst_difference worst;
@@ -119,7 +122,9 @@ struct selection_bench {
     policy_type const policy{{.budget = 1, .interval = 1, .recent_tokens = 0}, {}, {}, {}, {budgets.data()}};
     fkv::sequence_list const list{nullptr, nullptr, shape.num_sequences, shape.capacity};
     auto work = workspace_for<policy_type>(shape, list, 0);
-    REQUIRE(fkv::select(fkv::host, policy, cache.view(), list, scores.view(), state.view, lists.view(), work.view()).ok());
+    REQUIRE(fkv::select(fkv::host, policy, cache.view(), list, scores.view(), state.view, lists.view(),
+                        work.view())
+                .ok());
     CHECK((lists.intact() && work.memory.intact() && state.intact()));
   }
 };
@@ -151,7 +156,8 @@ inline void check_selection(fkv::io::safetensors_file const& stored) {
   }
 }
 
-/// Frequencies of single tokens and pairs over many requests, within 5 standard errors of the exact probabilities.
+/// Frequencies of single tokens and pairs over many requests, within 5 standard errors of the exact
+/// probabilities.
 inline void check_sampling(fkv::io::safetensors_file const& stored) {
   vector_file const file(stored);
   int const tokens = file.integer("tokens");
@@ -181,7 +187,8 @@ inline void check_sampling(fkv::io::safetensors_file const& stored) {
       bench.state.view.step[row] = static_cast<std::uint32_t>(step);
       bench.state.view.seen_length[row] = tokens;
       bench.state.view.next_position[row] = tokens;
-      for (int slot = 0; slot < tokens; ++slot) bench.state.view.position[bench.state.view.column(row, slot)] = slot;
+      for (int slot = 0; slot < tokens; ++slot)
+        bench.state.view.position[bench.state.view.column(row, slot)] = slot;
     }
     bench.select();
     for (int row = 0; row < bench.shape.num_rows(); ++row, ++draws) {

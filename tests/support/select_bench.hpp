@@ -51,8 +51,10 @@ struct select_bench : token_bench<Policy> {
     auto work = workspace_for<Policy>(shape, list, 0);
     auto const state_before = state;
     auto const scores_before = scores.values;
-    fkv::status const done = fkv::select(fkv::host, policy, cache.view(), list, scores.view(), state.view, out, work.view());
-    CHECK((work.memory.intact() && lists.intact() && scores.values.intact() && state.intact() && cache.intact()));
+    fkv::status const done =
+        fkv::select(fkv::host, policy, cache.view(), list, scores.view(), state.view, out, work.view());
+    CHECK((work.memory.intact() && lists.intact() && scores.values.intact() && state.intact() &&
+           cache.intact()));
     CHECK(scores.values.same_bytes(scores_before));
     return done;
   }
@@ -65,8 +67,8 @@ struct select_bench : token_bench<Policy> {
   }
   [[nodiscard]] oracle::choice expected(fkv::row_index at) const {
     auto const row = static_cast<std::size_t>(shape.row(at));
-    return oracle::choose(policy.config, budgets[static_cast<std::size_t>(at.sequence)], positions[row], row_end[row],
-                          scores_of(shape.row(at), this->length(at)));
+    return oracle::choose(policy.config, budgets[static_cast<std::size_t>(at.sequence)], positions[row],
+                          row_end[row], scores_of(shape.row(at), this->length(at)));
   }
   [[nodiscard]] std::vector<int> kept(fkv::row_index at) const {
     int const row = shape.row(at);
@@ -79,8 +81,10 @@ struct select_bench : token_bench<Policy> {
       int const row = shape.row(at);
       auto const made = expected(at);
       std::vector<int> gone;
-      for (int const slot : made.evicted) gone.push_back(positions[static_cast<std::size_t>(row)][static_cast<std::size_t>(slot)]);
-      bool const right = lists.evicted_of(row) == made.evicted && kept(at) == made.kept && lists.positions_of(row) == gone;
+      for (int const slot : made.evicted)
+        gone.push_back(positions[static_cast<std::size_t>(row)][static_cast<std::size_t>(slot)]);
+      bool const right =
+          lists.evicted_of(row) == made.evicted && kept(at) == made.kept && lists.positions_of(row) == gone;
       wrong += base::listed(at.sequence) && !right;
     });
     return wrong;

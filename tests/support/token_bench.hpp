@@ -11,7 +11,8 @@
 
 namespace testing {
 
-/// What happened to a row before: nothing; evictions that kept time order; that filled holes; that left holes.
+/// What happened to a row before: nothing; evictions that kept time order; that filled holes; that left
+/// holes.
 enum class history { pristine, ordered, filled, holes };
 
 /// Rows of random lengths and positions, and a list that names their sequences.
@@ -34,7 +35,8 @@ struct token_bench {
     rebuild();
   }
   /// One with chosen extents.
-  token_bench(std::uint64_t seed, fkv::cache_shape const& extents) : random(seed), shape(extents), most(extents.capacity) {
+  token_bench(std::uint64_t seed, fkv::cache_shape const& extents)
+      : random(seed), shape(extents), most(extents.capacity) {
     rebuild();
   }
 
@@ -65,14 +67,16 @@ struct token_bench {
     });
   }
 
-  [[nodiscard]] int random_length() { return random.chance(0.1) ? random.integer(0, std::min(2, most)) : random.integer(1, most); }
+  [[nodiscard]] int random_length() {
+    return random.chance(0.1) ? random.integer(0, std::min(2, most)) : random.integer(1, most);
+  }
 
   void place(history kind) {
     for (int sequence = 0; sequence < shape.num_sequences; ++sequence) place(sequence, kind, random_length());
   }
 
-  /// Gives the rows of a sequence a length and positions. They end together, as they do in an engine; where every row
-  /// has a length of its own, those that lost tokens differ in how many.
+  /// Gives the rows of a sequence a length and positions. They end together, as they do in an engine; where
+  /// every row has a length of its own, those that lost tokens differ in how many.
   void place(int sequence, history kind, int length) {
     bool const ragged = Domain == fkv::length_domain::row && kind != history::pristine;
     int const longest_seen = kind == history::pristine ? 0 : random.integer(0, length);
@@ -91,8 +95,9 @@ struct token_bench {
         std::copy(place.begin(), place.end(), state.view.position + state.view.column(row, 0));
         for (int slot = 0; slot < seen; ++slot)
           for (int i = 0; i < state.view.num_carried * shape.group; ++i)
-            state.view.carried_at(row, slot)[i] =
-                place[static_cast<std::size_t>(slot)] < 0 ? 0.0f : static_cast<float>(random.uniform(0.0, 3.0));
+            state.view.carried_at(row, slot)[i] = place[static_cast<std::size_t>(slot)] < 0
+                                                      ? 0.0f
+                                                      : static_cast<float>(random.uniform(0.0, 3.0));
       }
       for (int i = 0; i < fresh; ++i) place.push_back(next + i);
       cache.length(at) = seen + fresh;
@@ -100,19 +105,27 @@ struct token_bench {
     });
   }
 
-  [[nodiscard]] int length(fkv::row_index at) const { return static_cast<int>(positions[static_cast<std::size_t>(shape.row(at))].size()); }
+  [[nodiscard]] int length(fkv::row_index at) const {
+    return static_cast<int>(positions[static_cast<std::size_t>(shape.row(at))].size());
+  }
   [[nodiscard]] int tokens(fkv::row_index at) const {
     auto const& row = positions[static_cast<std::size_t>(shape.row(at))];
-    return static_cast<int>(std::count_if(row.begin(), row.end(), [](int position) { return position >= 0; }));
+    return static_cast<int>(
+        std::count_if(row.begin(), row.end(), [](int position) { return position >= 0; }));
   }
-  [[nodiscard]] bool listed(int sequence) const { return std::find(slots.begin(), slots.end(), sequence) != slots.end(); }
-  [[nodiscard]] fkv::sequence_list list() const { return {slots.data(), nullptr, static_cast<int>(slots.size()), most}; }
+  [[nodiscard]] bool listed(int sequence) const {
+    return std::find(slots.begin(), slots.end(), sequence) != slots.end();
+  }
+  [[nodiscard]] fkv::sequence_list list() const {
+    return {slots.data(), nullptr, static_cast<int>(slots.size()), most};
+  }
 
   /// One row's part of an array [rows][width].
   template <class Array>
   [[nodiscard]] bool same_row(Array const& a, Array const& b, fkv::row_index at, int width) const {
     auto const from = static_cast<std::size_t>(shape.row(at)) * static_cast<std::size_t>(width);
-    return width == 0 || std::memcmp(&a[from], &b[from], static_cast<std::size_t>(width) * sizeof(a[from])) == 0;
+    return width == 0 ||
+           std::memcmp(&a[from], &b[from], static_cast<std::size_t>(width) * sizeof(a[from])) == 0;
   }
 };
 
