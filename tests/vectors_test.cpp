@@ -117,7 +117,7 @@ TEST_CASE("vectors: every set of the folder agrees") {
       for (std::string const& method : missing) std::cout << " " << method;
       std::cout << "\n";
     } catch (std::exception const& problem) {
-      FAIL_CHECK(problem.what());  // a file of a known kind that cannot be read
+      FAIL_CHECK("cannot be read: " << std::string(problem.what()));
     } catch (...) {
       // A REQUIRE that failed, recorded already: go on with the next file.
     }
