@@ -176,7 +176,7 @@ struct neighbour_scorer {
     float* const norm = row.scratch(0);
     float* const shifted = row.scratch(1);
     block.for_each_token(row.length(), [&](auto const& lanes, int slot) {
-      norm[slot] = lanes.sum(row.key_head_dim(), [&](int d) { return row.key(slot, d) * row.key(slot, d); });
+      lanes.store(norm[slot], lanes.sum(row.key_head_dim(), [&](int d) { return row.key(slot, d) * row.key(slot, d); }));
     });
     block.for_each(row.length(), [&](int slot) { shifted[slot] = slot > 0 ? norm[slot - 1] : 0.0f; });
     float const largest = block.max(row.length(), [&](int slot) { return norm[slot]; });

@@ -44,6 +44,14 @@ FORESIGHTKV_HOST_DEVICE constexpr float bits_float(std::uint32_t bits) {
 
 inline constexpr std::uint32_t float_infinity_bits = 0x7f800000u;
 
+/// Neither infinite nor NaN.
+FORESIGHTKV_HOST_DEVICE constexpr bool is_finite(float value) {
+  return (float_bits(value) & float_infinity_bits) != float_infinity_bits;
+}
+FORESIGHTKV_HOST_DEVICE constexpr bool is_finite(double value) {
+  return (__builtin_bit_cast(std::uint64_t, value) & 0x7fff'ffff'ffff'ffffu) < 0x7ff0'0000'0000'0000u;
+}
+
 /// A binary format of 1 + ExponentBits + MantissaBits bits with IEEE bias and denormals.
 template <int ExponentBits, int MantissaBits>
 struct narrow_format {

@@ -199,7 +199,7 @@ status check_golden_input(Input const& input) {
     if (strides.head < 0 || strides.token < 0 || !extents_fit({heads, strides.head}) ||
         !extents_fit({input.shape.tokens, strides.token}))
       return {errc::invalid_shape};
-  bool const scaled = input.softmax_scale >= 0.0f && host::has_finite_bits(input.softmax_scale);
+  bool const scaled = input.softmax_scale >= 0.0f && is_finite(input.softmax_scale);
   if (!scaled) return {errc::invalid_shape};
   if (input.queries == nullptr || input.keys == nullptr) return {errc::null_pointer};
   bool const aligned =

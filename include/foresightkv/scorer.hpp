@@ -21,6 +21,8 @@ struct lanes {
   float max(int count, Term const& term) const {
     return count > 0 ? term(0) : 0.0f;
   }
+  /// Writes a value that every lane has: one of them does.
+  void store(float& target, float value) const { target = value; }
 };
 
 /// What a scorer may ask of one cached token.
@@ -202,7 +204,7 @@ template <class Scorer, class Block, class Row>
     bulk_score(scorer, block, row, scores);  // a backend's own form, found in the block's namespace
   } else if constexpr (pointwise_scorer<Scorer>) {
     block.for_each_token(row.length(),
-                         [&](auto const& lanes, int slot) { scores[slot] = scorer(lanes, row.token(slot)); });
+                         [&](auto const& lanes, int slot) { lanes.store(scores[slot], scorer(lanes, row.token(slot))); });
   } else {
     scorer(block, row, scores);
   }

@@ -19,7 +19,8 @@ enum class sequence_flag : std::uint32_t {
   state_overflow = 8,     ///< the row must be stored and is longer than the state's capacity
   bad_window = 16,        ///< query_count or positions of the window out of range, or statistics of too few slots
   bad_budget = 32,        ///< a budget read from memory cannot hold the protected tokens
-  duplicate = 64          ///< listed twice in one call: visited once
+  duplicate = 64,         ///< listed twice in one call: visited once
+  missing_judge = 128     ///< a layer that the device names has no judge; the host answers invalid_shape instead
 };
 
 /// Memory that follows the tokens of every row: columns indexed [row][slot], and scalars per row and per sequence.

@@ -108,6 +108,7 @@ struct shuffled_block {
       for (int i = count - 1; i >= 0; --i) largest = std::max(largest, term(i));
       return largest;
     }
+    void store(float& target, float value) const { target = value; }
   };
   template <class Body>
   void for_each(int count, Body const& body) const {
@@ -236,12 +237,12 @@ class scorer_case {
     for (int row = 0; row < shape.num_rows(); ++row) {
       guarded<float> scratch(stride * static_cast<std::size_t>(fkv::detail::scratch_rows<Scorer>()));
       using cache_type = typename owned_cache<Element>::view_type;
-      fkv::detail::host::host_row<cache_type, fkv::observation<Query>, reads> view;
+      fkv::detail::row_view<cache_type, fkv::observation<Query>, reads> view;
       view.cache = &tokens;
       view.window = &queries_view;
       view.at = index(row);
       view.tokens = options.length;
-      view.positions = fkv::detail::host::positions_of(state.view, row);
+      view.positions = fkv::detail::positions_of(state.view, row);
       view.protected_from = next_position() - options.config.recent();
       view.sink_tokens = options.config.sink_tokens;
       view.window_queries = options.queries;

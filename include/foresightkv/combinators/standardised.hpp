@@ -26,7 +26,7 @@ struct standardised {
   FORESIGHTKV_HOST_DEVICE void operator()(Block const& block, Row const& row, float* scores) const {
     detail::evaluate(scorer, block, row, scores);
     int const n = row.length();
-    auto const counts = [&](int slot) { return detail::is_finite_score(scores[slot]) && row.candidate(slot); };
+    auto const counts = [&](int slot) { return detail::is_finite(scores[slot]) && row.candidate(slot); };
     float const count = block.sum(n, [&](int slot) { return counts(slot) ? 1.0f : 0.0f; });
     if (!(count > 0.0f)) return;
     float const mean = block.sum(n, [&](int slot) { return counts(slot) ? scores[slot] : 0.0f; }) / count;

@@ -3,19 +3,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <foresightkv/element.hpp>
 #include <foresightkv/status.hpp>
 #include <foresightkv/workspace.hpp>
 
 namespace foresightkv::inline v0::detail {
-
-/// Whether a value is neither infinite nor NaN. Looks at bits: -ffast-math may assume that all values are
-/// finite.
-constexpr bool is_finite(float value) {
-  return (__builtin_bit_cast(std::uint32_t, value) & 0x7fffffffu) < 0x7f800000u;
-}
-constexpr bool is_finite(double value) {
-  return (__builtin_bit_cast(std::uint64_t, value) & 0x7fff'ffff'ffff'ffffu) < 0x7ff0'0000'0000'0000u;
-}
 
 template <class Real>
 bool all_finite(Real const* values, std::size_t count) {

@@ -20,4 +20,10 @@ FORESIGHTKV_HOST_DEVICE constexpr std::uint32_t order_key(float score) {
   return magnitude == 0 ? 0x80000000u : key;       // both zeros
 }
 
+/// The lowest keys of a row: every key below `threshold`, and the first `ties` of those that equal it.
+struct lowest_keys {
+  std::uint32_t threshold = 0;
+  int ties = 0;
+};
+
 }  // namespace foresightkv::inline v0::detail

@@ -83,4 +83,12 @@ FORESIGHTKV_HOST_DEVICE constexpr float gumbel_float(std::uint32_t bits) {
   return static_cast<float>(-fixed_log(static_cast<std::uint64_t>(exponential), 40)) * 0x1p-40f;
 }
 
+/// Names the draws of one row; see `draw`.
+struct draw_source {
+  std::uint64_t seed = 0;
+  std::uint32_t request = 0;
+  std::uint32_t model_row = 0;
+  std::uint32_t step = 0;
+};
+
 }  // namespace foresightkv::inline v0::detail

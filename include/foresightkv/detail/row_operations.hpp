@@ -21,11 +21,6 @@ FORESIGHTKV_HOST_DEVICE constexpr float bounded_logit(float logit) {
   return logit < hidden_logit ? hidden_logit : logit > -hidden_logit ? -hidden_logit : logit;
 }
 
-/// Neither NaN nor infinite.
-FORESIGHTKV_HOST_DEVICE constexpr bool is_finite_score(float score) {
-  return (float_bits(score) & float_infinity_bits) != float_infinity_bits;
-}
-
 /// x[0, n) = softmax of x, in place. Entries at hidden_logit get 0; all get 0 if there is no other. No NaN in x.
 template <class Block>
 FORESIGHTKV_HOST_DEVICE void softmax_row(Block const& block, float* x, int n) {
@@ -62,7 +57,7 @@ FORESIGHTKV_HOST_DEVICE void window_logits(Block const& block, Row const& row, i
           logit = bounded_logit(logit);
           largest = logit > largest ? logit : largest;
         }
-        row.scratch(r)[slot] = largest;
+        lanes.store(row.scratch(r)[slot], largest);
       }
     });
   }
@@ -75,7 +70,7 @@ FORESIGHTKV_HOST_DEVICE void inverse_key_norms(Block const& block, Row const& ro
     auto const token = row.token(slot);
     float const norm =
         sqrtf(lanes.sum(token.key_head_dim(), [&](int dim) { return token.key(dim) * token.key(dim); }));
-    inverse[slot] = row.occupied(slot) ? 1.0f / (norm > 1e-8f ? norm : 1e-8f) : 0.0f;
+    lanes.store(inverse[slot], row.occupied(slot) ? 1.0f / (norm > 1e-8f ? norm : 1e-8f) : 0.0f);
   });
 }
 
@@ -117,8 +112,8 @@ FORESIGHTKV_HOST_DEVICE void last_similar_keys(Block const& block, Row const& ro
         found = other == slot ? 0.0f : product * inverse[slot] * inverse[other];
         if (found > threshold) break;
       }
-      similar[slot] = static_cast<float>(other < 0 ? 0 : other);
-      cosine[slot] = found;  // of slot 0 where the search ran to the end
+      lanes.store(similar[slot], static_cast<float>(other < 0 ? 0 : other));
+      lanes.store(cosine[slot], found);  // of slot 0 where the search ran to the end
     });
   }
 }

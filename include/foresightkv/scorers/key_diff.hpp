@@ -28,7 +28,7 @@ struct key_diff {
     block.for_each_token(row.length(), [&](auto const& lanes, int slot) {
       auto const token = row.token(slot);
       float const product = lanes.sum(dims, [&](int dim) { return token.key(dim) * sums[dim]; });
-      scores[slot] = product * inverse[slot] * factor;
+      lanes.store(scores[slot], product * inverse[slot] * factor);
     });
   }
 };

@@ -28,7 +28,7 @@ FORESIGHTKV_HOST_DEVICE float const* key_redundancy(Block const& block, Row cons
     float const own = lanes.sum(dims, [&](int dim) { return token.key(dim) * token.key(dim); }) * inverse[slot] * inverse[slot];
     auto const column = static_cast<float>(slot);
     float const removed = lanes.sum(n, [&](int other) { return similar[other] == column ? cosine[other] : 0.0f; });
-    redundancy[slot] = bounded_logit((all - own - removed) / static_cast<float>(n));
+    lanes.store(redundancy[slot], bounded_logit((all - own - removed) / static_cast<float>(n)));
   });
   softmax_row(block, redundancy, n);
   return redundancy;

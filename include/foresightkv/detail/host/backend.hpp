@@ -46,8 +46,8 @@ struct backend<host_execution> : host::lifecycle {
                         Window const& window, row_state const& state, float* out, int out_capacity, workspace memory) {
     constexpr int size = window_statistics<typename Policy::reads>::size;
     auto const accept = [&](int sequence) {
-      return host::check_lengths(cache, sequence, smaller(list.max_length, out_capacity), no_limit, state) &&
-             host::check_queries(cache, window, sequence, state);
+      return host::check_lengths(lengths_of(cache), sequence, {smaller(list.max_length, out_capacity)}, state) &&
+             host::check_queries(lengths_of(cache), extent_of(window), sequence, state);
     };
     auto const row_floats = static_cast<std::ptrdiff_t>(out_capacity) * size * cache.shape().group;
     for_each_row(exec, policy, cache, list, state, memory, accept,
@@ -62,8 +62,8 @@ struct backend<host_execution> : host::lifecycle {
   static status carry(host_execution exec, Policy const& policy, Cache const& cache, sequence_list const& list,
                       Window const& window, row_state const& state, workspace memory) {
     auto const accept = [&](int sequence) {
-      return host::check_lengths(cache, sequence, list.max_length, state.capacity, state) &&
-             host::check_queries(cache, window, sequence, state);
+      return host::check_lengths(lengths_of(cache), sequence, {list.max_length, state.capacity}, state) &&
+             host::check_queries(lengths_of(cache), extent_of(window), sequence, state);
     };
     for_each_row(exec, policy, cache, list, state, memory, accept,
                  [&](auto const& row, auto const& scratch) {
@@ -78,9 +78,10 @@ struct backend<host_execution> : host::lifecycle {
   static status score(host_execution exec, Policy const& policy, Cache const& cache, sequence_list const& list,
                       Window const& window, row_state const& state, score_view const& scores, workspace memory) {
     auto const accept = [&](int sequence) {
-      return host::check_lengths(cache, sequence, smaller(list.max_length, scores.capacity),
-                                 state.num_carried > 0 ? state.capacity : no_limit, state) &&
-             host::check_queries(cache, window, sequence, state);
+      return host::check_lengths(
+                 lengths_of(cache), sequence,
+                 {smaller(list.max_length, scores.capacity), state.num_carried > 0 ? state.capacity : no_limit}, state) &&
+             host::check_queries(lengths_of(cache), extent_of(window), sequence, state);
     };
     for_each_row(exec, policy, cache, list, state, memory, accept,
                  [&](auto const& row, auto const& scratch) {
@@ -96,7 +97,7 @@ struct backend<host_execution> : host::lifecycle {
                        score_view const& scores, row_state const& state, selection const& lists, workspace memory) {
     auto const accept = [&](int sequence) {
       int const limit = smaller(list.max_length, smaller(scores.capacity, lists.capacity));
-      return host::check_lengths(cache, sequence, limit, no_limit, state) &&
+      return host::check_lengths(lengths_of(cache), sequence, {limit}, state) &&
              check_budget_data(policy, cache, sequence, state);
     };
     for_each_row(exec, policy, cache, list, state, memory, accept, [&](auto const& row, auto const& scratch) {
@@ -110,7 +111,7 @@ struct backend<host_execution> : host::lifecycle {
                         selection const& lists, row_state const& state, std::int32_t* new_lengths, workspace memory) {
     auto const accept = [&](int sequence) {
       int const limit = smaller(list.max_length, lists.capacity);
-      return host::check_lengths(cache, sequence, limit, storable<Policy>(state), state) &&
+      return host::check_lengths(lengths_of(cache), sequence, {limit, storable<Policy>(state)}, state) &&
              check_budget_data(policy, cache, sequence, state) && check_lists(policy, cache, lists, sequence, state);
     };
     for_each_row(exec, policy, cache, list, state, memory, accept, [&](auto const& row, auto const& scratch) {
@@ -132,8 +133,8 @@ struct backend<host_execution> : host::lifecycle {
     selection const lists = output.capacity > 0 ? output : selection{};
     auto const accept = [&](int sequence) {
       int const limit = lists.capacity > 0 ? smaller(list.max_length, lists.capacity) : list.max_length;
-      return host::check_lengths(cache, sequence, limit, storable<Policy>(state), state) &&
-             host::check_queries(cache, window, sequence, state) && check_budget_data(policy, cache, sequence, state);
+      return host::check_lengths(lengths_of(cache), sequence, {limit, storable<Policy>(state)}, state) &&
+             host::check_queries(lengths_of(cache), extent_of(window), sequence, state) && check_budget_data(policy, cache, sequence, state);
     };
     for_each_row(exec, policy, cache, list, state, memory, accept,
                  [&](auto const& row, auto const& scratch) {
@@ -162,7 +163,7 @@ struct backend<host_execution> : host::lifecycle {
     cache_shape const& shape = cache.shape();
     eviction_config const config = policy.config;
     auto const accept = [&](int sequence) {
-      if (!host::check_lengths(cache, sequence, list.max_length, no_limit, state) ||
+      if (!host::check_lengths(lengths_of(cache), sequence, {list.max_length}, state) ||
           !check_budget_data(policy, cache, sequence, state))
         return false;
       for (int layer = 0; layer < shape.num_layers; ++layer)
@@ -177,10 +178,6 @@ struct backend<host_execution> : host::lifecycle {
   }
 
  private:
-  static constexpr int no_limit = 0x7fffffff;
-
-  static constexpr int smaller(int a, int b) { return a < b ? a : b; }
-
   /// Longest row whose columns this policy stores: a compaction that moves tokens stores the kept ones only.
   template <class Policy>
   static int storable(row_state const& state) {
@@ -191,25 +188,16 @@ struct backend<host_execution> : host::lifecycle {
   template <class Policy, class Cache>
   static bool check_lists(Policy const& policy, Cache const& cache, selection const& lists, int sequence,
                           row_state const& state) {
-    cache_shape const& shape = cache.shape();
-    for (int layer = 0; layer < shape.num_layers; ++layer)
-      for (int head = 0; head < shape.num_kv_heads; ++head) {
-        host::row_task<Policy, Cache> const row(policy, cache, state, {layer, sequence, head});
-        if (!row.fits(lists)) return host::set_flag(state, sequence, sequence_flag::bad_length), false;
-      }
-    return true;
+    return host::check_rows(cache.shape(), sequence, state, [&](row_index at) {
+      return host::row_task<Policy, Cache>(policy, cache, state, at).fits(lists) ? no_flag : sequence_flag::bad_length;
+    });
   }
 
   template <class Policy, class Cache>
   static bool check_budget_data(Policy const& policy, Cache const& cache, int sequence, row_state const& state) {
-    cache_shape const& shape = cache.shape();
-    for (int layer = 0; layer < shape.num_layers; ++layer)
-      for (int head = 0; head < shape.num_kv_heads; ++head) {
-        int const tokens = policy.budget(policy.config, shape, row_index{layer, sequence, head});
-        if (tokens < 0 || tokens > state.capacity)
-          return host::set_flag(state, sequence, sequence_flag::bad_budget), false;
-      }
-    return true;
+    return host::check_rows(cache.shape(), sequence, state, [&](row_index at) {
+      return check_budget_of(policy.budget, eviction_config(policy.config), cache.shape(), at, state.capacity);
+    });
   }
 };
 

@@ -95,11 +95,6 @@ struct block_means_scratch {
   }
 };
 
-/// Tests bits: -ffast-math folds the usual tests away.
-inline bool has_finite_bits(float value) {
-  return (float_bits(value) & float_infinity_bits) != float_infinity_bits;
-}
-
 /// sums[i] += weights[r] * rows[r * stride + i] over all r, for i < n, a multiple of the vector length.
 template <class Isa>
 [[gnu::always_inline]] inline void add_weighted_rows(float const* rows, std::size_t stride,
@@ -172,7 +167,7 @@ inline void weigh_chunk(query_tile const& tile, block_means_scratch const& scrat
                         float* numerators, int n) {
   for (int row = 0; row < tile.rows(); ++row) {
     float const total = scratch.totals[row];
-    bool const masked = !has_finite_bits(total) || !has_finite_bits(scratch.maxima[row]) || !(total > 0.0f);
+    bool const masked = !is_finite(total) || !is_finite(scratch.maxima[row]) || !(total > 0.0f);
     scratch.weights[row] = masked ? 0.0f : rescaling(references[row] - scratch.maxima[row]) / total;
     if (masked) std::fill_n(numerators + static_cast<std::size_t>(row) * block_means_plan::chunk, n, 0.0f);
   }
@@ -209,7 +204,7 @@ template <class Isa, class Query>
       int visible = std::clamp(tile.position(row) + 1 - begin, 0, n);
       references[row] = scratch.maxima[row];
       if (plan.lse_given) {
-        if (!has_finite_bits(scratch.maxima[row])) visible = 0;
+        if (!is_finite(scratch.maxima[row])) visible = 0;
         if (visible > 0) (void)exp2_row<Isa>(x, visible, plan.multiply, scratch.maxima[row]);
       } else if (visible > 0) {
         references[row] =

@@ -4,16 +4,11 @@
 #include <cmath>
 #include <foresightkv/detail/host/kernels.hpp>
 #include <foresightkv/detail/host/row.hpp>
+#include <foresightkv/detail/window.hpp>
 
 namespace foresightkv::inline v0::detail::host {
 
-inline constexpr float log2_e = 1.44269504088896340736f;
 inline constexpr int query_block = 32;  // logits of 32 queries x 1,152 keys stay inside a 256 KB L2 cache
-
-/// Whether a float is finite, by its bits: -ffast-math folds the usual tests away.
-inline bool is_finite(float value) {
-  return (float_bits(value) & float_infinity_bits) != float_infinity_bits;
-}
 
 /// Slots that any vector path may touch of a row of n: one more panel, the widest.
 constexpr std::size_t padded_bound(int n) { return static_cast<std::size_t>(n) + panel_tokens<isa_avx512>; }
@@ -60,27 +55,6 @@ inline visibility find_visibility(row_positions const& positions, int n, int fir
   }
   return seen;
 }
-
-/// First slot of an ascending row that a query at `position` does not see.
-inline int visible_prefix(row_positions const& positions, int n, int position) {
-  int low = 0;
-  int high = n;
-  while (low < high) {
-    int const middle = low + (high - low) / 2;
-    if (positions.at(middle) <= position)
-      low = middle + 1;
-    else
-      high = middle;
-  }
-  return low;
-}
-
-/// What turns one query's logits into probabilities.
-struct softmax_rule {
-  float multiply = 0.0f;  // base-2 exponent per unit of logit
-  float scale = 0.0f;
-  float soft_cap = 0.0f;
-};
 
 template <class Isa>
 [[gnu::always_inline]] inline void cap_logits(softmax_rule const& rule, float* x, int n) {
@@ -133,28 +107,6 @@ template <class... Statistics>
       ...);
 }
 
-/// Where a window stands in a row.
-struct window_place {
-  int count = 0;  // queries of this chunk
-  int first = 0;  // position of the oldest
-  int end = 0;    // one past the newest position of the declared window
-};
-
-template <class Query, log_base Base>
-window_place place_window(observation<Query, Base> const& window, int sequence, int row_end) {
-  window_place place;
-  place.count = window.query_count == nullptr ? window.max_queries : window.query_count[sequence];
-  place.end = window.window_end == nullptr ? row_end : window.window_end[sequence];
-  place.first = window.first_position == nullptr ? place.end - place.count : window.first_position[sequence];
-  return place;
-}
-
-template <class Query, log_base Base>
-float softmax_scale(observation<Query, Base> const& window, cache_shape const& shape) {
-  if (window.softmax_scale > 0.0f) return window.softmax_scale;
-  return 1.0f / std::sqrt(static_cast<float>(shape.key_head_dim));
-}
-
 /// Observes the window of one row into out[slot][List][group], in code for one instruction set.
 template <class Isa, class List, class Cache, class Query, log_base Base>
 [[gnu::always_inline]] inline void observe_row_with(Cache const& cache, row_index at, int n,
@@ -171,10 +123,7 @@ template <class Isa, class List, class Cache, class Query, log_base Base>
     for (std::ptrdiff_t i = 0; i < static_cast<std::ptrdiff_t>(n) * width; ++i) out[i] = 0.0f;
   if (place.count == 0 || n == 0) return;
 
-  softmax_rule rule;
-  rule.scale = softmax_scale(window, shape);
-  rule.soft_cap = window.soft_cap;
-  rule.multiply = (rule.soft_cap > 0.0f ? 1.0f : rule.scale) * log2_e;
+  softmax_rule const rule = softmax_rule_of(window, shape);
   visibility const seen = find_visibility(positions, n, place.first, scratch.late);
   auto const keys = reinterpret_cast<typename Cache::element_type const**>(scratch.keys);
   for (int slot = 0; slot < n; ++slot) keys[slot] = cache.key(at, slot);

@@ -104,7 +104,7 @@ struct row_task {
         state(columns),
         at(where),
         row(tokens.shape().row(where)),
-        length(row_length(tokens, where)),
+        length(lengths_of(tokens).of(where)),
         positions(positions_of(columns, row)) {}
 
   [[nodiscard]] eviction_config config() const { return rule.config; }
@@ -159,27 +159,11 @@ struct row_task {
   template <class Window>
   [[gnu::noinline]] void score(Window const& window, float const* observed, float const* carried,
                                row_scratch<Policy> const& scratch, float* scores) const {
-    host_row<Cache, Window, reads> view;
-    view.cache = &cache;
-    view.window = &window;
-    view.at = at;
-    view.tokens = length;
-    view.positions = positions;
-    view.protected_from = end() - config().recent();
-    view.sink_tokens = config().sink_tokens;
-    view.request = state.request_id[at.sequence];
-    view.evictions = state.step[row];
+    auto view = view_row<reads>(cache, window, config(), state, at, length, positions);
     view.observed = observed;
     view.carried = carried;
     view.scratch_base = scratch.temporary;
     view.scratch_stride = scratch.stride;
-    if constexpr (is_observation<Window>) {
-      window_place const place = place_window(window, at.sequence, end());
-      view.window_queries = place.count;
-      view.first_query = place.first;
-      view.scale = softmax_scale(window, cache.shape());
-      view.cap = window.soft_cap;
-    }
     with_best_isa([&](auto isa) __attribute__((always_inline)) {
       evaluate(rule.scorer, host_block<decltype(isa)>{}, view, scores);
     });

@@ -8,12 +8,6 @@
 
 namespace foresightkv::inline v0::detail::host {
 
-/// The lowest keys of a row: every key below `threshold`, and the first `ties` of those that equal it.
-struct lowest_keys {
-  std::uint32_t threshold = 0;
-  int ties = 0;
-};
-
 /// The answer among few keys: sorts them.
 inline lowest_keys find_lowest_of_few(std::uint32_t* keys, int n, int count) {
   for (int i = 1; i < n; ++i) {
@@ -63,14 +57,6 @@ inline lowest_keys find_lowest(std::uint32_t const* keys, int n, int count, std:
     if (n <= few) return find_lowest_of_few(scratch, n, remaining);
   }
 }
-
-/// Names the draws of one row; see `draw`.
-struct draw_source {
-  std::uint64_t seed = 0;
-  std::uint32_t request = 0;
-  std::uint32_t model_row = 0;
-  std::uint32_t step = 0;
-};
 
 /// One row of scores as a selector sees it.
 template <class Positions>

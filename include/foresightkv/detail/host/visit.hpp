@@ -3,8 +3,7 @@
 
 #include <foresightkv/cache.hpp>
 #include <foresightkv/detail/host/row.hpp>
-#include <foresightkv/observation.hpp>
-#include <foresightkv/state.hpp>
+#include <foresightkv/detail/visit_check.hpp>
 
 namespace foresightkv::inline v0::detail::host {
 
@@ -32,50 +31,28 @@ inline void set_flag(row_state const& state, int sequence, sequence_flag flag) {
   __atomic_fetch_or(state.flags + sequence, static_cast<std::uint32_t>(flag), __ATOMIC_RELAXED);
 }
 
-template <class Cache>
-int row_length(Cache const& cache, row_index at) {
-  return cache.lengths()[length_index(Cache::domain, cache.shape(), at)];
-}
-
-/// Whether every row of a sequence has a length that this call can handle; flags the sequence otherwise.
-template <class Cache>
-bool check_lengths(Cache const& cache, int sequence, int max_length, int storable, row_state const& state) {
-  cache_shape const& shape = cache.shape();
-  int const limit = max_length < shape.capacity ? max_length : shape.capacity;
+/// Asks `check` about every row of a sequence until one answers with a flag, which the sequence then gets.
+template <class Check>
+bool check_rows(cache_shape const& shape, int sequence, row_state const& state, Check const& check) {
   for (int layer = 0; layer < shape.num_layers; ++layer)
-    for (int head = 0; head < shape.num_kv_heads; ++head) {
-      row_index const at{layer, sequence, head};
-      int const length = row_length(cache, at);
-      if (length < 0 || length > limit) return set_flag(state, sequence, sequence_flag::bad_length), false;
-      if (length > storable) return set_flag(state, sequence, sequence_flag::state_overflow), false;
-      if (!state.empty() && length < state.seen_length[shape.row(at)])
-        return set_flag(state, sequence, sequence_flag::length_mismatch), false;
-    }
+    for (int head = 0; head < shape.num_kv_heads; ++head)
+      if (sequence_flag const flag = check(row_index{layer, sequence, head}); flag != no_flag)
+        return set_flag(state, sequence, flag), false;
   return true;
 }
 
-/// Whether a window has what it takes for a sequence; flags it otherwise. Of its positions no sum or difference
-/// overflows then.
-template <class Cache, class Query, log_base Base>
-bool check_queries(Cache const&, observation<Query, Base> const& window, int sequence, row_state const& state) {
-  int const count = window.query_count == nullptr ? window.max_queries : window.query_count[sequence];
-  constexpr std::int64_t highest = 0x7fffffff;
-  std::int64_t const end = window.window_end == nullptr ? highest : window.window_end[sequence];
-  std::int64_t const first = window.first_position == nullptr ? end - count : window.first_position[sequence];
-  bool const counted = count >= 0 && count <= window.max_queries;
-  bool const placed = first >= -highest && first <= end - count && end - first <= highest;
-  if (counted && placed) return true;
-  return set_flag(state, sequence, sequence_flag::bad_window), false;
+/// Whether every row of a sequence has a length that this call can handle; flags the sequence otherwise.
+inline bool check_lengths(length_view const& lengths, int sequence, length_limits const& limits, row_state const& state) {
+  return check_rows(lengths.shape, sequence, state,
+                    [&](row_index at) { return check_length(lengths, at, limits, state); });
 }
-template <class Cache, class List>
-bool check_queries(Cache const& cache, observed<List> const& window, int sequence, row_state const& state) {
-  cache_shape const& shape = cache.shape();
-  bool enough = true;
-  for (int layer = 0; layer < shape.num_layers; ++layer)
-    for (int head = 0; head < shape.num_kv_heads; ++head)
-      enough = enough && row_length(cache, {layer, sequence, head}) <= window.statistics.capacity;
-  if (enough || List::size == 0) return true;
-  return set_flag(state, sequence, sequence_flag::bad_window), false;
+
+/// Whether a window has what it takes for a sequence; flags it otherwise.
+inline bool check_queries(length_view const& lengths, window_extent const& window, int sequence, row_state const& state) {
+  sequence_flag const flag = check_window_of(window, sequence);
+  if (flag != no_flag) return set_flag(state, sequence, flag), false;
+  return check_rows(lengths.shape, sequence, state,
+                    [&](row_index at) { return check_window_row(window, lengths.of(at)); });
 }
 
 /// body(sequence) for every slot of a list that exists, in order; repeats are flagged and skipped.

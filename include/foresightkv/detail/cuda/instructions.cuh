@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <cuda_runtime.h>
+#include <foresightkv/element.hpp>
+
+// What has no intrinsic with exactly these semantics, as PTX of sm_80.
+namespace foresightkv::inline v0::detail::cuda {
+
+/// Starts a copy of 4, 8 or 16 aligned bytes; 16 go past the L1 cache.
+template <int Bytes>
+__device__ inline void copy_async(void* shared, void const* global) {
+  static_assert(Bytes == 4 || Bytes == 8 || Bytes == 16, "foresightkv: an asynchronous copy moves 4, 8 or 16 bytes");
+  auto const to = static_cast<std::uint32_t>(__cvta_generic_to_shared(shared));
+  auto const from = __cvta_generic_to_global(global);
+  if constexpr (Bytes == 16)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+  else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(from), "n"(Bytes) : "memory");
+}
+
+__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+template <int Pending>
+__device__ inline void wait_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
+}
+
+/// sums[16][8] += a[16][16] b[16][8], fp32 sums; fragments as PTX lays them out over a warp.
+template <class Element>
+__device__ inline void mma_m16n8k16(float (&sums)[4], std::uint32_t const (&a)[4], std::uint32_t const (&b)[2]) {
+  static_assert(std::same_as<Element, half> || std::same_as<Element, bfloat16>,
+                "foresightkv: a matrix product multiplies half or bfloat16");
+  if constexpr (std::same_as<Element, half>)
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+  else
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+}  // namespace foresightkv::inline v0::detail::cuda

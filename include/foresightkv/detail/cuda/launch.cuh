@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <foresightkv/cuda_execution.cuh>
+#include <foresightkv/detail/cuda/block_context.cuh>
+#include <foresightkv/status.hpp>
+#include <type_traits>
+
+/// Kernels belong to the library or program that they are compiled into, whatever nvcc's defaults.
+#define FORESIGHTKV_KERNEL __global__ __attribute__((visibility("hidden")))
+
+namespace foresightkv::inline v0::detail::cuda {
+
+template <class Body>
+using body_memory = typename Body::template shared<cuda_block<Body::threads>>;
+
+/// Above what a block gets without asking, shared memory is dynamic.
+template <class Body>
+inline constexpr std::size_t dynamic_bytes = sizeof(body_memory<Body>) > 48 * 1024 ? sizeof(body_memory<Body>) : 0;
+
+/// Blocks of a multiprocessor that a body is compiled for: Body::min_blocks, or one.
+template <class Body>
+constexpr int min_blocks() {
+  if constexpr (requires { Body::min_blocks; })
+    return Body::min_blocks;
+  else
+    return 1;
+}
+
+template <class Body, class Architectures>
+FORESIGHTKV_KERNEL void __launch_bounds__(Body::threads, min_blocks<Body>())
+    run_body(Body const __grid_constant__ body) {
+  using memory = body_memory<Body>;
+  cuda_block<Body::threads> const context;
+  if constexpr (dynamic_bytes<Body> == 0) {
+    __shared__ memory shared;
+    body(context, shared);
+  } else {
+    extern __shared__ __align__(128) std::byte dynamic_memory[];
+    body(context, *reinterpret_cast<memory*>(dynamic_memory));
+  }
+}
+
+template <class Body>
+using kernel_pointer = void (*)(Body);
+
+/// The one kernel of a body in a library or program. nvcc 13 gives each translation unit a kernel of its own; this
+/// function, never inlined, is merged by the linker, so that what was prepared in one unit is launched in another.
+template <class Body, class Architectures>
+[[gnu::noinline]] __attribute__((visibility("hidden"))) kernel_pointer<Body> kernel_of() {
+  static_assert(std::is_trivially_copyable_v<Body>, "foresightkv: a kernel's arguments must be trivially copyable");
+  static_assert(alignof(body_memory<Body>) <= 128, "foresightkv: shared memory is aligned to 128 bytes at most");
+  return &run_body<Body, Architectures>;
+}
+
+/// What can be said before a launch.
+template <class Body, class Architectures>
+status check_device(device_traits const& traits) {
+  if (traits.native != cudaSuccess) return {errc::cuda, traits.native};
+  return sizeof(body_memory<Body>) <= traits.shared_bytes_per_block ? status{} : status{errc::unsupported};
+}
+
+/// The call's own result: cudaGetLastError would take away an error of the engine.
+inline status to_status(cudaError_t error) { return error == cudaSuccess ? status{} : status{errc::cuda, error}; }
+
+}  // namespace foresightkv::inline v0::detail::cuda
+
+namespace foresightkv::inline v0::detail::kernels {
+
+template <class Architectures>
+struct launcher<basic_cuda_execution<Architectures>> {
+  template <class Body>
+  static status run(basic_cuda_execution<Architectures> const& exec, int blocks, Body const& body) {
+    status const checked = cuda::check_device<Body, Architectures>(exec.traits);
+    if (!checked.ok() || blocks <= 0) return checked;
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(static_cast<unsigned>(blocks));
+    config.blockDim = dim3(static_cast<unsigned>(Body::threads));
+    config.dynamicSmemBytes = cuda::dynamic_bytes<Body>;
+    config.stream = exec.stream;
+    return cuda::to_status(cudaLaunchKernelEx(&config, cuda::kernel_of<Body, Architectures>(), body));
+  }
+};
+
+template <class Architectures>
+struct launcher<basic_cuda_preparation<Architectures>> {
+  template <class Body>
+  static status run(basic_cuda_preparation<Architectures> const& exec, int, Body const&) {
+    status const checked = cuda::check_device<Body, Architectures>(exec.traits);
+    if (!checked.ok()) return checked;
+    auto const kernel = cuda::kernel_of<Body, Architectures>();
+    cudaFuncAttributes loaded{};
+    cudaError_t error = cudaFuncGetAttributes(&loaded, kernel);
+    if (error == cudaSuccess && cuda::dynamic_bytes<Body> > 0)
+      error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                   static_cast<int>(cuda::dynamic_bytes<Body>));
+    return cuda::to_status(error);
+  }
+};
+
+}  // namespace foresightkv::inline v0::detail::kernels

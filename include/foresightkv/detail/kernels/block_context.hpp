@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <concepts>
+#include <cstdint>
+#include <foresightkv/element.hpp>
+#include <foresightkv/status.hpp>
+
+namespace foresightkv::inline v0::detail::kernels {
+
+// A kernel is a body: a trivially copyable struct of its arguments,
+//   threads                       threads per block, a multiple of the warp
+//   template <class C> shared     its shared memory, uninitialised when a block starts
+//   operator()(context, shared)   what every thread of every block does
+// The context is all that a body knows of where it runs: detail/cuda has one for a device, tests/support two for a
+// CPU, on which every body is run with hostile schedules. Hence the rules:
+//   - threads of a block meet only in calls of the context, and all of them make the same calls in the same order
+//     (of shuffles, copies and sync_warp: all threads of a warp);
+//   - a shuffle, a counter and a scan order no memory: what one thread wrote and another reads has a sync between;
+//   - every sync has a number of its own, so that a test can take it away and see something fail.
+
+/// Threads that shuffle among themselves.
+inline constexpr int warp_size = 32;
+
+/// What a body may ask of its block.
+///
+///   rank(), block()              thread in its block, block in the grid
+///   sync(n), sync_warp(n)        barriers, numbered; memory before is visible after
+///   exclusive_sum(scan, x, all)  sum of x over lower ranks; `all` becomes the block's sum. No overflow check. The
+///                                scratch may be used again after a sync
+///   shuffle_xor(x, mask)         x of the lane whose number differs in these bits
+///   count(counter)               adds 1 to a counter in shared memory
+///   raise(flags, bits)           sets bits of a word in global memory
+///   copy_async<Bytes>(to, from)  global to shared memory, 4, 8 or 16 aligned bytes; lands when this thread waits for it
+///   commit(), wait<Pending>()    closes a group of copies; waits until at most Pending groups of this thread are open
+///   mma<Element>(acc, a, b)      acc[16][8] += a[16][16] b[16][8] of a warp, Element half or bfloat16, fp32 sums, in the
+///                                register layout of PTX's mma.m16n8k16
+template <class Context>
+concept block_context =
+    requires(Context const context, typename Context::template scan<std::uint64_t>& scan, std::uint64_t wide, float real,
+             std::uint32_t* word, void* to, void const* from, float (&sums)[4], std::uint32_t const (&a)[4],
+             std::uint32_t const (&b)[2]) {
+      { Context::threads } -> std::convertible_to<int>;
+      { context.rank() } -> std::same_as<int>;
+      { context.block() } -> std::same_as<int>;
+      context.sync(0);
+      context.sync_warp(0);
+      { context.exclusive_sum(scan, wide, wide) } -> std::same_as<std::uint64_t>;
+      { context.shuffle_xor(real, 1) } -> std::same_as<float>;
+      { context.shuffle_xor(1, 1) } -> std::same_as<int>;
+      context.count(word);
+      context.raise(word, 1u);
+      context.template copy_async<16>(to, from);
+      context.commit();
+      context.template wait<0>();
+      context.template mma<half>(sums, a, b);
+    };
+
+/// Starts bodies: `static status run(Exec const&, int blocks, Body const&)`. Specialised for every execution tag whose
+/// backend is made of kernel bodies. No blocks, no launch. Launches of one tag run in order.
+template <class Exec>
+struct launcher;
+
+}  // namespace foresightkv::inline v0::detail::kernels

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <foresightkv/detail/kernels/carry.hpp>
+#include <foresightkv/detail/kernels/judge.hpp>
+#include <foresightkv/detail/kernels/row_block.hpp>
+#include <foresightkv/detail/window.hpp>
+#include <foresightkv/scorer.hpp>
+
+namespace foresightkv::inline v0::detail::kernels {
+
+/// Scores rows. A scorer that sees one token at a time gets a warp per token and a block per tile; one that sees the
+/// row, a block per row.
+template <class Cache, class Window, class Reads, class Scorer>
+struct score_kernel {
+  static constexpr int threads = 256;
+  static constexpr bool whole_rows = !pointwise_scorer<Scorer>;
+  static constexpr int tile = 64;  // tokens
+  enum sync : int { carried_written };
+  using window_list = window_statistics<Reads>;
+  using carried_list = carried_statistics<Reads>;
+
+  visited_rows rows{};
+  Cache cache{};
+  Window window{};
+  Scorer scorer{};
+  eviction_config config{};
+  observed_rows observed{};
+  bool carries = false;      // carried statistics take the window in before they are read
+  float* carried = nullptr;  // [place][max_length][carried list][group], written here
+  float* temporary = nullptr;  // [place][scratch rows][temporary_stride]
+  std::int64_t temporary_stride = 0;
+  float* scores = nullptr;  // [place or row][scores_capacity]
+  int scores_capacity = 0;
+  bool scores_by_row = false;
+  int max_length = 0;
+
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE int tiles() const { return whole_rows ? 1 : divide_up(max_length, tile); }
+
+  template <class Context>
+  using shared = typename row_block<Context>::shared;
+
+  template <class Context>
+  FORESIGHTKV_HOST_DEVICE void operator()(Context const& c, shared<Context>& memory) const {
+    visited_row const row = rows.at(c.block() / tiles());
+    int const first = c.block() % tiles() * tile;
+    if (!row.visited() || first >= row.length) return;
+    int const last = whole_rows ? row.length : smaller(first + tile, row.length);
+    int const group = cache.shape().group;
+    row_positions const positions = rows.positions(row);
+    auto view = view_row<Reads>(cache, window, config, rows.state, row.at, row.length, positions);
+    view.observed = observed.of(row, window_list::size * group);
+    view.carried = part_of(carried, row.place, std::int64_t{max_length} * carried_list::size * group);
+    view.scratch_base = part_of(temporary, row.place, scratch_rows<Scorer>() * temporary_stride);
+    view.scratch_stride = static_cast<std::size_t>(temporary_stride);
+    if constexpr (carried_list::size > 0) write_carried(c, row, first, last, view.observed);
+    row_block<Context> const block{c, memory, first, last};
+    evaluate(scorer, block, view, part_of(scores, scores_by_row ? row.row : row.place, scores_capacity));
+  }
+
+ private:
+  template <class Context>
+  FORESIGHTKV_HOST_DEVICE void write_carried(Context const& c, visited_row const& row, int first, int last,
+                                             float const* seen) const {
+    int const group = cache.shape().group;
+    row_carried const old = carried_of(rows.state, row.row);
+    float* const target = part_of(carried, row.place, std::int64_t{max_length} * old.width);
+    if (carries) {
+      for (int i = first * group + c.rank(); i < last * group; i += threads)
+        carry_token<window_list>(carried_list{}, old, seen, i / group, i % group, group,
+                                 target + std::int64_t{i / group} * old.width + i % group);
+    } else {
+      int const stored = old.stored * old.width;
+      for (int i = first * old.width + c.rank(); i < last * old.width; i += threads)
+        target[i] = i < stored ? old.values[i] : 0.0f;
+    }
+    c.sync(carried_written);
+  }
+};
+
+}  // namespace foresightkv::inline v0::detail::kernels

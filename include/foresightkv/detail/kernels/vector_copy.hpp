@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <foresightkv/detail/kernels/block_context.hpp>
+
+namespace foresightkv::inline v0::detail::kernels {
+
+/// Bytes that a thread moves at a time.
+inline constexpr int vector_bytes = 16;
+
+struct alignas(vector_bytes) vector16 {
+  std::uint32_t word[4];
+};
+
+FORESIGHTKV_HOST_DEVICE inline bool aligned_to(void const* a, void const* b, std::uintptr_t bytes) {
+  return ((reinterpret_cast<std::uintptr_t>(a) | reinterpret_cast<std::uintptr_t>(b)) & (bytes - 1)) == 0;
+}
+
+/// Copies one vector, or what a row has left of one: whole where both ends are aligned, else by words or bytes.
+FORESIGHTKV_HOST_DEVICE inline void copy_vector(std::byte* to, std::byte const* from, int bytes) {
+  if (bytes == vector_bytes && aligned_to(to, from, vector_bytes)) {
+    *reinterpret_cast<vector16*>(to) = *reinterpret_cast<vector16 const*>(from);
+    return;
+  }
+  bool const words = bytes % 4 == 0 && aligned_to(to, from, 4);
+  for (int i = 0; words && i < bytes; i += 4)
+    *reinterpret_cast<std::uint32_t*>(to + i) = *reinterpret_cast<std::uint32_t const*>(from + i);
+  for (int i = 0; !words && i < bytes; ++i) to[i] = from[i];
+}
+
+/// Starts the copy of one vector into shared memory; what cannot go asynchronously is there on return.
+template <class Context>
+FORESIGHTKV_HOST_DEVICE void fetch_vector(Context const& c, std::byte* shared, std::byte const* from, int bytes) {
+  if (bytes == vector_bytes && aligned_to(shared, from, vector_bytes))
+    c.template copy_async<vector_bytes>(shared, from);
+  else
+    copy_vector(shared, from, bytes);
+}
+
+}  // namespace foresightkv::inline v0::detail::kernels

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <foresightkv/detail/kernels/block_context.hpp>
+#include <foresightkv/detail/kernels/rows.hpp>
+#include <foresightkv/selection.hpp>
+
+namespace foresightkv::inline v0::detail::kernels {
+
+/// Everything that is asked of a sequence before its rows are touched, in the host's order: a sequence gets the first
+/// flag that some row in (layer, head) order has at the earliest question.
+template <class Budget, class Scorer>
+struct visit_questions {
+  length_view lengths{};
+  row_state state{};
+  length_limits limits{};
+  window_extent window{};
+  eviction_config config{};
+  Budget budget{};
+  Scorer scorer{};
+  bool asks_budget = false;
+
+  /// Answer of one row: question << 8 | flag; `all_well` if there is nothing to say.
+  static constexpr std::uint32_t all_well = 0xffffffffu;
+
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE std::uint32_t operator()(row_index at) const {
+    if (sequence_flag const flag = check_length(lengths, at, limits, state); flag != no_flag) return answer(0, flag);
+    if (sequence_flag const flag = check_window_of(window, at.sequence); flag != no_flag) return answer(1, flag);
+    if (sequence_flag const flag = check_window_row(window, lengths.of(at)); flag != no_flag) return answer(1, flag);
+    if (asks_budget) {
+      sequence_flag const flag = check_budget_of(budget, config, lengths.shape, at, state.capacity);
+      if (flag != no_flag) return answer(2, flag);
+    }
+    if (!covers_layer(scorer, lengths.shape.model_layer(at.layer))) return answer(3, sequence_flag::missing_judge);
+    return all_well;
+  }
+
+ private:
+  FORESIGHTKV_HOST_DEVICE static std::uint32_t answer(std::uint32_t question, sequence_flag flag) {
+    return question << 8 | static_cast<std::uint32_t>(flag);
+  }
+};
+
+/// Lists that somebody hands over must name slots of their row.
+struct list_question {
+  selection lists{};
+  bool asked = false;
+  bool moves_tokens = true;
+};
+
+/// Decides which sequences of a list a call visits: accepted[i] = sequence, or -1. One block per entry of the list.
+/// With a positive `due` only sequences with a row of at least budget + due tokens are accepted.
+template <class Budget, class Scorer>
+struct visit_kernel {
+  static constexpr int threads = 256;
+  enum sync : int { compared, answered, checked, counted };
+
+  sequence_list list{};
+  visit_questions<Budget, Scorer> questions{};
+  list_question given{};
+  int due = 0;
+  std::int32_t* accepted = nullptr;    // [max_count]
+  std::int32_t* kept_count = nullptr;  // [place] of the given lists; negative: the row stays as it is
+
+  template <class Context>
+  struct shared {
+    std::uint64_t first_answer[Context::threads / warp_size];
+    int repeated[Context::threads / warp_size];
+    int bad_list[Context::threads / warp_size];
+    int is_due[Context::threads / warp_size];
+  };
+
+  template <class Context>
+  FORESIGHTKV_HOST_DEVICE void operator()(Context const& c, shared<Context>& memory) const {
+    int const entry = c.block();
+    int const sequence = sequence_of(entry);
+    bool const repeated = sequence >= 0 && is_repeated(c, memory, entry, sequence);
+    if (sequence < 0 || repeated) {
+      if (c.rank() == 0) accepted[entry] = -1;
+      if (c.rank() == 0 && repeated) flag(c, sequence, static_cast<std::uint32_t>(sequence_flag::duplicate));
+      return;
+    }
+    std::uint64_t const found = ask(c, memory, sequence);
+    bool accept = found == ~std::uint64_t{0};
+    if (!accept && c.rank() == 0) flag(c, sequence, static_cast<std::uint32_t>(found & 0xffu));
+    if (accept && given.asked) accept = lists_fit(c, memory, sequence);
+    if (accept && due > 0) accept = any_due(c, memory, sequence);
+    if (c.rank() == 0) accepted[entry] = accept ? sequence : -1;
+  }
+
+ private:
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE int sequence_of(int entry) const {
+    int const wanted = list.count == nullptr ? list.max_count : *list.count;
+    if (entry >= wanted) return -1;
+    int const sequence = list.slots == nullptr ? entry : list.slots[entry];
+    return sequence < questions.lengths.shape.num_sequences ? sequence : -1;
+  }
+  template <class Context>
+  FORESIGHTKV_HOST_DEVICE void flag(Context const& c, int sequence, std::uint32_t bits) const {
+    if (!questions.state.empty()) c.raise(questions.state.flags + sequence, bits);
+  }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE row_index row_at(int index, int sequence) const {
+    int const heads = questions.lengths.shape.num_kv_heads;
+    return {index / heads, sequence, index % heads};
+  }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE int rows() const {
+    return questions.lengths.shape.num_layers * questions.lengths.shape.num_kv_heads;
+  }
+
+  /// Whether any thread says so; all threads get the answer.
+  template <class Context>
+  FORESIGHTKV_HOST_DEVICE static bool any(Context const& c, int (&said)[Context::threads / warp_size], bool mine,
+                                          int number) {
+    int value = mine ? 1 : 0;
+    for (int mask = warp_size / 2; mask > 0; mask /= 2) value |= c.shuffle_xor(value, mask);
+    if (c.rank() % warp_size == 0) said[c.rank() / warp_size] = value;
+    c.sync(number);
+    int all = 0;
+    for (int warp = 0; warp < Context::threads / warp_size; ++warp) all |= said[warp];
+    return all != 0;
+  }
+
+  template <class Context>
+  FORESIGHTKV_HOST_DEVICE bool is_repeated(Context const& c, shared<Context>& memory, int entry, int sequence) const {
+    if (list.slots == nullptr) return false;
+    bool mine = false;
+    for (int before = c.rank(); before < entry; before += Context::threads) mine = mine || list.slots[before] == sequence;
+    return any(c, memory.repeated, mine, compared);
+  }
+
+  /// Lowest (question, row, flag) of all rows; all ones if nothing is wrong.
+  template <class Context>
+  FORESIGHTKV_HOST_DEVICE std::uint64_t ask(Context const& c, shared<Context>& memory, int sequence) const {
+    std::uint64_t lowest = ~std::uint64_t{0};
+    for (int index = c.rank(); index < rows(); index += Context::threads) {
+      std::uint32_t const answer = questions(row_at(index, sequence));
+      if (answer == questions.all_well) continue;
+      std::uint64_t const here =
+          std::uint64_t{answer >> 8} << 48 | static_cast<std::uint64_t>(index) << 8 | (answer & 0xffu);
+      lowest = here < lowest ? here : lowest;
+    }
+    for (int mask = warp_size / 2; mask > 0; mask /= 2) {
+      std::uint64_t const other = c.shuffle_xor(lowest, mask);
+      lowest = other < lowest ? other : lowest;
+    }
+    if (c.rank() % warp_size == 0) memory.first_answer[c.rank() / warp_size] = lowest;
+    c.sync(answered);
+    for (int warp = 0; warp < Context::threads / warp_size; ++warp)
+      lowest = memory.first_answer[warp] < lowest ? memory.first_answer[warp] : lowest;
+    return lowest;
+  }
+
+  /// Slots of a row that hold a token, by a warp.
+  template <class Context>
+  FORESIGHTKV_HOST_DEVICE static int occupied(Context const& c, row_positions const& positions, int length) {
+    if (positions.column == nullptr) return length;
+    int count = 0;
+    for (int slot = c.rank() % warp_size; slot < length; slot += warp_size) count += positions.at(slot) >= 0;
+    for (int mask = warp_size / 2; mask > 0; mask /= 2) count += c.shuffle_xor(count, mask);
+    return count;
+  }
+
+  template <class Context>
+  FORESIGHTKV_HOST_DEVICE bool lists_fit(Context const& c, shared<Context>& memory, int sequence) const {
+    bool sound = true;
+    for (int index = c.rank() / warp_size; index < rows(); index += Context::threads / warp_size) {
+      row_index const at = row_at(index, sequence);
+      int const row = questions.lengths.shape.row(at);
+      int const length = questions.lengths.of(at);
+      int const num_evicted = given.lists.evicted_count[row];
+      int const num_kept =
+          num_evicted == 0 ? -1 : occupied(c, positions_of(questions.state, row), length) - num_evicted;
+      if (c.rank() % warp_size == 0) kept_count[c.block() * rows() + index] = num_kept;
+      if (num_evicted == 0) continue;
+      bool const storable = !given.moves_tokens || num_kept <= questions.state.capacity;
+      auto const base = given.lists.at(row);
+      sound = sound && num_evicted > 0 && num_kept >= 0 && storable &&
+              ascends(c, given.lists.kept + base, num_kept, length) &&
+              ascends(c, given.lists.evicted + base, num_evicted, length);
+    }
+    bool const broken = any(c, memory.bad_list, !sound, checked);
+    if (broken && c.rank() == 0) flag(c, sequence, static_cast<std::uint32_t>(sequence_flag::bad_length));
+    return !broken;
+  }
+  /// This lane's share of the question whether a list ascends inside its row.
+  template <class Context>
+  FORESIGHTKV_HOST_DEVICE static bool ascends(Context const& c, std::int32_t const* slots, int count, int length) {
+    bool sound = true;
+    for (int i = c.rank() % warp_size; i < count; i += warp_size)
+      sound = sound && slots[i] >= 0 && slots[i] < length && (i == 0 || slots[i] > slots[i - 1]);
+    return sound;
+  }
+
+  template <class Context>
+  FORESIGHTKV_HOST_DEVICE bool any_due(Context const& c, shared<Context>& memory, int sequence) const {
+    bool mine = false;
+    for (int index = c.rank() / warp_size; index < rows(); index += Context::threads / warp_size) {
+      row_index const at = row_at(index, sequence);
+      row_positions const positions = positions_of(questions.state, questions.lengths.shape.row(at));
+      int const tokens = occupied(c, positions, questions.lengths.of(at));
+      mine = mine || tokens - questions.budget(questions.config, questions.lengths.shape, at) >= due;
+    }
+    return any(c, memory.is_due, mine, counted);
+  }
+};
+
+/// Closes up a list in place: entries that are not negative, in order, and their number. One block.
+struct gather_kernel {
+  static constexpr int threads = 256;
+  enum sync : int { loaded };
+
+  std::int32_t* slots = nullptr;
+  std::int32_t* count = nullptr;
+  int num_entries = 0;
+
+  template <class Context>
+  struct shared {
+    typename Context::template scan<int> scan;
+  };
+
+  template <class Context>
+  FORESIGHTKV_HOST_DEVICE void operator()(Context const& c, shared<Context>& memory) const {
+    int gathered = 0;
+    for (int first = 0; first < num_entries; first += Context::threads) {
+      int const entry = first + c.rank();
+      std::int32_t const sequence = entry < num_entries ? slots[entry] : -1;
+      int here = 0;
+      int const place = c.exclusive_sum(memory.scan, sequence >= 0 ? 1 : 0, here);
+      c.sync(loaded);  // before anything is overwritten; the scan's scratch too
+      if (sequence >= 0) slots[gathered + place] = sequence;
+      gathered += here;
+    }
+    if (c.rank() == 0) *count = gathered;
+  }
+};
+
+}  // namespace foresightkv::inline v0::detail::kernels

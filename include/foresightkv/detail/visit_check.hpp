@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <foresightkv/detail/row_view.hpp>
+#include <foresightkv/observation.hpp>
+#include <foresightkv/state.hpp>
+
+namespace foresightkv::inline v0::detail {
+
+// What is checked of a sequence's data before any of its rows is touched, one question per function, on every backend.
+// Each answers with the flag that the sequence gets; no_flag if all is well.
+
+inline constexpr sequence_flag no_flag{};
+inline constexpr int no_limit = 0x7fffffff;
+
+FORESIGHTKV_HOST_DEVICE constexpr int smaller(int a, int b) { return a < b ? a : b; }
+
+/// Where the rows of a cache have their lengths.
+struct length_view {
+  std::int32_t const* lengths = nullptr;
+  length_domain domain{};
+  cache_shape shape{};
+
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE int of(row_index at) const {
+    return lengths[length_index(domain, shape, at)];
+  }
+};
+
+template <class Cache>
+length_view lengths_of(Cache const& cache) {
+  return {cache.lengths(), Cache::domain, cache.shape()};
+}
+
+/// Lengths that a call can handle.
+struct length_limits {
+  int longest = 0;          // of the call, and of the arrays that it reads and writes per slot
+  int storable = no_limit;  // longest row whose columns have to be stored as it is
+};
+
+FORESIGHTKV_HOST_DEVICE inline sequence_flag check_length(length_view const& lengths, row_index at,
+                                                          length_limits const& limits, row_state const& state) {
+  int const length = lengths.of(at);
+  if (length < 0 || length > smaller(limits.longest, lengths.shape.capacity)) return sequence_flag::bad_length;
+  if (length > limits.storable) return sequence_flag::state_overflow;
+  bool const shorter = !state.empty() && length < state.seen_length[lengths.shape.row(at)];
+  return shorter ? sequence_flag::length_mismatch : no_flag;
+}
+
+/// What a call knows of a window without its queries.
+struct window_extent {
+  int max_queries = 0;
+  std::int32_t const* query_count = nullptr;
+  std::int32_t const* window_end = nullptr;
+  std::int32_t const* first_position = nullptr;
+  int longest = no_limit;  // slots that were observed before
+};
+
+template <class Query, log_base Base>
+window_extent extent_of(observation<Query, Base> const& window) {
+  return {window.max_queries, window.query_count, window.window_end, window.first_position};
+}
+template <class List>
+window_extent extent_of(observed<List> const& window) {
+  return {0, nullptr, nullptr, nullptr, List::size == 0 ? no_limit : window.statistics.capacity};
+}
+
+/// Whether a window has what it takes for a sequence. Of its positions no sum or difference overflows then.
+FORESIGHTKV_HOST_DEVICE inline sequence_flag check_window_of(window_extent const& window, int sequence) {
+  int const count = window.query_count == nullptr ? window.max_queries : window.query_count[sequence];
+  constexpr std::int64_t highest = 0x7fffffff;
+  std::int64_t const end = window.window_end == nullptr ? highest : window.window_end[sequence];
+  std::int64_t const first = window.first_position == nullptr ? end - count : window.first_position[sequence];
+  bool const counted = count >= 0 && count <= window.max_queries;
+  bool const placed = first >= -highest && first <= end - count && end - first <= highest;
+  return counted && placed ? no_flag : sequence_flag::bad_window;
+}
+
+/// Whether the statistics that were observed before cover a row.
+FORESIGHTKV_HOST_DEVICE inline sequence_flag check_window_row(window_extent const& window, int length) {
+  return length <= window.longest ? no_flag : sequence_flag::bad_window;
+}
+
+template <class Budget>
+FORESIGHTKV_HOST_DEVICE sequence_flag check_budget_of(Budget const& budget, eviction_config const& config,
+                                                      cache_shape const& shape, row_index at, int state_capacity) {
+  int const tokens = budget(config, shape, at);
+  return tokens < 0 || tokens > state_capacity ? sequence_flag::bad_budget : no_flag;
+}
+
+}  // namespace foresightkv::inline v0::detail

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cmath>
+#include <foresightkv/config.hpp>
+#include <foresightkv/detail/row_view.hpp>
+#include <foresightkv/observation.hpp>
+
+namespace foresightkv::inline v0::detail {
+
+inline constexpr float log2_e = 1.44269504088896340736f;
+
+/// Where a window stands in a row.
+struct window_place {
+  int count = 0;  // queries of this chunk
+  int first = 0;  // position of the oldest
+  int end = 0;    // one past the newest position of the declared window
+};
+
+template <class Query, log_base Base>
+FORESIGHTKV_HOST_DEVICE window_place place_window(observation<Query, Base> const& window, int sequence, int row_end) {
+  window_place place;
+  place.count = window.query_count == nullptr ? window.max_queries : window.query_count[sequence];
+  place.end = window.window_end == nullptr ? row_end : window.window_end[sequence];
+  place.first = window.first_position == nullptr ? place.end - place.count : window.first_position[sequence];
+  return place;
+}
+
+template <class Query, log_base Base>
+FORESIGHTKV_HOST_DEVICE float softmax_scale(observation<Query, Base> const& window, cache_shape const& shape) {
+  if (window.softmax_scale > 0.0f) return window.softmax_scale;
+  return 1.0f / sqrtf(static_cast<float>(shape.key_head_dim));
+}
+
+/// What turns one query's logits into probabilities.
+struct softmax_rule {
+  float multiply = 0.0f;  // base-2 exponent per unit of logit
+  float scale = 0.0f;
+  float soft_cap = 0.0f;
+};
+
+template <class Query, log_base Base>
+FORESIGHTKV_HOST_DEVICE softmax_rule softmax_rule_of(observation<Query, Base> const& window, cache_shape const& shape) {
+  softmax_rule rule;
+  rule.scale = softmax_scale(window, shape);
+  rule.soft_cap = window.soft_cap;
+  rule.multiply = (rule.soft_cap > 0.0f ? 1.0f : rule.scale) * log2_e;
+  return rule;
+}
+
+/// First slot of an ascending row that a query at `position` does not see.
+FORESIGHTKV_HOST_DEVICE inline int visible_prefix(row_positions const& positions, int n, int position) {
+  int low = 0;
+  int high = n;
+  while (low < high) {
+    int const middle = low + (high - low) / 2;
+    if (positions.at(middle) <= position)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low;
+}
+
+/// A row as a scorer sees it, all but its statistics and what it borrows.
+template <class Reads, class Cache, class Window>
+FORESIGHTKV_HOST_DEVICE row_view<Cache, Window, Reads> view_row(Cache const& cache, Window const& window,
+                                                                eviction_config const& config, row_state const& state,
+                                                                row_index at, int length, row_positions const& positions) {
+  row_view<Cache, Window, Reads> view;
+  view.cache = &cache;
+  view.window = &window;
+  view.at = at;
+  view.tokens = length;
+  view.positions = positions;
+  view.protected_from = positions.end(length) - config.recent();
+  view.sink_tokens = config.sink_tokens;
+  view.request = state.request_id[at.sequence];
+  view.evictions = state.step[cache.shape().row(at)];
+  if constexpr (is_observation<Window>) {
+    window_place const place = place_window(window, at.sequence, positions.end(length));
+    view.window_queries = place.count;
+    view.first_query = place.first;
+    view.scale = softmax_scale(window, cache.shape());
+    view.cap = window.soft_cap;
+  }
+  return view;
+}
+
+}  // namespace foresightkv::inline v0::detail
