@@ -37,6 +37,7 @@ if(FORESIGHTKV_CUDA)
     set(CMAKE_CUDA_ARCHITECTURES 90)
   endif()
   enable_language(CUDA)
+  find_package(CUDAToolkit REQUIRED)
 endif()
 
 # Stops with one line that says what to install, or how to do without it.

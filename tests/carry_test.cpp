@@ -119,7 +119,7 @@ struct fading_peak {
 struct peak_scorer {
   using reads = fkv::statistics<fading_peak>;
   template <class Lanes, class Token>
-  float operator()(Lanes const&, Token const& token) const {
+  FORESIGHTKV_HOST_DEVICE float operator()(Lanes const&, Token const& token) const {
     return token.mean(fading_peak{});
   }
 };
@@ -218,7 +218,7 @@ TEST_CASE("carry: what the host can see is refused before anything is written") 
   auto const refused = [&](fkv::errc expected, auto const& policy, auto const& tokens,
                            fkv::sequence_list const& visited, auto const& seen, auto const& columns,
                            fkv::workspace scratch) {
-    CHECK(fkv::carry(fkv::host, policy, tokens, visited, seen, columns, scratch).code == expected);
+    CHECK(fkv::carry(testing::exec, policy, tokens, visited, seen, columns, scratch).code == expected);
     CHECK(testing::same_state(made.state.view, before.view));
   };
   using fkv::errc;

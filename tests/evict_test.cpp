@@ -211,7 +211,7 @@ TEST_CASE("evict: a prompt longer than the state's columns has implicit position
       std::vector<std::int32_t> counts;
       for (int s = 0; s < wide.shape.num_sequences; ++s)
         counts.push_back(wide.cache.lengths[static_cast<std::size_t>(s)]);
-      REQUIRE(fkv::append(fkv::host, narrow.state.view, narrow.list(), counts.data()).ok());
+      REQUIRE(fkv::append(testing::exec, narrow.state.view, narrow.list(), counts.data()).ok());
     }
     REQUIRE((wide.evict().ok() && narrow.evict().ok()));
     CHECK(narrow.cache.same_tokens(wide.cache));
@@ -283,8 +283,8 @@ TEST_CASE("evict: threads and the order of the list change no bit") {
     alone.place(static_cast<history>(seed % 3));
     auto together = alone;
     auto turned = alone;
-    alone.exec = fkv::host.threads(1);
-    together.exec = fkv::host.threads(2);
+    alone.exec = testing::scheduled(1);
+    together.exec = testing::scheduled(2);
     std::reverse(turned.slots.begin(), turned.slots.end());
     REQUIRE((alone.evict().ok() && together.evict().ok() && turned.evict().ok()));
     for (auto const* other : {&together, &turned}) {
@@ -312,7 +312,7 @@ TEST_CASE("evict: a dry run writes lengths and lists alone; without lists the re
     CHECK(dry.new_lengths.same_bytes(real.new_lengths));
 
     auto work = testing::workspace_for<filling>(silent.shape, silent.list(), 9);
-    REQUIRE(fkv::evict(fkv::host, silent.policy, silent.cache.view(), silent.list(), silent.window.view(),
+    REQUIRE(fkv::evict(testing::exec, silent.policy, silent.cache.view(), silent.list(), silent.window.view(),
                        silent.state.view, silent.new_lengths.data(), work.view())
                 .ok());
     CHECK(silent.cache.same_tokens(real.cache));
@@ -323,7 +323,7 @@ TEST_CASE("evict: a dry run writes lengths and lists alone; without lists the re
     silent = before;
     fkv::eviction_output output{silent.new_lengths.data(), silent.lists.view()};
     output.lists.capacity = 0;
-    REQUIRE(fkv::evict(fkv::host, silent.policy, silent.cache.view(), silent.list(), silent.window.view(),
+    REQUIRE(fkv::evict(testing::exec, silent.policy, silent.cache.view(), silent.list(), silent.window.view(),
                        silent.state.view, output, work.view())
                 .ok());
     CHECK(silent.cache.same_tokens(real.cache));
@@ -357,7 +357,7 @@ TEST_CASE("evict: slots out of range are passed over, repeats visited once, a co
     guarded<std::int32_t> in_memory(1, count);
     fkv::sequence_list const list{nullptr, in_memory.data(), 3, counted.most};  // null slots: 0, 1, 2
     auto work = testing::workspace_for<filling>(counted.shape, list, 9);
-    REQUIRE(fkv::evict(fkv::host, counted.policy, counted.cache.view(), list, counted.window.view(),
+    REQUIRE(fkv::evict(testing::exec, counted.policy, counted.cache.view(), list, counted.window.view(),
                        counted.state.view, counted.new_lengths.data(), work.view())
                 .ok());
     for (int s = 0; s < 3; ++s)
@@ -488,7 +488,7 @@ TEST_CASE("evict: what the host can see is refused before anything is written") 
   auto const refused = [&](fkv::errc expected, auto const& policy, auto const& tokens,
                            fkv::sequence_list const& visited, auto const& seen, auto const& columns,
                            fkv::eviction_output const& out, fkv::workspace scratch) {
-    CHECK(fkv::evict(fkv::host, policy, tokens, visited, seen, columns, out, scratch).code == expected);
+    CHECK(fkv::evict(testing::exec, policy, tokens, visited, seen, columns, out, scratch).code == expected);
     CHECK(made.cache.same_tokens(before.cache));
     CHECK(made.state.memory.same_bytes(before.state.memory));
     CHECK(made.new_lengths.same_bytes(before.new_lengths));
@@ -583,10 +583,10 @@ TEST_CASE("evict: a workspace of any alignment does, and of any content") {
   for (std::size_t const shift : {1u, 7u, 32u, 63u}) {
     CAPTURE(shift);
     auto again = before;
-    std::size_t const bytes = fkv::evict_bytes<filling>(fkv::host, again.shape, again.list(), 9);
+    std::size_t const bytes = fkv::evict_bytes<filling>(testing::exec, again.shape, again.list(), 9);
     testing::owned_workspace work(bytes, shift);
     std::memset(work.memory.data(), shift % 2 == 1 ? 0xFF : 0x7F, bytes);  // NaN, or large numbers
-    REQUIRE(fkv::evict(fkv::host, again.policy, again.cache.view(), again.list(), again.window.view(),
+    REQUIRE(fkv::evict(testing::exec, again.policy, again.cache.view(), again.list(), again.window.view(),
                        again.state.view, again.new_lengths.data(), work.view())
                 .ok());
     CHECK(work.memory.intact());

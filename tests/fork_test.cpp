@@ -25,7 +25,7 @@ TEST_CASE("fork copies every row of a sequence, and not its request") {
 
   std::int32_t const sources[] = {1, 1, 2};
   std::int32_t const targets[] = {0, 3, 9};
-  CHECK(fkv::fork(fkv::host, state, {sources, targets, 3}).ok());
+  CHECK(fkv::fork(testing::exec, state, {sources, targets, 3}).ok());
   for (int target : {0, 3})
     for (int layer = 0; layer < 2; ++layer)
       for (int head = 0; head < 3; ++head) {
@@ -52,7 +52,7 @@ TEST_CASE("fork flags a target that is also used otherwise, whatever the order")
       std::swap(sources[0], sources[1]);
       std::swap(targets[0], targets[1]);
     }
-    CHECK(fkv::fork(fkv::host, state, {sources.data(), targets.data(), 2}).ok());
+    CHECK(fkv::fork(testing::exec, state, {sources.data(), targets.data(), 2}).ok());
     CHECK(state.flags[1] == static_cast<std::uint32_t>(fkv::sequence_flag::duplicate));
     CHECK(fixture.positions(state.row({0, 1, 0})) == std::vector<int>{state.row({0, 1, 0})});
     CHECK(fixture.positions(state.row({0, 2, 0})) == std::vector<int>{state.row({0, 1, 0})});
@@ -63,10 +63,10 @@ TEST_CASE("fork refuses bad arguments and writes nothing") {
   testing::state_fixture<policy> fixture(shape, 8);
   auto const before = fixture.snapshot();
   std::int32_t const slot[] = {0};
-  CHECK(fkv::fork(fkv::host, fixture.state, {slot, nullptr, 1}).code == fkv::errc::null_pointer);
-  CHECK(fkv::fork(fkv::host, fixture.state, {nullptr, slot, 1}).code == fkv::errc::null_pointer);
-  CHECK(fkv::fork(fkv::host, fixture.state, {slot, slot, -1}).code == fkv::errc::invalid_shape);
-  CHECK(fkv::fork(fkv::host, fixture.state, {}).ok());
-  CHECK(fkv::fork(fkv::host, fixture.state, {slot, slot, 1}).ok());  // onto itself: nothing to do
+  CHECK(fkv::fork(testing::exec, fixture.state, {slot, nullptr, 1}).code == fkv::errc::null_pointer);
+  CHECK(fkv::fork(testing::exec, fixture.state, {nullptr, slot, 1}).code == fkv::errc::null_pointer);
+  CHECK(fkv::fork(testing::exec, fixture.state, {slot, slot, -1}).code == fkv::errc::invalid_shape);
+  CHECK(fkv::fork(testing::exec, fixture.state, {}).ok());
+  CHECK(fkv::fork(testing::exec, fixture.state, {slot, slot, 1}).ok());  // onto itself: nothing to do
   CHECK(fixture.snapshot() == before);
 }

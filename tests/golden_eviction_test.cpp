@@ -16,6 +16,7 @@
 
 #include <foresightkv/golden_eviction.hpp>
 
+#include "support/execution.hpp"
 #include "support/golden_oracle.hpp"
 #include "support/golden_vectors.hpp"
 
@@ -178,7 +179,7 @@ bool same_bits(results const& a, results const& b) {
 
 template <class Query, class Key, fkv::log_base Base>
 results run(golden_config const& config, fkv::golden_input<Query, Key, Base> const& input,
-            fkv::host_execution exec = fkv::host) {
+            testing::execution exec = testing::exec) {
   results got{config, input.shape.kv_heads, input.shape.tokens, config.steps(input.shape.tokens)};
   guarded<std::byte> scratch{fkv::golden_eviction_bytes(exec, config, input.shape)};
   REQUIRE(fkv::golden_eviction(exec, config, input, got.output(), {scratch.data(), scratch.size()}).ok());
@@ -188,7 +189,7 @@ results run(golden_config const& config, fkv::golden_input<Query, Key, Base> con
 }
 
 results run(golden_config const& config, fkv::golden_means const& means,
-            fkv::host_execution exec = fkv::host) {
+            testing::execution exec = testing::exec) {
   results got{config, means.kv_heads, means.tokens, std::min(config.steps(means.tokens), means.blocks)};
   guarded<std::byte> scratch{fkv::golden_eviction_bytes(exec, config, means)};
   REQUIRE(fkv::golden_eviction(exec, config, means, got.output(), {scratch.data(), scratch.size()}).ok());
@@ -199,7 +200,7 @@ results run(golden_config const& config, fkv::golden_means const& means,
 
 template <class Query, class Key, fkv::log_base Base>
 std::vector<float> run_means(golden_config const& config, fkv::golden_input<Query, Key, Base> const& input,
-                             fkv::host_execution exec = fkv::host) {
+                             testing::execution exec = testing::exec) {
   guarded<float> means{at(input.shape.kv_heads) * at(config.future_blocks(input.shape.tokens)) *
                        at(input.shape.tokens)};
   guarded<std::byte> scratch{fkv::block_means_bytes(exec, config, input.shape)};
@@ -439,15 +440,15 @@ TEST_CASE("golden_eviction: the number of threads does not show") {
   for (int group : {1, 3, 8}) {
     golden_config const config{.budget = 96, .interval = 32};
     auto const given = random_problem({5, group, 701, 24}, 3);
-    auto const one = run(config, given.input(), fkv::host.threads(1));
-    auto const one_means = run_means(config, given.input(), fkv::host.threads(1));
+    auto const one = run(config, given.input(), testing::scheduled(1));
+    auto const one_means = run_means(config, given.input(), testing::scheduled(1));
     for (int threads : {0, 2, 3, 7, 64}) {
       CAPTURE(threads);
-      CHECK(same_bits(one, run(config, given.input(), fkv::host.threads(threads))));
-      CHECK(same_bits(one_means, run_means(config, given.input(), fkv::host.threads(threads))));
+      CHECK(same_bits(one, run(config, given.input(), testing::scheduled(threads))));
+      CHECK(same_bits(one_means, run_means(config, given.input(), testing::scheduled(threads))));
     }
     auto const view = fkv::golden_means::block_major(one_means.data(), 5, 701, config.future_blocks(701));
-    CHECK(same_bits(one, run(config, view, fkv::host.threads(3))));
+    CHECK(same_bits(one, run(config, view, testing::scheduled(3))));
   }
 }
 
@@ -758,14 +759,14 @@ TEST_CASE("golden_eviction: a sequence that is too short has no step, and nothin
     CAPTURE(tokens);
     results got{config, 2, 100, 3};
     auto given = random_problem({2, 2, tokens, 8}, 73);
-    CHECK(fkv::golden_eviction_bytes(fkv::host, config, given.shape) == 0);
-    CHECK(fkv::golden_eviction(fkv::host, config, given.input(), got.output(), {}).ok());
-    CHECK(fkv::golden_eviction(fkv::host, config, given.input(), {}, {}).ok());
-    CHECK(fkv::block_means(fkv::host, config, given.input(), got.labels.data(), {}).ok());
+    CHECK(fkv::golden_eviction_bytes(testing::exec, config, given.shape) == 0);
+    CHECK(fkv::golden_eviction(testing::exec, config, given.input(), got.output(), {}).ok());
+    CHECK(fkv::golden_eviction(testing::exec, config, given.input(), {}, {}).ok());
+    CHECK(fkv::block_means(testing::exec, config, given.input(), got.labels.data(), {}).ok());
     auto const means = fkv::golden_means::block_major(nullptr, 2, tokens, 5);
-    CHECK(fkv::golden_eviction_bytes(fkv::host, config, means) == 0);
-    CHECK(fkv::golden_eviction(fkv::host, config, means, got.output(), {}).ok());
-    CHECK(fkv::golden_eviction(fkv::host, config, fkv::golden_means::block_major(nullptr, 2, 100, 0),
+    CHECK(fkv::golden_eviction_bytes(testing::exec, config, means) == 0);
+    CHECK(fkv::golden_eviction(testing::exec, config, means, got.output(), {}).ok());
+    CHECK(fkv::golden_eviction(testing::exec, config, fkv::golden_means::block_major(nullptr, 2, 100, 0),
                                got.output(), {})
               .ok());
     CHECK(got.untouched());
@@ -776,7 +777,7 @@ TEST_CASE("golden_eviction: outputs that are not asked for are left out") {
   golden_config const config{.budget = 32, .interval = 16};
   auto const given = random_problem({2, 2, 120, 8}, 79);
   auto const whole = run(config, given.input());
-  std::vector<std::byte> scratch(fkv::golden_eviction_bytes(fkv::host, config, given.shape));
+  std::vector<std::byte> scratch(fkv::golden_eviction_bytes(testing::exec, config, given.shape));
   for (int member = 0; member < 4; ++member) {
     results got{config, 2, 120, whole.steps};
     fkv::golden_output output;
@@ -784,7 +785,7 @@ TEST_CASE("golden_eviction: outputs that are not asked for are left out") {
     if (member == 1) output.evicted = got.evicted.data();
     if (member == 2) output.evicted_positions = got.positions.data();
     if (member == 3) output.future = got.future.data();
-    REQUIRE(fkv::golden_eviction(fkv::host, config, given.input(), output, {scratch.data(), scratch.size()})
+    REQUIRE(fkv::golden_eviction(testing::exec, config, given.input(), output, {scratch.data(), scratch.size()})
                 .ok());
     CHECK((member == 0 ? same_bits(got.labels.values(), whole.labels.values()) : got.labels.untouched()));
     CHECK((member == 1 ? same_bits(got.evicted.values(), whole.evicted.values()) : got.evicted.untouched()));
@@ -802,14 +803,14 @@ struct bad_call {
   problem given = random_problem({2, 2, 120, 8}, 83);
   fkv::golden_input<float> input = given.input();
   std::vector<std::byte> scratch =
-      std::vector<std::byte>(fkv::golden_eviction_bytes(fkv::host.threads(1), config, given.shape));
+      std::vector<std::byte>(fkv::golden_eviction_bytes(testing::scheduled(1), config, given.shape));
   std::size_t scratch_size = scratch.size();
   results got{config, 2, 120, config.steps(120)};
   fkv::golden_output output = got.output();
   float* means = got.future.data();
 
   void expect(errc code) {
-    auto const exec = fkv::host.threads(1);
+    auto const exec = testing::scheduled(1);
     CHECK(fkv::golden_eviction(exec, config, input, output, {scratch.data(), scratch_size}).code == code);
     CHECK(fkv::block_means(exec, config, input, means, {scratch.data(), scratch_size}).code == code);
     CHECK(got.untouched());
@@ -821,7 +822,7 @@ struct bad_call {
 TEST_CASE("golden_eviction: wrong arguments give their error before anything is written") {
   bad_call call;
   SUBCASE("nothing wrong") {
-    auto const exec = fkv::host.threads(1);
+    auto const exec = testing::scheduled(1);
     CHECK(fkv::golden_eviction(exec, call.config, call.input, call.output,
                                {call.scratch.data(), call.scratch_size})
               .ok());
@@ -839,7 +840,7 @@ TEST_CASE("golden_eviction: wrong arguments give their error before anything is 
   SUBCASE("extents whose product overflows") {
     call.config = {.budget = 1, .interval = 1};
     call.input.shape = {2147483647, 2147483647, 2147483647, 2147483647};
-    CHECK(fkv::golden_eviction_bytes(fkv::host, call.config, call.input.shape) == 0);
+    CHECK(fkv::golden_eviction_bytes(testing::exec, call.config, call.input.shape) == 0);
     call.expect(errc::invalid_shape);
     call.input.shape = {1, 1, 2147483647, 1};
     call.expect(errc::invalid_shape);
@@ -863,12 +864,12 @@ TEST_CASE("golden_eviction: wrong arguments give their error before anything is 
   SUBCASE("no output") { call.output = {}, call.means = nullptr, call.expect(errc::null_pointer); }
   SUBCASE("no workspace memory") {
     auto const size = call.scratch.size();
-    CHECK(fkv::golden_eviction(fkv::host.threads(1), call.config, call.input, call.output, {nullptr, size})
+    CHECK(fkv::golden_eviction(testing::scheduled(1), call.config, call.input, call.output, {nullptr, size})
               .code == errc::null_pointer);
     CHECK(call.got.untouched());
   }
   SUBCASE("workspace one byte short") {
-    auto const exec = fkv::host.threads(1);
+    auto const exec = testing::scheduled(1);
     fkv::workspace scratch{call.scratch.data(), call.scratch.size() - 1};
     CHECK(fkv::golden_eviction(exec, call.config, call.input, call.output, scratch).code ==
           errc::workspace_too_small);
@@ -899,7 +900,7 @@ TEST_CASE("golden_eviction: wrong block means give their error before anything i
   auto view = fkv::golden_means::token_major(means.data(), 2, 120, 5);
   results got{config, 2, 120, 5};
   auto output = got.output();
-  auto const exec = fkv::host.threads(1);
+  auto const exec = testing::scheduled(1);
   std::vector<std::byte> memory(fkv::golden_eviction_bytes(exec, config, view));
   fkv::workspace scratch{memory.data(), memory.size()};
   auto const code = [&] { return fkv::golden_eviction(exec, config, view, output, scratch).code; };

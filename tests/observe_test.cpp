@@ -43,7 +43,7 @@ struct bench : testing::token_bench<position_policy, Element, fkv::length_domain
     out = {shape, shape.capacity};
   }
 
-  fkv::status observe(fkv::observation<Query, Base> const& seen, fkv::host_execution exec = fkv::host) {
+  fkv::status observe(fkv::observation<Query, Base> const& seen, testing::execution exec = testing::exec) {
     testing::owned_workspace work(fkv::observe_bytes<List>(exec, shape, base::list(), seen.max_queries));
     fkv::status const done =
         fkv::observe(exec, cache.view(), base::list(), seen, state.view, out.view(), work.view());
@@ -289,8 +289,8 @@ TEST_CASE("observe: one statistic alone is the same bits as among others, and so
   bench<float, float, fkv::log_base::natural, fkv::statistics<fkv::last<8>>> one(14, 60, 20);
   one.place(history::pristine);
   testing::owned_workspace work(
-      fkv::observe_bytes<fkv::statistics<fkv::last<8>>>(fkv::host, one.shape, one.list(), 20));
-  REQUIRE(fkv::observe(fkv::host, one.cache.view(), one.list(), one.window.view(), fkv::row_state{},
+      fkv::observe_bytes<fkv::statistics<fkv::last<8>>>(testing::exec, one.shape, one.list(), 20));
+  REQUIRE(fkv::observe(testing::exec, one.cache.view(), one.list(), one.window.view(), fkv::row_state{},
                        one.out.view(), work.view())
               .ok());
   bool same = true;
@@ -360,12 +360,12 @@ TEST_CASE("observe: what the host can see is refused before anything is written"
   auto const list = made.list();
   auto const window = made.window.view();
   auto const cache = made.cache.view();
-  std::size_t const bytes = fkv::observe_bytes<all_statistics>(fkv::host, made.shape, list, 6);
+  std::size_t const bytes = fkv::observe_bytes<all_statistics>(testing::exec, made.shape, list, 6);
   testing::owned_workspace work(bytes);
   auto const refused = [&](fkv::errc expected, auto const& tokens, fkv::sequence_list const& visited,
                            auto const& seen, fkv::row_state const& state,
                            fkv::statistics_view<all_statistics> const& out, fkv::workspace scratch) {
-    fkv::status const done = fkv::observe(fkv::host, tokens, visited, seen, state, out, scratch);
+    fkv::status const done = fkv::observe(testing::exec, tokens, visited, seen, state, out, scratch);
     CHECK(done.code == expected);
     CHECK(made.out.values.same_bytes(before));
     CHECK(made.state.view.flags[0] == 0);
@@ -417,8 +417,8 @@ TEST_CASE("observe: a list of no sequences, and threads, change no result") {
   none.slots.clear();
   REQUIRE(none.observe(none.window.view()).ok());
   CHECK(none.out.values.same_bytes(untouched));
-  REQUIRE(made.observe(made.window.view(), fkv::host.threads(1)).ok());
+  REQUIRE(made.observe(made.window.view(), testing::scheduled(1)).ok());
   auto const alone = made.out.values;
-  REQUIRE(made.observe(made.window.view(), fkv::host.threads(3)).ok());
+  REQUIRE(made.observe(made.window.view(), testing::scheduled(3)).ok());
   CHECK(made.out.values.same_bytes(alone));
 }

@@ -25,7 +25,7 @@ TEST_CASE("reset starts the listed sequences anew and leaves the others alone") 
   std::int32_t const slots[] = {2, 0};
   std::uint32_t const ids[] = {100, 101, 102};
   std::uint64_t const seeds[] = {7, 8, 9};
-  CHECK(fkv::reset(fkv::host, state, {slots, nullptr, 2, 0}, ids, seeds).ok());
+  CHECK(fkv::reset(testing::exec, state, {slots, nullptr, 2, 0}, ids, seeds).ok());
   for (int layer = 0; layer < 2; ++layer)
     for (int sequence = 0; sequence < 3; ++sequence)
       for (int head = 0; head < 2; ++head) {
@@ -45,7 +45,7 @@ TEST_CASE("reset starts the listed sequences anew and leaves the others alone") 
 TEST_CASE("reset refuses bad arguments and writes nothing") {
   testing::state_fixture<policy> fixture(shape, 8);
   auto const before = fixture.snapshot();
-  CHECK(fkv::reset(fkv::host, fkv::row_state{}, {nullptr, nullptr, 3, 0}).code == fkv::errc::null_pointer);
-  CHECK(fkv::reset(fkv::host, fixture.state, {nullptr, nullptr, -3, 0}).code == fkv::errc::invalid_shape);
+  CHECK(fkv::reset(testing::exec, fkv::row_state{}, {nullptr, nullptr, 3, 0}).code == fkv::errc::null_pointer);
+  CHECK(fkv::reset(testing::exec, fixture.state, {nullptr, nullptr, -3, 0}).code == fkv::errc::invalid_shape);
   CHECK(fixture.snapshot() == before);
 }

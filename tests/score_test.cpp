@@ -52,7 +52,7 @@ struct probe {
   int dim = 0;
 
   template <class Lanes, class Token>
-  float operator()(Lanes const& lanes, Token const& token) const {
+  FORESIGHTKV_HOST_DEVICE float operator()(Lanes const& lanes, Token const& token) const {
     auto const number = [](auto value) { return static_cast<float>(value); };
     switch (what) {
       case question::slot:
@@ -98,8 +98,8 @@ TEST_CASE("score: what a token tells a scorer") {
   using bench = testing::policy_bench<score_policy<probe>, fkv::bfloat16>;
   using question = probe::question;
   bench made(1, {loose, {}, {}, {}, {}}, 40, 7);
-  static constexpr int model_layers[] = {9, 4};
-  made.shape.layers = model_layers;
+  std::vector<int> const model_layers{9, 4};
+  made.shape.layers = model_layers.data();
   made.shape.first_kv_head = 5;
   made.shape.total_kv_heads = 11;
   made.rebuild();
@@ -125,7 +125,7 @@ TEST_CASE("score: what a token tells a scorer") {
   ask(question::position, 0,
       [&](fkv::row_index at, int slot) { return made.positions[row(at)][static_cast<std::size_t>(slot)]; });
   ask(question::next_position, 0, [&](fkv::row_index at, int) { return made.row_end[row(at)]; });
-  ask(question::layer, 0, [&](fkv::row_index at, int) { return model_layers[at.layer]; });
+  ask(question::layer, 0, [&](fkv::row_index at, int) { return model_layers[static_cast<std::size_t>(at.layer)]; });
   ask(question::kv_head, 0, [&](fkv::row_index at, int) { return 5 + at.kv_head; });
   ask(question::model_kv_heads, 0, [&](fkv::row_index, int) { return 11; });
   ask(question::key_head_dim, 0, [&](fkv::row_index, int) { return made.shape.key_head_dim; });
@@ -172,7 +172,7 @@ struct neighbour_scorer {
   static constexpr int scratch_rows = 2;
 
   template <class Block, class Row>
-  void operator()(Block const& block, Row const& row, float* scores) const {
+  FORESIGHTKV_HOST_DEVICE void operator()(Block const& block, Row const& row, float* scores) const {
     float* const norm = row.scratch(0);
     float* const shifted = row.scratch(1);
     block.for_each_token(row.length(), [&](auto const& lanes, int slot) {
@@ -318,7 +318,7 @@ TEST_CASE("score: what the host can see is refused before anything is written") 
   auto const refused = [&](fkv::errc expected, auto const& policy, auto const& tokens,
                            fkv::sequence_list const& visited, auto const& seen, auto const& columns,
                            fkv::score_view const& out, fkv::workspace scratch) {
-    CHECK(fkv::score(fkv::host, policy, tokens, visited, seen, columns, out, scratch).code == expected);
+    CHECK(fkv::score(testing::exec, policy, tokens, visited, seen, columns, out, scratch).code == expected);
     CHECK(made.scores.values.same_bytes(blank));
     CHECK(state.flags[0] == 0);
   };
@@ -343,12 +343,21 @@ TEST_CASE("score: what the host can see is refused before anything is written") 
           scores, work.view());
   refused(errc::invalid_shape, judge([](auto& w) { w.shape.num_layers -= 1; }), cache, list, window, state,
           scores, work.view());
-  static constexpr int far_layers[] = {0, 99};
-  static constexpr int no_layers[] = {-1, 0};
-  for (int const* layers : {far_layers, no_layers}) {
-    auto const other = change(cache, [&](auto& c) { c.extents.layers = layers; });
-    bool const covered = layers == far_layers && made.shape.num_layers == 1;
-    if (!covered) refused(errc::invalid_shape, policy, other, list, window, state, scores, work.view());
+  std::vector<int> const far_layers{0, 99}, no_layers{-1, 0};
+  for (auto const& layers : {far_layers, no_layers}) {
+    auto const other = change(cache, [&](auto& c) { c.extents.layers = layers.data(); });
+    if (layers == far_layers && made.shape.num_layers == 1) continue;
+    if (testing::reads_device_data) {
+      refused(errc::invalid_shape, policy, other, list, window, state, scores, work.view());
+      continue;
+    }
+    // A device's list of layers is device data: the sequence is flagged.
+    CHECK(fkv::score(testing::exec, policy, other, list, window, state, scores, work.view()).ok());
+    CHECK(made.scores.values.same_bytes(blank));
+    for (auto const sequence : made.slots) {
+      CHECK(state.flags[sequence] == static_cast<std::uint32_t>(fkv::sequence_flag::missing_judge));
+      state.flags[sequence] = 0;
+    }
   }
   refused(errc::invalid_config, change(policy, [](auto& p) { p.config.sink_tokens = -1; }), cache, list,
           window, state, scores, work.view());
@@ -373,4 +382,59 @@ TEST_CASE("score: what the host can see is refused before anything is written") 
   refused(errc::invalid_shape, policy, cache, list, window, state, {scores.data, -1}, work.view());
   refused(errc::workspace_too_small, policy, cache, list, window, state, scores,
           {work.memory.data(), work.memory.size() - 1});
+}
+
+namespace {
+
+template <class Scorer>
+using in_order_policy = fkv::policy<fkv::eviction_config, Scorer, fkv::top_k, fkv::ordered>;
+
+template <class Scorer, class Element>
+void compare_scaled(Scorer const& scorer, bool in_order) {
+  testing::policy_bench<in_order_policy<Scorer>, Element> scaled(31, {loose, scorer, {}, {}, {}}, 70, 9);
+  scaled.place(in_order ? history::ordered : history::filled);
+  auto const heads = static_cast<std::size_t>(scaled.shape.num_layers * scaled.shape.num_kv_heads);
+  std::vector<float> key_scales(heads), value_scales(heads);
+  for (std::size_t i = 0; i < heads; ++i) {  // powers of two: nothing is rounded
+    key_scales[i] = i % 2 == 0 ? 0.25f : 2.0f;
+    value_scales[i] = i % 3 == 0 ? 4.0f : 0.5f;
+  }
+  auto plain = scaled;
+  auto const view = plain.cache.view();
+  plain.each_row([&](fkv::row_index at) {
+    auto const head = static_cast<std::size_t>(at.layer * plain.shape.num_kv_heads + at.kv_head);
+    auto const multiply = [](Element* first, int count, float factor) {
+      for (int d = 0; d < count; ++d)
+        first[d] = fkv::element_traits<Element>::store(fkv::to_float(first[d]) * factor);
+    };
+    for (int slot = 0; slot < plain.length(at); ++slot) {
+      multiply(view.key(at, slot), plain.shape.key_head_dim, key_scales[head]);
+      multiply(view.value(at, slot), plain.shape.value_head_dim, value_scales[head]);
+    }
+  });
+  auto const score = [](auto& made, auto const& cache) {
+    auto work = testing::workspace_for<in_order_policy<Scorer>>(made.shape, made.list(), made.window.max_queries);
+    REQUIRE(fkv::score(testing::exec, made.policy, cache, made.list(), made.window.view(), made.state.view,
+                       made.scores.view(), work.view())
+                .ok());
+  };
+  score(plain, plain.cache.view());
+  score(scaled, scaled.cache.view().with_scales(key_scales.data(), value_scales.data()));
+  CHECK(scaled.scores.values.same_bytes(plain.scores.values));
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("score: a cache with scales is one whose elements carry them", Element, float, fkv::bfloat16) {
+  compare_scaled<fkv::window_sum, Element>({}, false);
+  compare_scaled<fkv::key_norm, Element>({}, false);
+  compare_scaled<fkv::key_diff, Element>({}, false);
+  compare_scaled<fkv::snap_kv<>, Element>({}, true);
+  compare_scaled<fkv::r_kv<>, Element>({}, true);
+  testing::random_source random(4);
+  testing::policy_bench<in_order_policy<fkv::window_sum>, Element> const extents(31, {loose, {}, {}, {}, {}}, 70, 9);
+  fkv::cache_shape const& shape = extents.shape;
+  testing::random_judges const judges(
+      {shape.num_layers, shape.num_kv_heads, shape.group, shape.key_head_dim, shape.value_head_dim}, random);
+  compare_scaled<fkv::foresight<>, Element>({judges.view()}, false);
 }

@@ -18,20 +18,20 @@ struct row_kind {
   static constexpr bool needs_time_order = true;
   static constexpr int scratch_rows = 3;
   template <class Block, class Row>
-  void operator()(Block const&, Row const& row, float* scores) const {
+  FORESIGHTKV_HOST_DEVICE void operator()(Block const&, Row const& row, float* scores) const {
     for (int slot = 0; slot < row.length(); ++slot) scores[slot] = 0.0f;
   }
 };
 struct in_double {
   using reads = fkv::statistics<>;
   template <class Lanes, class Token>
-  double operator()(Lanes const&, Token const&) const {
+  FORESIGHTKV_HOST_DEVICE double operator()(Lanes const&, Token const&) const {
     return 0.0;
   }
 };
 struct without_reads {
   template <class Lanes, class Token>
-  float operator()(Lanes const&, Token const&) const {
+  FORESIGHTKV_HOST_DEVICE float operator()(Lanes const&, Token const&) const {
     return 0.0f;
   }
 };

@@ -116,12 +116,12 @@ TEST_CASE("select: a list may repeat slots, name none, and take its count from m
   });
 
   made.policy.budget.budgets = made.budgets.data();
-  std::int32_t count = 1;
-  fkv::sequence_list list{made.slots.data(), &count, 6, made.most};
+  std::vector<std::int32_t> count{1};
+  fkv::sequence_list list{made.slots.data(), count.data(), 6, made.most};
   auto work = testing::workspace_for<top_bench::policy_type>(made.shape, list, 0);
   auto const run = [&] {
     made.lists = blank;
-    return fkv::select(fkv::host, made.policy, made.cache.view(), list, made.scores.view(), made.state.view,
+    return fkv::select(testing::exec, made.policy, made.cache.view(), list, made.scores.view(), made.state.view,
                        made.lists.view(), work.view());
   };
   REQUIRE(run().ok());
@@ -129,7 +129,7 @@ TEST_CASE("select: a list may repeat slots, name none, and take its count from m
   CHECK(made.wrong_rows() == 0);
   CHECK(made.lists.count(made.shape.row({0, 0, 0})) == -1);
   for (int const none : {0, -5}) {
-    count = none;
+    count[0] = none;
     REQUIRE(run().ok());
     CHECK(made.lists.same(blank));
   }
@@ -144,7 +144,7 @@ TEST_CASE("select: what the host can see is refused before anything is written")
   testing::owned_selection const blank = made.lists;
   auto const list = made.list();
   auto const cache = made.cache.view();
-  auto const bytes = fkv::evict_bytes<top_bench::policy_type>(fkv::host, made.shape, list, 0);
+  auto const bytes = fkv::evict_bytes<top_bench::policy_type>(testing::exec, made.shape, list, 0);
   auto work = testing::workspace_for<top_bench::policy_type>(made.shape, list, 0);
   auto const change = [](auto value, auto const& edit) {
     edit(value);
@@ -153,7 +153,7 @@ TEST_CASE("select: what the host can see is refused before anything is written")
   auto const refused = [&](fkv::errc expected, auto const& policy, auto const& tokens,
                            fkv::sequence_list const& visited, fkv::score_view const& scores,
                            auto const& state, fkv::selection const& lists, fkv::workspace scratch) {
-    CHECK(fkv::select(fkv::host, policy, tokens, visited, scores, state, lists, scratch).code == expected);
+    CHECK(fkv::select(testing::exec, policy, tokens, visited, scores, state, lists, scratch).code == expected);
     CHECK(made.lists.same(blank));
   };
   using fkv::errc;

@@ -19,7 +19,7 @@ struct below_zero {
   static constexpr fkv::length_domain domain = fkv::length_domain::row;
 
   template <class Row>
-  void operator()(Row& row) const {
+  FORESIGHTKV_HOST_DEVICE void operator()(Row& row) const {
     int below = 0;
     for (int slot = 0; slot < row.length(); ++slot) below += row.score(slot) < 0.0f;
     row.restrict_to_lowest(below);
@@ -56,7 +56,7 @@ TEST_CASE("selector: one of the user's own restricts, rescores and evicts") {
     fkv::sequence_list const list{nullptr, nullptr, 1, shape.capacity};
     auto work = testing::workspace_for<policy_type>(shape, list, 0);
     row_cache const cache = memory.view();
-    REQUIRE(fkv::select(fkv::host, policy, cache, list, scores.view(), state.view, lists.view(), work.view())
+    REQUIRE(fkv::select(testing::exec, policy, cache, list, scores.view(), state.view, lists.view(), work.view())
                 .ok());
     for (int row = 0; row < 4; ++row) {
       std::vector<float> turned;

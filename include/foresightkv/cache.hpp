@@ -91,6 +91,7 @@ FORESIGHTKV_HOST_DEVICE constexpr int num_lengths(length_domain domain, cache_sh
 ///   lengths()                   current lengths, indexed by the domain; read by the backend, never written
 ///   key(row, slot), value(...)  first of key_head_dim (value_head_dim) contiguous elements of a token
 ///   check()                     what the host can see: extents, missing pointers, alignment
+///   key_scale(row), value_scale(row)  (optional) what a row's stored keys (values) are multiplied by, such as fp8 ones
 template <class Cache>
 concept kv_cache = std::is_trivially_copyable_v<Cache> && element<typename Cache::element_type> &&
                    requires(Cache const cache, row_index at, int slot) {
@@ -103,6 +104,17 @@ concept kv_cache = std::is_trivially_copyable_v<Cache> && element<typename Cache
                    };
 
 namespace detail {
+
+template <class Cache>
+FORESIGHTKV_HOST_DEVICE constexpr float key_scale_of(Cache const& cache, row_index at) {
+  if constexpr (requires { cache.key_scale(at); }) return cache.key_scale(at);
+  return 1.0f;
+}
+template <class Cache>
+FORESIGHTKV_HOST_DEVICE constexpr float value_scale_of(Cache const& cache, row_index at) {
+  if constexpr (requires { cache.value_scale(at); }) return cache.value_scale(at);
+  return 1.0f;
+}
 
 template <class Cache>
 constexpr bool check_cache() {

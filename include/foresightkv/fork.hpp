@@ -16,7 +16,7 @@ struct fork_list {
 /// Copies columns, positions, steps and flags of sequences (beams, shared prompts); the engine copies keys and values.
 /// Request id and seed of a target stay its own, so that the copies draw differently.
 /// A pair with a slot out of range is skipped; one whose target another pair names too, as source or target, sets
-/// sequence_flag::duplicate on that target and is skipped.
+/// sequence_flag::duplicate on that target and is skipped. Copied flags are those from before the call.
 template <class Exec>
 status fork(Exec exec, row_state const& state, fork_list const& pairs) {
   status const checked = detail::first_error(

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 
+#include <foresightkv/detail/order_key.hpp>
 #include <foresightkv/element.hpp>
 #include <foresightkv/observation.hpp>
 
@@ -30,8 +32,8 @@ enum class golden_rules : int {
   /// A last, partial block is divided by its own rows. From queries and keys the budget must be a multiple of
   /// the interval.
   exact,
-  /// The paper's code: a partial block is divided by the interval too, and where the budget is no multiple, the first
-  /// future block, 1 + budget / interval, starts before budget + interval.
+  /// The paper's code: a partial block is divided by the interval too, and where the budget is no multiple,
+  /// the first future block, 1 + budget / interval, starts before budget + interval.
   published
 };
 
@@ -60,7 +62,7 @@ struct golden_config {
     return tokens - interval <= budget ? 0 : (tokens - budget - 1) / interval;
   }
   /// Index of the first query block that the first step has not seen.
-  [[nodiscard]] constexpr int first_block() const { return 1 + budget / interval; }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr int first_block() const { return 1 + budget / interval; }
   [[nodiscard]] constexpr int num_blocks(int tokens) const {
     return tokens / interval + (tokens % interval != 0);
   }
@@ -69,8 +71,9 @@ struct golden_config {
     return std::max(0, num_blocks(tokens) - first_block());
   }
   /// Rows that the sum of block `block` is divided by.
-  [[nodiscard]] constexpr int block_rows(int block, int tokens) const {
-    return rules == golden_rules::published ? interval : std::min(interval, tokens - block * interval);
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr int block_rows(int block, int tokens) const {
+    int const left = tokens - block * interval;
+    return rules == golden_rules::published || interval < left ? interval : left;
   }
 
   friend constexpr bool operator==(golden_config const&, golden_config const&) = default;
@@ -96,6 +99,12 @@ struct golden_shape {
 struct golden_strides {
   std::int64_t head = 0;
   std::int64_t token = 0;
+
+  /// The same with no 0 left: those of vectors of `dim` elements.
+  [[nodiscard]] constexpr golden_strides of(golden_shape const& shape, int dim) const {
+    std::int64_t const next_token = token == 0 ? dim : token;
+    return {head == 0 ? next_token * shape.tokens : head, next_token};
+  }
 };
 
 /// Queries and keys of a whole sequence, after RoPE. The elements of one token are contiguous.
@@ -114,6 +123,11 @@ struct golden_input {
   golden_strides query_strides{};
   golden_strides key_strides{};
   golden_strides lse_strides{};
+
+  /// The softmax scale, also where it is left at 0.
+  [[nodiscard]] float scale() const {
+    return softmax_scale > 0.0f ? softmax_scale : 1.0f / std::sqrt(static_cast<float>(shape.head_dim));
+  }
 };
 
 /// Means of future blocks: at(h, k, s) is KV head h's mean attention of block first_block() + s to key k.
@@ -136,7 +150,7 @@ struct golden_means {
                                                           int blocks) {
     return {data, kv_heads, tokens, blocks, std::int64_t{tokens} * blocks, 1, tokens};
   }
-  [[nodiscard]] constexpr float at(int head, int token, int block) const {
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr float at(int head, int token, int block) const {
     return data[head * head_stride + token * token_stride + block * block_stride];
   }
 };
@@ -151,5 +165,26 @@ struct golden_output {
   std::int32_t* evicted_positions = nullptr;  ///< [steps][kv_heads][interval] positions in the sequence
   float* future = nullptr;  ///< [kv_heads][steps][tokens] score of every token, evicted or not, at every step
 };
+
+namespace detail {
+
+/// The future from a block on, made of its own mean and of the future from the next block on.
+/// golden_future::mean is still a sum here.
+FORESIGHTKV_HOST_DEVICE constexpr float fold_block(golden_config const& config, float mean, float later) {
+  if (config.future == golden_future::maximum) return order_key(later) > order_key(mean) ? later : mean;
+  if (config.future != golden_future::discounted) return mean + later;
+#if defined(__CUDA_ARCH__)
+  return mean + __fmul_rn(config.discount, later);  // fused, it would have other bits than the host's
+#else
+  return mean + config.discount * later;
+#endif
+}
+
+/// The score that a folded future of so many blocks stands for.
+FORESIGHTKV_HOST_DEVICE constexpr float future_score(golden_config const& config, float future, int blocks) {
+  return config.future == golden_future::mean ? future / static_cast<float>(blocks) : future;
+}
+
+}  // namespace detail
 
 }  // namespace foresightkv::inline v0

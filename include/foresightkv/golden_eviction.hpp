@@ -14,12 +14,13 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
 #include <numbers>
+#include <type_traits>
 
+#include <foresightkv/detail/backend.hpp>
 #include <foresightkv/detail/host/golden_eviction.hpp>
 #include <foresightkv/detail/order_key.hpp>
 #include <foresightkv/execution.hpp>
@@ -42,20 +43,13 @@ struct golden_scratch {
 constexpr void fold_future(golden_config const& config, float* rows, int blocks, int tokens) {
   for (int block = blocks - 2; block >= 0; --block) {
     float* const row = rows + static_cast<std::int64_t>(block) * tokens;
-    float const* const next = row + tokens;
-    for (int k = 0; k < tokens; ++k) {
-      if (config.future == golden_future::maximum)
-        row[k] = order_key(next[k]) > order_key(row[k]) ? next[k] : row[k];
-      else if (config.future == golden_future::discounted)
-        row[k] += config.discount * next[k];
-      else
-        row[k] += next[k];
-    }
+    for (int k = 0; k < tokens; ++k) row[k] = fold_block(config, row[k], row[tokens + k]);
   }
   if (config.future != golden_future::mean) return;
-  for (int block = 0; block < blocks; ++block)
-    for (int k = 0; k < tokens; ++k)
-      rows[static_cast<std::int64_t>(block) * tokens + k] /= static_cast<float>(blocks - block);
+  for (int block = 0; block < blocks; ++block) {
+    float* const row = rows + static_cast<std::int64_t>(block) * tokens;
+    for (int k = 0; k < tokens; ++k) row[k] = future_score(config, row[k], blocks - block);
+  }
 }
 
 /// The largest (score, index) among the candidates that go: those up to it are evicted, `interval` in number.
@@ -195,7 +189,8 @@ bool element_aligned(Element const* data) {
 template <class Input>
 status check_golden_input(Input const& input) {
   std::int64_t const heads = std::int64_t{input.shape.kv_heads} * input.shape.group;
-  for (auto const& strides : {input.query_strides, input.key_strides, input.lse_strides})
+  golden_strides const all[] = {input.query_strides, input.key_strides, input.lse_strides};
+  for (auto const& strides : all)
     if (strides.head < 0 || strides.token < 0 || !extents_fit({heads, strides.head}) ||
         !extents_fit({input.shape.tokens, strides.token}))
       return {errc::invalid_shape};
@@ -233,19 +228,16 @@ inline host::block_means_plan plan_block_means(golden_config const& config, gold
 template <class Input>
 host::block_means_plan plan_block_means(golden_config const& config, Input const& input) {
   auto plan = plan_block_means(config, input.shape);
-  float const scale = input.softmax_scale > 0.0f ? input.softmax_scale
-                                                 : 1.0f / std::sqrt(static_cast<float>(input.shape.head_dim));
-  plan.multiply = scale * std::numbers::log2e_v<float>;
+  plan.multiply = input.scale() * std::numbers::log2e_v<float>;
   plan.lse_given = input.lse != nullptr;
   plan.lse_to_two = Input::base == log_base::natural ? std::numbers::log2e_v<float> : 1.0f;
   return plan;
 }
 
 template <class Element>
-host::token_vectors<Element> vectors_of(Element const* data, golden_strides strides,
+host::token_vectors<Element> vectors_of(Element const* data, golden_strides const& given,
                                         golden_shape const& shape, int dim) {
-  if (strides.token == 0) strides.token = dim;
-  if (strides.head == 0) strides.head = strides.token * shape.tokens;
+  golden_strides const strides = given.of(shape, dim);
   return {data, strides.head, strides.token};
 }
 
@@ -313,121 +305,164 @@ void stream_block_means(host::block_means_plan const& plan, Input const& input, 
   }
 }
 
+/// The verbs on the host: (KV head, query block) pairs in parallel.
+struct golden_host {
+  static std::size_t block_means_bytes(host_execution exec, golden_config const& config,
+                                       golden_shape const& shape) {
+    arena counting;
+    golden_memory::take(counting, exec, plan_block_means(config, shape), nullptr);
+    return counting.bytes();
+  }
+
+  static std::size_t golden_eviction_bytes(host_execution exec, golden_config const& config,
+                                           golden_shape const& shape) {
+    arena counting;
+    golden_memory::take(counting, exec, plan_block_means(config, shape), &config);
+    return counting.bytes();
+  }
+
+  static std::size_t golden_eviction_bytes(host_execution exec, golden_config const& config,
+                                           golden_means const& means) {
+    arena counting;
+    take_golden_scratches(counting, config, means.tokens, means.blocks,
+                          host::num_threads(exec, means.kv_heads));
+    return counting.bytes();
+  }
+
+  template <class Input>
+  static status block_means(host_execution exec, golden_config const& config, Input const& input,
+                            float* means, workspace scratch) {
+    auto const plan = plan_block_means(config, input);
+    arena cutting{scratch};
+    auto const memory = golden_memory::take(cutting, exec, plan, nullptr);
+    auto const row_of = [&](int first, int head, int block) {
+      return means + (std::int64_t{first + head} * plan.blocks + block) * plan.tokens;
+    };
+    stream_block_means(plan, input, memory, row_of, [](int, int) {});
+    return {};
+  }
+
+  template <class Input>
+  static status golden_eviction(host_execution exec, golden_config const& config, Input const& input,
+                                golden_output const& output, workspace scratch) {
+    auto const plan = plan_block_means(config, input);
+    arena cutting{scratch};
+    auto const memory = golden_memory::take(cutting, exec, plan, &config);
+    auto const row_of = [&](int, int head, int block) {
+      return memory.heads_scratch[head].future + std::int64_t{block} * plan.tokens;
+    };
+    auto const solve = [&](int first, int heads) {
+      host::parallel_for(memory.threads, heads, [&](int head, int) {
+        fold_future(config, memory.heads_scratch[head].future, plan.blocks, plan.tokens);
+        evict_golden(config, first + head, plan.kv_heads, plan.tokens, config.steps(plan.tokens),
+                     memory.heads_scratch[head], output);
+      });
+    };
+    stream_block_means(plan, input, memory, row_of, solve);
+    return {};
+  }
+
+  static status golden_eviction(host_execution exec, golden_config const& config, golden_means const& means,
+                                golden_output const& output, workspace scratch) {
+    int const steps = std::min(config.steps(means.tokens), means.blocks);
+    int const threads = host::num_threads(exec, means.kv_heads);
+    arena cutting{scratch};
+    auto const* const memory = take_golden_scratches(cutting, config, means.tokens, means.blocks, threads);
+    host::parallel_for(threads, means.kv_heads, [&](int head, int thread) {
+      golden_head(config, means, head, steps, memory[thread], output);
+    });
+    return {};
+  }
+};
+
+template <class Exec>
+using golden_backend = std::conditional_t<host_executor<Exec>, golden_host, backend<Exec>>;
+
 }  // namespace detail
 
-/// Bytes of workspace of `block_means`; 0 if config or shape is invalid.
-[[nodiscard]] inline std::size_t block_means_bytes(host_execution exec, golden_config const& config,
-                                                   golden_shape const& shape) {
+/// Bytes of workspace of `block_means`; 0 if config or shape is invalid. Device: 8 per query that it reads.
+template <class Exec>
+[[nodiscard]] std::size_t block_means_bytes(Exec exec, golden_config const& config,
+                                            golden_shape const& shape) {
   if (!detail::check_golden(config, shape).ok() || config.future_blocks(shape.tokens) == 0) return 0;
-  detail::arena counting;
-  detail::golden_memory::take(counting, exec, detail::plan_block_means(config, shape), nullptr);
-  return counting.bytes();
+  return detail::golden_backend<Exec>::block_means_bytes(exec, config, shape);
 }
 
 /// Mean attention of each future query block to each key: means[kv_heads][future_blocks(tokens)][tokens], 0
-/// beyond a block's last query. O(heads T T head_dim) time.
+/// beyond a block's last query. O(heads T T head_dim) time. Device: 2 launches, 1 with a log-sum-exp.
 ///
 /// Errors before anything is written: invalid_config (also a budget that is no multiple of the interval under
-/// golden_rules::exact), invalid_shape, null_pointer, misaligned, workspace_too_small.
-template <element Query, element Key, log_base Base>
-status block_means(host_execution exec, golden_config const& config,
-                   golden_input<Query, Key, Base> const& input, float* means, workspace scratch) {
+/// golden_rules::exact), invalid_shape, null_pointer, misaligned, workspace_too_small, unsupported (a
+/// device's grid of more than 2^31 - 1 blocks).
+template <class Exec, element Query, element Key, log_base Base>
+status block_means(Exec exec, golden_config const& config, golden_input<Query, Key, Base> const& input,
+                   float* means, workspace scratch) {
   if (auto const checked = detail::check_golden(config, input.shape); !checked.ok()) return checked;
-  auto const plan = detail::plan_block_means(config, input);
-  if (plan.blocks == 0) return {};
+  if (config.future_blocks(input.shape.tokens) == 0) return {};
   if (auto const checked = detail::check_golden_input(input); !checked.ok()) return checked;
   if (means == nullptr) return {errc::null_pointer};
   if (!detail::element_aligned(means)) return {errc::misaligned};
   if (scratch.size < block_means_bytes(exec, config, input.shape)) return {errc::workspace_too_small};
   if (scratch.data == nullptr) return {errc::null_pointer};
-  detail::arena cutting{scratch};
-  auto const memory = detail::golden_memory::take(cutting, exec, plan, nullptr);
-  auto const row_of = [&](int first, int head, int block) {
-    return means + (std::int64_t{first + head} * plan.blocks + block) * plan.tokens;
-  };
-  detail::stream_block_means(plan, input, memory, row_of, [](int, int) {});
-  return {};
+  return detail::golden_backend<Exec>::block_means(exec, config, input, means, scratch);
 }
 
 /// Bytes of workspace of `golden_eviction` from queries and keys; 0 if config or shape is invalid.
 ///
 /// O(threads (group + 32) T + heads T (T / interval + head_dim)), where `heads` is one where its blocks keep
-/// all threads busy, else as many KV heads as that takes.
-[[nodiscard]] inline std::size_t golden_eviction_bytes(host_execution exec, golden_config const& config,
-                                                       golden_shape const& shape) {
+/// all threads busy, else as many KV heads as that takes. Device: O(heads T (T / interval + group)), of as
+/// many KV heads as have 1 GiB of block means together, but at least one.
+template <class Exec>
+[[nodiscard]] std::size_t golden_eviction_bytes(Exec exec, golden_config const& config,
+                                                golden_shape const& shape) {
   if (!detail::check_golden(config, shape).ok() || config.steps(shape.tokens) == 0) return 0;
-  detail::arena counting;
-  detail::golden_memory::take(counting, exec, detail::plan_block_means(config, shape), &config);
-  return counting.bytes();
+  return detail::golden_backend<Exec>::golden_eviction_bytes(exec, config, shape);
 }
 
 /// Golden Eviction of one layer of one sequence, streaming from queries and keys.
 ///
 /// tokens <= budget + interval: no step, nothing is written. O(heads T T head_dim) time; the same results
-/// whatever the number of threads.
+/// whatever the number of threads. Device: 4 launches, 3 with a log-sum-exp, for each part of the KV heads
+/// that golden_eviction_bytes has room for.
 ///
 /// Errors before anything is written: as `block_means`.
-template <element Query, element Key, log_base Base>
-status golden_eviction(host_execution exec, golden_config const& config,
-                       golden_input<Query, Key, Base> const& input, golden_output const& output,
-                       workspace scratch) {
+template <class Exec, element Query, element Key, log_base Base>
+status golden_eviction(Exec exec, golden_config const& config, golden_input<Query, Key, Base> const& input,
+                       golden_output const& output, workspace scratch) {
   if (auto const checked = detail::check_golden(config, input.shape); !checked.ok()) return checked;
-  int const steps = config.steps(input.shape.tokens);
-  if (steps == 0) return {};
+  if (config.steps(input.shape.tokens) == 0) return {};
   if (auto const checked = detail::check_golden_input(input); !checked.ok()) return checked;
   if (auto const checked = detail::check_golden_output(output); !checked.ok()) return checked;
   if (scratch.size < golden_eviction_bytes(exec, config, input.shape)) return {errc::workspace_too_small};
   if (scratch.data == nullptr) return {errc::null_pointer};
-  auto const plan = detail::plan_block_means(config, input);
-  detail::arena cutting{scratch};
-  auto const memory = detail::golden_memory::take(cutting, exec, plan, &config);
-  auto const row_of = [&](int, int head, int block) {
-    return memory.heads_scratch[head].future + std::int64_t{block} * plan.tokens;
-  };
-  auto const solve = [&](int first, int heads) {
-    detail::host::parallel_for(memory.threads, heads, [&](int head, int) {
-      detail::fold_future(config, memory.heads_scratch[head].future, plan.blocks, plan.tokens);
-      detail::evict_golden(config, first + head, plan.kv_heads, plan.tokens, steps,
-                           memory.heads_scratch[head], output);
-    });
-  };
-  detail::stream_block_means(plan, input, memory, row_of, solve);
-  return {};
+  return detail::golden_backend<Exec>::golden_eviction(exec, config, input, output, scratch);
 }
 
 /// Bytes of workspace of `golden_eviction` from block means; 0 if config or extents are invalid.
-[[nodiscard]] inline std::size_t golden_eviction_bytes(host_execution exec, golden_config const& config,
-                                                       golden_means const& means) {
+template <class Exec>
+[[nodiscard]] std::size_t golden_eviction_bytes(Exec exec, golden_config const& config,
+                                                golden_means const& means) {
   if (!detail::check_golden(config, means).ok() || std::min(config.steps(means.tokens), means.blocks) == 0)
     return 0;
-  detail::arena counting;
-  detail::take_golden_scratches(counting, config, means.tokens, means.blocks,
-                                detail::host::num_threads(exec, means.kv_heads));
-  return counting.bytes();
+  return detail::golden_backend<Exec>::golden_eviction_bytes(exec, config, means);
 }
 
 /// Golden Eviction of one layer of one sequence from block means: any budget of at least the interval. It
-/// stops where the blocks run out: min(config.steps(tokens), blocks) steps.
+/// stops where the blocks run out: min(config.steps(tokens), blocks) steps. Device: 2 launches for each part
+/// of the KV heads that golden_eviction_bytes has room for; results have the host's bits.
 ///
 /// Errors before anything is written: as `block_means`.
-inline status golden_eviction(host_execution exec, golden_config const& config, golden_means const& means,
-                              golden_output const& output, workspace scratch) {
+template <class Exec>
+status golden_eviction(Exec exec, golden_config const& config, golden_means const& means,
+                       golden_output const& output, workspace scratch) {
   if (auto const checked = detail::check_golden(config, means); !checked.ok()) return checked;
-  int const steps = std::min(config.steps(means.tokens), means.blocks);
-  if (steps == 0) return {};
+  if (std::min(config.steps(means.tokens), means.blocks) == 0) return {};
   if (means.data == nullptr) return {errc::null_pointer};
   if (!detail::element_aligned(means.data)) return {errc::misaligned};
   if (auto const checked = detail::check_golden_output(output); !checked.ok()) return checked;
   if (scratch.size < golden_eviction_bytes(exec, config, means)) return {errc::workspace_too_small};
   if (scratch.data == nullptr) return {errc::null_pointer};
-  int const threads = detail::host::num_threads(exec, means.kv_heads);
-  detail::arena cutting{scratch};
-  auto const* const memory =
-      detail::take_golden_scratches(cutting, config, means.tokens, means.blocks, threads);
-  detail::host::parallel_for(threads, means.kv_heads, [&](int head, int thread) {
-    detail::golden_head(config, means, head, steps, memory[thread], output);
-  });
-  return {};
+  return detail::golden_backend<Exec>::golden_eviction(exec, config, means, output, scratch);
 }
 
 }  // namespace foresightkv::inline v0

@@ -6,7 +6,7 @@
 
 namespace foresightkv::inline v0 {
 
-/// Starts sequences anew: no tokens seen, next position 0, step 0, no flags.
+/// Starts sequences anew: no tokens seen, next position 0, step 0, no flags but duplicate where one is listed twice.
 ///
 /// \param request_ids  [sequence] by slot: names a request in a sampling selector's counter; null: the slot number
 /// \param seeds        [sequence] by slot: key of a sampling selector's generator; null: 0

@@ -11,6 +11,7 @@ namespace foresightkv::inline v0 {
 
 /// Writes a sequence's state (not its keys and values) to a buffer of save_bytes: preemption, checkpoints.
 /// The format starts with a version and the extents; `restore` refuses what does not fit.
+/// \param buffer  memory of the backend, of any alignment
 /// \return invalid_shape (no such slot), null_pointer or workspace_too_small; nothing written then
 template <class Exec>
 status save(Exec exec, row_state const& state, int sequence, workspace buffer) {
@@ -24,8 +25,13 @@ status save(Exec exec, row_state const& state, int sequence, workspace buffer) {
 
 /// Reads a saved sequence into a slot, which may be another one, of a state whose capacity may differ: its stored
 /// tokens must fit.
-/// \return invalid_shape (no such slot, another version, other extents, a longer row, damaged counts), null_pointer or
-///         workspace_too_small; nothing written then
+///
+/// What the bytes say is data of the backend. On a device the verb's status cannot tell of it: another version, other
+/// extents, a longer row, damaged counts or fewer bytes than they ask for set sequence_flag::bad_length on the slot, and
+/// nothing else is written.
+/// \param saved  memory of the backend, of any alignment
+/// \return invalid_shape (no such slot), null_pointer or workspace_too_small (not even a header); on the host also
+///         invalid_shape or workspace_too_small for what the bytes say; nothing written then
 template <class Exec>
 status restore(Exec exec, row_state const& state, int sequence, workspace saved) {
   status const checked = detail::first_error(

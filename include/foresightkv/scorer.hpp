@@ -177,7 +177,7 @@ constexpr bool needs_queries() {
 }
 
 template <class Scorer>
-constexpr int scratch_rows() {
+FORESIGHTKV_HOST_DEVICE constexpr int scratch_rows() {
   if constexpr (requires { Scorer::scratch_rows; }) return Scorer::scratch_rows;
   return 0;
 }
@@ -198,6 +198,10 @@ FORESIGHTKV_HOST_DEVICE constexpr bool covers_layer(Scorer const& scorer, int mo
 
 /// Scores a row with a scorer of either kind: the one place where combinators meet what they combine. Inlined into the
 /// caller so that the host's code is compiled for the instruction set that the caller was entered for.
+// The host's blocks are host code: nvcc need not warn of them, a kernel never gets one.
+#if defined(__CUDACC__)
+#pragma nv_exec_check_disable
+#endif
 template <class Scorer, class Block, class Row>
 [[gnu::always_inline]] FORESIGHTKV_HOST_DEVICE inline void evaluate(Scorer const& scorer, Block const& block, Row const& row, float* scores) {
   if constexpr (requires { bulk_score(scorer, block, row, scores); }) {

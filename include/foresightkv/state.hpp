@@ -14,7 +14,7 @@ namespace foresightkv::inline v0 {
 /// `reset` clears them.
 enum class sequence_flag : std::uint32_t {
   over_budget = 1,        ///< protected tokens left fewer to evict than the budget asked for
-  bad_length = 2,         ///< a length is negative or above the capacity or the call's max_length, or lists do not fit it
+  bad_length = 2,         ///< a length is negative or above the capacity or the call's max_length, or lists or saved bytes do not fit
   length_mismatch = 4,    ///< the cache is shorter than the state has seen: tell `append` about rejected tokens
   state_overflow = 8,     ///< the row must be stored and is longer than the state's capacity
   bad_window = 16,        ///< query_count or positions of the window out of range, or statistics of too few slots

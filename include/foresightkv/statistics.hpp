@@ -131,7 +131,7 @@ struct parts<statistics<Statistics...>> {
 };
 
 template <class Statistic>
-constexpr int horizon() {
+FORESIGHTKV_HOST_DEVICE constexpr int horizon() {
   if constexpr (requires { Statistic::horizon; }) return Statistic::horizon;
   return 0x7fffffff;
 }

@@ -31,7 +31,7 @@ struct plain_judge {
   fkv::foresight<> judge{};
 
   template <class Lanes, class Token>
-  float operator()(Lanes const& lanes, Token const& token) const {
+  FORESIGHTKV_HOST_DEVICE float operator()(Lanes const& lanes, Token const& token) const {
     return judge(lanes, token);
   }
 };
@@ -43,8 +43,8 @@ void check_judge(std::uint64_t seed) {
   using bulk_bench = testing::policy_bench<score_policy<fkv::foresight<>>, Element>;
   random_source choice(seed);
   bulk_bench made(seed, {loose, {}, {}, {}, {}}, choice.integer(4, 60), choice.integer(0, 40));
-  static constexpr int model_layers[] = {3, 1};
-  made.shape.layers = model_layers;
+  std::vector<int> const model_layers{3, 1};
+  made.shape.layers = model_layers.data();
   made.shape.first_kv_head = 1;
   made.shape.total_kv_heads = made.shape.num_kv_heads + 2;
   made.rebuild();
@@ -79,7 +79,7 @@ void check_judge(std::uint64_t seed) {
                                             {oracle::fold::last, 8},    {oracle::fold::last, 32}};
   made.each_row([&](fkv::row_index at) {
     int const row = made.shape.row(at);
-    auto const judge = judges.head(model_layers[at.layer], at.kv_head + 1);
+    auto const judge = judges.head(model_layers[static_cast<std::size_t>(at.layer)], at.kv_head + 1);
     auto const tokens = made.tokens_of(at);
     std::vector<oracle::window> seen;
     for (int j = 0; j < made.shape.group; ++j)

@@ -145,9 +145,9 @@ TEST_CASE("sampled_top_k: another step, seed, request, head or layer draws other
   draw_bench changed = made;
   REQUIRE(changed.select().ok());
   CHECK(gone(changed, 1) != before);
-  static int const model_layers[] = {5};
-  changed.shape.layers = model_layers;
-  changed.cache.shape.layers = model_layers;
+  std::vector<int> const model_layers{5};
+  changed.shape.layers = model_layers.data();
+  changed.cache.shape.layers = model_layers.data();
   REQUIRE(changed.select().ok());
   CHECK(gone(changed, 0) != before);
 }

@@ -17,7 +17,7 @@ namespace testing {
 struct carrying_scorer {
   using reads = fkv::statistics<fkv::accumulated, fkv::decayed>;
   template <class Lanes, class Token>
-  float operator()(Lanes const&, Token const&) const {
+  FORESIGHTKV_HOST_DEVICE float operator()(Lanes const&, Token const&) const {
     return 0.0f;
   }
 };

@@ -111,7 +111,7 @@ class evaluation_run {
     }
     auto work = workspace_for<policy_type>(run_.shape(), run_.list(), 0);
     guarded<std::int32_t> new_length(1, -7);
-    REQUIRE(fkv::compact(fkv::host, policy_, run_.cache.view(), run_.list(), run_.lists.view(),
+    REQUIRE(fkv::compact(testing::exec, policy_, run_.cache.view(), run_.list(), run_.lists.view(),
                          run_.state.view, new_length.data(), work.view())
                 .ok());
     CHECK(new_length[0] == budget_);

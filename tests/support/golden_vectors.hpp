@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <set>
 #include <span>
 #include <stdexcept>
@@ -18,6 +19,8 @@
 
 #include <foresightkv/golden_eviction.hpp>
 #include <foresightkv/io/safetensors.hpp>
+
+#include "support/execution.hpp"
 
 namespace golden_vectors {
 
@@ -96,7 +99,7 @@ inline void check_equal(expected const& stored, outcome const& got, double toler
   CHECK(std::ranges::equal(got.positions, stored.positions));
 }
 
-inline outcome solve_means(fkv::host_execution exec, expected const& stored, fkv::golden_means const& means) {
+inline outcome solve_means(testing::execution exec, expected const& stored, fkv::golden_means const& means) {
   outcome got{stored};
   std::vector<std::byte> scratch(fkv::golden_eviction_bytes(exec, stored.config, means));
   CHECK(
@@ -104,7 +107,7 @@ inline outcome solve_means(fkv::host_execution exec, expected const& stored, fkv
   return got;
 }
 
-inline outcome solve_input(fkv::host_execution exec, expected const& stored,
+inline outcome solve_input(testing::execution exec, expected const& stored,
                            fkv::golden_input<float> const& input) {
   outcome got{stored};
   std::vector<std::byte> scratch(fkv::golden_eviction_bytes(exec, stored.config, input.shape));
@@ -114,11 +117,15 @@ inline outcome solve_input(fkv::host_execution exec, expected const& stored,
 }
 
 /// Files with block means, and with queries and keys where they have them.
-inline void check_stored_inputs(fkv::io::safetensors_file const& file, fkv::host_execution exec) {
+inline void check_stored_inputs(fkv::io::safetensors_file const& file, testing::execution exec) {
   auto const stored = read_expected(file);
   int const blocks = int_of(file, "future_blocks");
-  auto const means =
-      file.at("block_means").expect_shape({stored.kv_heads, stored.tokens, blocks}).as<float>();
+  // Copies, as a device need not reach the memory that a file is mapped into.
+  auto const floats = [&](char const* name, std::initializer_list<std::int64_t> shape) {
+    auto const mapped = file.at(name).expect_shape(shape).as<float>();
+    return std::vector<float>(mapped.begin(), mapped.end());
+  };
+  auto const means = floats("block_means", {stored.kv_heads, stored.tokens, blocks});
   auto const view = fkv::golden_means::token_major(means.data(), stored.kv_heads, stored.tokens, blocks);
   check_equal(stored, solve_means(exec, stored, view), stored.tolerance);
   if (file.find("q") == nullptr) return;
@@ -126,9 +133,10 @@ inline void check_stored_inputs(fkv::io::safetensors_file const& file, fkv::host
   int const group = int_of(file, "group"), head_dim = int_of(file, "head_dim");
   fkv::golden_input<float> input;
   input.shape = {stored.kv_heads, group, stored.tokens, head_dim};
-  input.queries =
-      file.at("q").expect_shape({stored.kv_heads * group, stored.tokens, head_dim}).as<float>().data();
-  input.keys = file.at("k").expect_shape({stored.kv_heads, stored.tokens, head_dim}).as<float>().data();
+  auto const queries = floats("q", {stored.kv_heads * group, stored.tokens, head_dim});
+  auto const keys = floats("k", {stored.kv_heads, stored.tokens, head_dim});
+  input.queries = queries.data();
+  input.keys = keys.data();
   check_equal(stored, solve_input(exec, stored, input), stored.tolerance);
 
   CHECK(stored.config.future_blocks(stored.tokens) == blocks);
@@ -249,7 +257,7 @@ class tolerant_comparison {
   std::set<int> exchanged_;
 };
 
-inline void check_generated_inputs(fkv::io::safetensors_file const& file, fkv::host_execution exec) {
+inline void check_generated_inputs(fkv::io::safetensors_file const& file, testing::execution exec) {
   auto const stored = read_expected(file);
   fkv::golden_input<float> input;
   input.shape = {stored.kv_heads, int_of(file, "group"), stored.tokens, int_of(file, "head_dim")};
@@ -266,7 +274,7 @@ inline void check_generated_inputs(fkv::io::safetensors_file const& file, fkv::h
 
 /// Checks one file by doctest assertions if it is a golden set; false: it is none, nothing was checked.
 /// Throws std::runtime_error (io::error included) with one line if the file is damaged.
-inline bool check_golden_vector(fkv::io::safetensors_file const& file, fkv::host_execution exec = fkv::host) {
+inline bool check_golden_vector(fkv::io::safetensors_file const& file, testing::execution exec = testing::exec) {
   if (file.find("target_score") == nullptr || file.find("evicted") == nullptr) return false;
   CAPTURE(file.label());
   if (file.find("block_means") != nullptr)

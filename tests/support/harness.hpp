@@ -9,6 +9,7 @@
 
 #include <foresightkv/foresightkv.hpp>
 
+#include "support/execution.hpp"
 #include "support/random.hpp"
 #include "support/red_zone.hpp"
 
@@ -247,7 +248,7 @@ struct owned_workspace {
 
 template <class Policy>
 owned_workspace workspace_for(fkv::cache_shape const& shape, fkv::sequence_list const& list, int max_queries,
-                              fkv::host_execution exec = fkv::host) {
+                              testing::execution exec = testing::exec) {
   return owned_workspace(fkv::evict_bytes<Policy>(exec, shape, list, max_queries));
 }
 

@@ -9,7 +9,7 @@ namespace testing {
 struct no_scorer {
   using reads = foresightkv::statistics<>;
   template <class Lanes, class Token>
-  float operator()(Lanes const&, Token const&) const {
+  FORESIGHTKV_HOST_DEVICE float operator()(Lanes const&, Token const&) const {
     return 0.0f;
   }
 };

@@ -24,7 +24,7 @@ struct policy_bench : token_bench<Policy, Element, Domain> {
   owned_scores scores;
   owned_selection lists;
   guarded<std::int32_t> new_lengths;
-  fkv::host_execution exec{};
+  execution exec = testing::exec;
 
   policy_bench(std::uint64_t seed, Policy const& rule, int longest, int queries)
       : base(seed, longest), policy(rule) {
@@ -171,7 +171,7 @@ struct mixed_scorer {
   float key_weight = 0.1f;
 
   template <class Lanes, class Token>
-  float operator()(Lanes const& lanes, Token const& token) const {
+  FORESIGHTKV_HOST_DEVICE float operator()(Lanes const& lanes, Token const& token) const {
     float const keys = lanes.sum(token.key_head_dim(), [&](int d) { return token.key(d) * token.key(d); });
     float const values = lanes.max(token.value_head_dim(), [&](int d) { return token.value(d); });
     float score = key_weight * keys / static_cast<float>(token.key_head_dim()) + 0.05f * values;

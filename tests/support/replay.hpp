@@ -85,11 +85,11 @@ class replay {
     auto const list = this->list();
     auto work = workspace_for<Policy>(shape_, list, count);
     fkv::observed<window_list> const seen{statistics.view()};
-    REQUIRE(fkv::observe(fkv::host, cache.view(), list, window(count), state.view, statistics.view(),
+    REQUIRE(fkv::observe(testing::exec, cache.view(), list, window(count), state.view, statistics.view(),
                          observe_work(count).view())
                 .ok());
-    REQUIRE(fkv::carry(fkv::host, policy_, cache.view(), list, seen, state.view, work.view()).ok());
-    REQUIRE(fkv::score(fkv::host, policy_, cache.view(), list, seen, state.view, scores.view(), work.view())
+    REQUIRE(fkv::carry(testing::exec, policy_, cache.view(), list, seen, state.view, work.view()).ok());
+    REQUIRE(fkv::score(testing::exec, policy_, cache.view(), list, seen, state.view, scores.view(), work.view())
                 .ok());
     CHECK(work.memory.intact());
     CHECK(statistics.values.intact());
@@ -107,10 +107,10 @@ class replay {
     carried_before = state;
     guarded<std::int32_t> new_length(1, -7);
     auto work = workspace_for<Policy>(shape_, list, count);
-    REQUIRE(fkv::select(fkv::host, policy_, cache.view(), list, scores.view(), state.view, lists.view(),
+    REQUIRE(fkv::select(testing::exec, policy_, cache.view(), list, scores.view(), state.view, lists.view(),
                         work.view())
                 .ok());
-    REQUIRE(fkv::compact(fkv::host, policy_, cache.view(), list, lists.view(), state.view, new_length.data(),
+    REQUIRE(fkv::compact(testing::exec, policy_, cache.view(), list, lists.view(), state.view, new_length.data(),
                          work.view())
                 .ok());
     CHECK(new_length[0] == fkv::next_length(policy_.config, length));
@@ -119,7 +119,7 @@ class replay {
     owned_state<Policy> fused_state = state_before;
     owned_selection fused_lists(shape_, shape_.capacity);
     guarded<std::int32_t> fused_length(1, -7);
-    REQUIRE(fkv::evict(fkv::host, policy_, fused_cache.view(), list, window(count), fused_state.view,
+    REQUIRE(fkv::evict(testing::exec, policy_, fused_cache.view(), list, window(count), fused_state.view,
                        fkv::eviction_output{fused_length.data(), fused_lists.view()}, work.view())
                 .ok());
     CHECK(fused_length[0] == new_length[0]);
@@ -161,7 +161,7 @@ class replay {
 
  private:
   [[nodiscard]] owned_workspace observe_work(int count) const {
-    return owned_workspace(fkv::observe_bytes<window_list>(fkv::host, shape_, list(), count));
+    return owned_workspace(fkv::observe_bytes<window_list>(testing::exec, shape_, list(), count));
   }
 
   recording const& tokens_;

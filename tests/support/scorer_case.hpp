@@ -176,7 +176,7 @@ class scorer_case {
               .key_head_dim = wanted.key_dim,
               .value_head_dim = wanted.value_dim,
               .capacity = wanted.length,
-              .layers = model_layers,
+              .layers = model_layers(),
               .first_kv_head = 3,
               .total_kv_heads = 12},
         cache(shape, wanted.length, wanted.ordered ? layout::hnd : layout::nhd),
@@ -212,7 +212,7 @@ class scorer_case {
     fkv::sequence_list const list{nullptr, nullptr, shape.num_sequences, options.length};
     auto work = workspace_for<policy_type>(shape, list, options.queries);
     scores = owned_scores(shape, options.length);
-    REQUIRE(fkv::score(fkv::host, policy, cache.view(), list, window(), state.view, scores.view(), work.view()).ok());
+    REQUIRE(fkv::score(testing::exec, policy, cache.view(), list, window(), state.view, scores.view(), work.view()).ok());
     for (int sequence = 0; sequence < shape.num_sequences; ++sequence) REQUIRE(state.view.flags[sequence] == 0);
     CHECK((work.memory.intact() && scores.values.intact() && state.intact() && cache.intact()));
   }
@@ -227,8 +227,8 @@ class scorer_case {
     owned_statistics<window_list> observed(shape, options.length);
     fkv::sequence_list const list{nullptr, nullptr, shape.num_sequences, options.length};
     if constexpr (window_list::size > 0) {
-      owned_workspace work(fkv::observe_bytes<window_list>(fkv::host, shape, list, options.queries));
-      REQUIRE(fkv::observe(fkv::host, cache.view(), list, window(), state.view, observed.view(), work.view()).ok());
+      owned_workspace work(fkv::observe_bytes<window_list>(testing::exec, shape, list, options.queries));
+      REQUIRE(fkv::observe(testing::exec, cache.view(), list, window(), state.view, observed.view(), work.view()).ok());
     }
     auto const tokens = cache.view();
     auto const queries_view = window();
@@ -335,7 +335,11 @@ class scorer_case {
   owned_scores scores;
 
  private:
-  static constexpr int model_layers[] = {4, 9};
+  /// On the heap: a device may have to read them.
+  static int const* model_layers() {
+    static std::vector<int> const layers{4, 9};
+    return layers.data();
+  }
   static constexpr float chosen_scale = 0.21f;
 
   template <class Stored>

@@ -52,7 +52,7 @@ struct select_bench : token_bench<Policy> {
     auto const state_before = state;
     auto const scores_before = scores.values;
     fkv::status const done =
-        fkv::select(fkv::host, policy, cache.view(), list, scores.view(), state.view, out, work.view());
+        fkv::select(testing::exec, policy, cache.view(), list, scores.view(), state.view, out, work.view());
     CHECK((work.memory.intact() && lists.intact() && scores.values.intact() && state.intact() &&
            cache.intact()));
     CHECK(scores.values.same_bytes(scores_before));

@@ -5,7 +5,7 @@
 #include <cstring>
 #include <vector>
 
-#include <foresightkv/foresightkv.hpp>
+#include "support/execution.hpp"
 
 namespace testing {
 
@@ -13,7 +13,7 @@ namespace testing {
 struct carried_scorer {
   using reads = foresightkv::statistics<foresightkv::accumulated, foresightkv::decayed>;
   template <class Lanes, class Token>
-  float operator()(Lanes const&, Token const& token) const {
+  FORESIGHTKV_HOST_DEVICE float operator()(Lanes const&, Token const& token) const {
     return token.mean(foresightkv::accumulated{});
   }
 };
@@ -28,7 +28,7 @@ class state_fixture {
   state_fixture(foresightkv::cache_shape const& shape, int capacity)
       : bytes_(foresightkv::state_bytes<Policy>(shape, capacity), std::byte{0x5a}),
         state(foresightkv::make_state<Policy>(shape, capacity, {bytes_.data(), bytes_.size()})) {
-    (void)foresightkv::reset(foresightkv::host, state, {nullptr, nullptr, shape.num_sequences, 0});
+    (void)foresightkv::reset(testing::exec, state, {nullptr, nullptr, shape.num_sequences, 0});
   }
   state_fixture(state_fixture const&) = delete;
 

@@ -46,6 +46,8 @@ struct dense_cache {
   cache_strides value_strides{};
   Element* const* layer_keys = nullptr;    ///< [num_layers] base pointers, readable by the backend
   Element* const* layer_values = nullptr;  ///< [num_layers]
+  float const* key_scales = nullptr;       ///< [layer][kv_head] stored key * scale = key; null: 1
+  float const* value_scales = nullptr;     ///< [layer][kv_head]
 
   /// Keys and values as [layer][sequence][kv_head][capacity][head_dim].
   [[nodiscard]] static constexpr dense_cache hnd(Element* keys, Element* values, std::int32_t const* lengths,
@@ -60,6 +62,14 @@ struct dense_cache {
             cache_strides::nhd(shape, shape.value_head_dim)};
   }
 
+  /// The same cache whose elements are scaled per layer and KV head, as fp8 ones are.
+  [[nodiscard]] constexpr dense_cache with_scales(float const* keys_by_head, float const* values_by_head) const {
+    dense_cache cache = *this;
+    cache.key_scales = keys_by_head;
+    cache.value_scales = values_by_head;
+    return cache;
+  }
+
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr cache_shape const& shape() const { return extents; }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr std::int32_t const* lengths() const { return row_lengths; }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr Element* key(row_index at, int slot) const {
@@ -69,12 +79,17 @@ struct dense_cache {
     return address(values, layer_values, value_strides, at, slot);
   }
 
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr float key_scale(row_index at) const { return scale(key_scales, at); }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr float value_scale(row_index at) const {
+    return scale(value_scales, at);
+  }
+
   [[nodiscard]] status check() const {
     if (!extents.valid()) return {errc::invalid_shape};
     if (row_lengths == nullptr) return {errc::null_pointer};
     if ((keys == nullptr && layer_keys == nullptr) || (values == nullptr && layer_values == nullptr))
       return {errc::null_pointer};
-    status const aligned = detail::check_aligned(keys, values, row_lengths, layer_keys, layer_values);
+    status const aligned = detail::check_aligned(keys, values, row_lengths, layer_keys, layer_values, key_scales, value_scales);
     if (!aligned.ok()) return aligned;
     if (!fits(key_strides, extents.key_head_dim, layer_keys != nullptr) ||
         !fits(value_strides, extents.value_head_dim, layer_values != nullptr))
@@ -87,6 +102,9 @@ struct dense_cache {
                                                             cache_strides const& strides, row_index at, int slot) {
     Element* const start = layer_base == nullptr ? base + at.layer * strides.layer : layer_base[at.layer];
     return start + at.sequence * strides.sequence + at.kv_head * strides.kv_head + slot * strides.token;
+  }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr float scale(float const* scales, row_index at) const {
+    return scales == nullptr ? 1.0f : scales[at.layer * extents.num_kv_heads + at.kv_head];
   }
   [[nodiscard]] bool fits(cache_strides const& strides, int head_dim, bool per_layer) const {
     return (extents.capacity == 1 || strides.token >= head_dim) &&

@@ -13,6 +13,7 @@ template <class... Alternating>
 struct weighted_terms {
   template <class Visit>
   FORESIGHTKV_HOST_DEVICE constexpr void for_each(Visit const&) const {}
+  [[nodiscard]] status check_terms(cache_shape const&) const { return {}; }
 };
 
 template <class Scorer, class... Rest>
@@ -29,6 +30,10 @@ struct weighted_terms<float, Scorer, Rest...> {
   FORESIGHTKV_HOST_DEVICE constexpr void for_each(Visit const& visit) const {
     visit(weight, scorer);
     rest.for_each(visit);
+  }
+  [[nodiscard]] status check_terms(cache_shape const& shape) const {
+    status const mine = check_part(scorer, shape);
+    return mine.ok() ? rest.check_terms(shape) : mine;
   }
 };
 
@@ -89,11 +94,7 @@ struct weighted_sum : detail::alternate<detail::weighted_terms<>, Scorers...>::t
     return all;
   }
   [[nodiscard]] status check(cache_shape const& shape) const {
-    status result;
-    this->for_each([&](float, auto const& scorer) {
-      if (result.ok()) result = detail::check_part(scorer, shape);
-    });
-    return result;
+    return this->check_terms(shape);
   }
 };
 

@@ -65,6 +65,8 @@ class row_view {
   int first_query = 0;  // position of query 0
   float scale = 1.0f;
   float cap = 0.0f;
+  float key_scale = 1.0f;    // of stored elements
+  float value_scale = 1.0f;
   std::uint32_t request = 0;
   std::uint32_t evictions = 0;
   float const* observed = nullptr;  // [slot][window_list][group]
@@ -90,8 +92,8 @@ class row_view {
 
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE element_type const* keys(int slot) const { return cache->key(at, slot); }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE element_type const* values(int slot) const { return cache->value(at, slot); }
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE float key(int slot, int dim) const { return to_float(keys(slot)[dim]); }
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE float value(int slot, int dim) const { return to_float(values(slot)[dim]); }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE float key(int slot, int dim) const { return to_float(keys(slot)[dim]) * key_scale; }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE float value(int slot, int dim) const { return to_float(values(slot)[dim]) * value_scale; }
 
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE int num_queries() const { return window_queries; }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE int query_position(int r) const { return first_query + r; }
@@ -145,8 +147,8 @@ class token_view {
   FORESIGHTKV_HOST_DEVICE token_view(Row const* row, int slot)
       : row_(row), slot_(slot), key_(row->keys(slot)), value_(row->values(slot)) {}
 
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE float key(int dim) const { return to_float(key_[dim]); }
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE float value(int dim) const { return to_float(value_[dim]); }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE float key(int dim) const { return to_float(key_[dim]) * row_->key_scale; }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE float value(int dim) const { return to_float(value_[dim]) * row_->value_scale; }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE int key_head_dim() const { return row_->key_head_dim(); }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE int value_head_dim() const { return row_->value_head_dim(); }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE int group() const { return row_->group(); }

@@ -23,18 +23,57 @@ struct saved_sequence {
     std::uint32_t step;
   };
 
-  static std::size_t rows(row_state const& state) {
+  FORESIGHTKV_HOST_DEVICE static std::size_t rows(row_state const& state) {
     return static_cast<std::size_t>(state.num_layers) * static_cast<std::size_t>(state.num_kv_heads);
   }
-  static std::size_t positions(row_state const& state) { return sizeof(header) + rows(state) * sizeof(row_record); }
-  static std::size_t carried(row_state const& state, int capacity) {
-    return positions(state) + rows(state) * static_cast<std::size_t>(capacity) * sizeof(std::int32_t);
+  /// Bytes of one row's slots.
+  FORESIGHTKV_HOST_DEVICE static std::size_t column_bytes(int slots) {
+    return sizeof(std::int32_t) * static_cast<std::size_t>(slots);
   }
-  static std::size_t bytes(row_state const& state, int capacity) {
-    return carried(state, capacity) + rows(state) * static_cast<std::size_t>(capacity) *
-                                          static_cast<std::size_t>(state.num_carried * state.group) * sizeof(float);
+  FORESIGHTKV_HOST_DEVICE static std::size_t carried_bytes(row_state const& state, int slots) {
+    return sizeof(float) * static_cast<std::size_t>(slots) * static_cast<std::size_t>(state.num_carried * state.group);
   }
-  static std::size_t bytes(row_state const& state) { return bytes(state, state.capacity); }
+  /// Where the parts begin.
+  FORESIGHTKV_HOST_DEVICE static std::size_t record(std::size_t index) {
+    return sizeof(header) + index * sizeof(row_record);
+  }
+  FORESIGHTKV_HOST_DEVICE static std::size_t positions(row_state const& state) { return record(rows(state)); }
+  FORESIGHTKV_HOST_DEVICE static std::size_t carried(row_state const& state, int capacity) {
+    return positions(state) + rows(state) * column_bytes(capacity);
+  }
+  FORESIGHTKV_HOST_DEVICE static std::size_t bytes(row_state const& state, int capacity) {
+    return carried(state, capacity) + rows(state) * carried_bytes(state, capacity);
+  }
+  FORESIGHTKV_HOST_DEVICE static std::size_t bytes(row_state const& state) { return bytes(state, state.capacity); }
+
+  FORESIGHTKV_HOST_DEVICE static header header_of(row_state const& state, int sequence) {
+    return {magic,
+            state.num_layers,
+            state.num_kv_heads,
+            state.group,
+            state.num_carried,
+            state.capacity,
+            state.request_id[sequence],
+            state.flags[sequence],
+            state.seed[sequence]};
+  }
+  FORESIGHTKV_HOST_DEVICE static row_record record_of(row_state const& state, int row) {
+    return {state.seen_length[row], state.next_position[row], state.step[row]};
+  }
+
+  /// Whether a sequence was saved in this format from a state of these extents; its capacity may be another one.
+  FORESIGHTKV_HOST_DEVICE static bool matches(row_state const& state, header const& saved) {
+    return saved.magic == magic && saved.num_layers == state.num_layers && saved.num_kv_heads == state.num_kv_heads &&
+           saved.group == state.group && saved.num_carried == state.num_carried && saved.capacity > 0;
+  }
+  /// A saved row fits where its columns are stored, or were never needed: a pristine row without carried statistics.
+  FORESIGHTKV_HOST_DEVICE static bool fits(row_state const& state, header const& saved, row_record const& row) {
+    if (row.seen_length < 0 || row.next_position < row.seen_length) return false;
+    if (row.step == 0 && row.next_position != row.seen_length) return false;
+    if (row.step != 0 && row.seen_length > saved.capacity) return false;
+    bool const never_needed = state.num_carried == 0 || row.seen_length > saved.capacity;
+    return row.seen_length <= state.capacity || (row.step == 0 && never_needed);
+  }
 };
 
 }  // namespace foresightkv::inline v0::detail

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <foresightkv/config.hpp>
 #include <foresightkv/detail/row_view.hpp>
 #include <foresightkv/observation.hpp>
 #include <foresightkv/state.hpp>

@@ -39,10 +39,12 @@ struct softmax_rule {
   float soft_cap = 0.0f;
 };
 
-template <class Query, log_base Base>
-FORESIGHTKV_HOST_DEVICE softmax_rule softmax_rule_of(observation<Query, Base> const& window, cache_shape const& shape) {
+/// Of products of queries and stored keys.
+template <class Query, log_base Base, class Cache>
+FORESIGHTKV_HOST_DEVICE softmax_rule softmax_rule_of(observation<Query, Base> const& window, Cache const& cache,
+                                                     row_index at) {
   softmax_rule rule;
-  rule.scale = softmax_scale(window, shape);
+  rule.scale = softmax_scale(window, cache.shape()) * key_scale_of(cache, at);
   rule.soft_cap = window.soft_cap;
   rule.multiply = (rule.soft_cap > 0.0f ? 1.0f : rule.scale) * log2_e;
   return rule;
@@ -77,6 +79,8 @@ FORESIGHTKV_HOST_DEVICE row_view<Cache, Window, Reads> view_row(Cache const& cac
   view.sink_tokens = config.sink_tokens;
   view.request = state.request_id[at.sequence];
   view.evictions = state.step[cache.shape().row(at)];
+  view.key_scale = key_scale_of(cache, at);
+  view.value_scale = value_scale_of(cache, at);
   if constexpr (is_observation<Window>) {
     window_place const place = place_window(window, at.sequence, positions.end(length));
     view.window_queries = place.count;

@@ -10,6 +10,9 @@ namespace foresightkv::inline v0 {
 struct top_k {
   static constexpr length_domain domain = length_domain::sequence;
 
+#if defined(__CUDACC__)
+#pragma nv_exec_check_disable
+#endif
   template <class Row>
   FORESIGHTKV_HOST_DEVICE void operator()(Row& row) const {
     row.evict_lowest(row.count());

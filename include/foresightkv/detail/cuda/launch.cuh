@@ -7,10 +7,10 @@
 #include <foresightkv/status.hpp>
 #include <type_traits>
 
-/// Kernels belong to the library or program that they are compiled into, whatever nvcc's defaults.
-#define FORESIGHTKV_KERNEL __global__ __attribute__((visibility("hidden")))
+namespace foresightkv::inline v0::detail {
 
-namespace foresightkv::inline v0::detail::cuda {
+// Hidden, whatever nvcc's defaults are: a kernel belongs to the library or program that it is compiled into.
+namespace [[gnu::visibility("hidden")]] cuda {
 
 template <class Body>
 using body_memory = typename Body::template shared<cuda_block<Body::threads>>;
@@ -29,7 +29,7 @@ constexpr int min_blocks() {
 }
 
 template <class Body, class Architectures>
-FORESIGHTKV_KERNEL void __launch_bounds__(Body::threads, min_blocks<Body>())
+__global__ void __launch_bounds__(Body::threads, min_blocks<Body>())
     run_body(Body const __grid_constant__ body) {
   using memory = body_memory<Body>;
   cuda_block<Body::threads> const context;
@@ -48,7 +48,7 @@ using kernel_pointer = void (*)(Body);
 /// The one kernel of a body in a library or program. nvcc 13 gives each translation unit a kernel of its own; this
 /// function, never inlined, is merged by the linker, so that what was prepared in one unit is launched in another.
 template <class Body, class Architectures>
-[[gnu::noinline]] __attribute__((visibility("hidden"))) kernel_pointer<Body> kernel_of() {
+[[gnu::noinline]] kernel_pointer<Body> kernel_of() {
   static_assert(std::is_trivially_copyable_v<Body>, "foresightkv: a kernel's arguments must be trivially copyable");
   static_assert(alignof(body_memory<Body>) <= 128, "foresightkv: shared memory is aligned to 128 bytes at most");
   return &run_body<Body, Architectures>;
@@ -64,9 +64,9 @@ status check_device(device_traits const& traits) {
 /// The call's own result: cudaGetLastError would take away an error of the engine.
 inline status to_status(cudaError_t error) { return error == cudaSuccess ? status{} : status{errc::cuda, error}; }
 
-}  // namespace foresightkv::inline v0::detail::cuda
+}  // namespace cuda
 
-namespace foresightkv::inline v0::detail::kernels {
+namespace kernels {
 
 template <class Architectures>
 struct launcher<basic_cuda_execution<Architectures>> {
@@ -99,4 +99,6 @@ struct launcher<basic_cuda_preparation<Architectures>> {
   }
 };
 
-}  // namespace foresightkv::inline v0::detail::kernels
+}  // namespace kernels
+
+}  // namespace foresightkv::inline v0::detail

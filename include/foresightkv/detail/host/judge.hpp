@@ -10,24 +10,28 @@ namespace foresightkv::inline v0::detail::host {
 inline constexpr int judge_tile = 8;    // tokens that share one pass over the weights
 inline constexpr int judge_chunk = 64;  // dimensions widened at a time
 
-/// hidden[token][16] += part . weights, for elements that need widening first; fp32 is read where it lies.
+/// hidden[token][16] += (part * scale) . weights. Elements that need no widening and no scale are read where they lie.
 template <class Isa, class ElementAt>
 [[gnu::always_inline]] inline void accumulate_part(ElementAt const& element_at, int tokens, int dim,
-                                                   float const* weights, float* hidden) {
+                                                   float const* weights, float* hidden, float scale = 1.0f) {
   using element = std::remove_cvref_t<decltype(*element_at(0))>;
   float const* inputs[judge_tile];
   if constexpr (std::same_as<element, float>) {
-    for (int t = 0; t < tokens; ++t) inputs[t] = element_at(t);
-    kernels<Isa>::dense(inputs, tokens, dim, weights, hidden);
-  } else {
-    float wide[judge_tile][judge_chunk];
-    for (int t = 0; t < tokens; ++t) inputs[t] = wide[t];
-    for (int from = 0; from < dim; from += judge_chunk) {
-      int const count = dim - from < judge_chunk ? dim - from : judge_chunk;
-      for (int t = 0; t < tokens; ++t) kernels<Isa>::widen(element_at(t) + from, count, wide[t]);
-      kernels<Isa>::dense(inputs, tokens, count, weights + static_cast<std::ptrdiff_t>(from) * dense_width,
-                            hidden);
+    if (scale == 1.0f) {
+      for (int t = 0; t < tokens; ++t) inputs[t] = element_at(t);
+      kernels<Isa>::dense(inputs, tokens, dim, weights, hidden);
+      return;
     }
+  }
+  float wide[judge_tile][judge_chunk];
+  for (int t = 0; t < tokens; ++t) inputs[t] = wide[t];
+  for (int from = 0; from < dim; from += judge_chunk) {
+    int const count = dim - from < judge_chunk ? dim - from : judge_chunk;
+    for (int t = 0; t < tokens; ++t) {
+      kernels<Isa>::widen(element_at(t) + from, count, wide[t]);
+      for (int i = 0; scale != 1.0f && i < count; ++i) wide[t][i] *= scale;
+    }
+    kernels<Isa>::dense(inputs, tokens, count, weights + static_cast<std::ptrdiff_t>(from) * dense_width, hidden);
   }
 }
 
@@ -51,9 +55,9 @@ template <class Features, class Isa, class Row>
     for (int t = 0; t < tokens; ++t)
       for (int unit = 0; unit < width; ++unit) hidden[t * width + unit] = bias[unit];
     accumulate_part<Isa>([&](int t) __attribute__((always_inline)) { return row.keys(first + t); }, tokens, shape.key_head_dim, weights,
-                         hidden);
+                         hidden, row.key_scale);
     accumulate_part<Isa>([&](int t) __attribute__((always_inline)) { return row.values(first + t); }, tokens, shape.value_head_dim,
-                         value_weights, hidden);
+                         value_weights, hidden, row.value_scale);
     int feature = 0;
     Features::for_each([&](auto statistic) {
       accumulate_part<Isa>([&](int t) __attribute__((always_inline)) { return row.template statistic_of<decltype(statistic)>(first + t); },

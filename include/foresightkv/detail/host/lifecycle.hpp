@@ -3,6 +3,7 @@
 
 #include <cstring>
 #include <foresightkv/detail/host/visit.hpp>
+#include <foresightkv/detail/row_lifecycle.hpp>
 #include <foresightkv/detail/saved_sequence.hpp>
 
 namespace foresightkv::inline v0::detail::host {
@@ -16,10 +17,6 @@ bool every_row(row_state const& state, int sequence, Body const& body) {
   return true;
 }
 
-inline void clear_carried(row_state const& state, int row, int slot) {
-  for (int i = 0; i < state.num_carried * state.group; ++i) state.carried_at(row, slot)[i] = 0.0f;
-}
-
 inline int empty_slots(row_state const& state, int row) {
   if (state.step[row] == 0) return 0;
   int count = 0;
@@ -27,30 +24,16 @@ inline int empty_slots(row_state const& state, int row) {
   return count;
 }
 
-/// Whether `count` tokens can join a row: a pristine row has implicit positions and any length.
-inline bool can_append(row_state const& state, int row, int count) {
-  int const behind = count - empty_slots(state, row);
-  if (count > 0x7fffffff - state.next_position[row] || behind > 0x7fffffff - state.seen_length[row]) return false;
-  return state.step[row] == 0 || behind <= 0 || state.seen_length[row] + behind <= state.capacity;
-}
-
-inline void append_row(row_state const& state, int row, int count) {
+inline void append_row(row_state const& state, int row, int count, bool empties) {
   int next = state.next_position[row];
   int const end = next + count;
-  bool const pristine = state.step[row] == 0;
-  for (int slot = 0; !pristine && slot < state.seen_length[row] && next < end; ++slot) {
-    std::int32_t& position = state.position[state.column(row, slot)];
-    if (position >= 0) continue;
-    position = next++;
-    clear_carried(state, row, slot);
-  }
+  bool const fills = empties && state.step[row] != 0;
+  for (int slot = 0; fills && slot < state.seen_length[row] && next < end; ++slot)
+    if (state.position[state.column(row, slot)] < 0) place_token(state, row, slot, next++);
   int slot = state.seen_length[row];
   state.seen_length[row] += end - next;
   state.next_position[row] = end;
-  for (; next < end && slot < state.capacity; ++slot, ++next) {
-    state.position[state.column(row, slot)] = next;
-    clear_carried(state, row, slot);
-  }
+  while (next < end && slot < state.capacity) place_token(state, row, slot++, next++);
 }
 
 /// How many of the `count` newest tokens stand at a row's end, newest last.
@@ -81,12 +64,8 @@ inline void take_back_row(row_state const& state, int row, int count) {
   int const at_end = newest_at_end(state, row, count);
   state.seen_length[row] -= at_end;
   int const limit = state.next_position[row] - count;
-  for (int slot = 0; at_end < count && slot < state.seen_length[row]; ++slot) {
-    std::int32_t& position = state.position[state.column(row, slot)];
-    if (position < limit) continue;
-    position = -1;
-    clear_carried(state, row, slot);
-  }
+  for (int slot = 0; at_end < count && slot < state.seen_length[row]; ++slot)
+    if (state.position[state.column(row, slot)] >= limit) place_token(state, row, slot, -1);
   state.next_position[row] = limit;
 }
 
@@ -113,9 +92,12 @@ struct lifecycle {
     every_sequence(list, state.num_sequences, state, [&](int sequence) {
       int const count = counts[sequence];
       if (count >= 0) {
-        if (!every_row(state, sequence, [&](int row) { return can_append(state, row, count); }))
-          return set_flag(state, sequence, sequence_flag::state_overflow);
-        every_row(state, sequence, [&](int row) { return append_row(state, row, count), true; });
+        bool const possible = every_row(state, sequence, [&](int row) {
+          return can_append(state, row, count, 0) ||
+                 (empties && can_append(state, row, count, empty_slots(state, row)));
+        });
+        if (!possible) return set_flag(state, sequence, sequence_flag::state_overflow);
+        every_row(state, sequence, [&](int row) { return append_row(state, row, count, empties), true; });
       } else {
         // -(count + 1) does not overflow; no row is that long.
         bool const possible = count != -0x7fffffff - 1 && every_row(state, sequence, [&](int row) {
@@ -131,37 +113,42 @@ struct lifecycle {
   static status fork(host_execution, row_state const& state, std::int32_t const* sources, std::int32_t const* targets,
                      int count) {
     auto const exists = [&](int sequence) { return sequence >= 0 && sequence < state.num_sequences; };
-    for (int i = 0; i < count; ++i) {
-      if (!exists(sources[i]) || !exists(targets[i]) || sources[i] == targets[i]) continue;
-      bool clash = false;
+    auto const clashes = [&](int pair) {
+      bool named = false;
       for (int other = 0; other < count; ++other)
-        clash = clash || sources[other] == targets[i] || (other != i && targets[other] == targets[i]);
-      if (clash) {
-        set_flag(state, targets[i], sequence_flag::duplicate);
-        continue;
-      }
+        named = named || sources[other] == targets[pair] || (other != pair && targets[other] == targets[pair]);
+      return named;
+    };
+    auto const every_pair = [&](bool clashing, auto const& body) {
+      for (int i = 0; i < count; ++i)
+        if (exists(sources[i]) && exists(targets[i]) && sources[i] != targets[i] && clashes(i) == clashing)
+          body(sources[i], targets[i]);
+    };
+    every_pair(false, [&](int source, int target) {
       for (int layer = 0; layer < state.num_layers; ++layer)
         for (int head = 0; head < state.num_kv_heads; ++head)
-          copy_row(state, state.row({layer, sources[i], head}), state.row({layer, targets[i], head}));
-      state.flags[targets[i]] = state.flags[sources[i]];
-    }
+          copy_row(state, state.row({layer, source, head}), state.row({layer, target, head}));
+      state.flags[target] = state.flags[source];
+    });
+    // Last: such a target may be another pair's source.
+    every_pair(true, [&](int, int target) { set_flag(state, target, sequence_flag::duplicate); });
     return {};
   }
 
   static status save(host_execution, row_state const& state, int sequence, std::byte* out) {
-    saved_sequence::header const header{saved_sequence::magic, state.num_layers, state.num_kv_heads, state.group,
-                                        state.num_carried,     state.capacity,   state.request_id[sequence],
-                                        state.flags[sequence], state.seed[sequence]};
+    auto const header = saved_sequence::header_of(state, sequence);
     std::memcpy(out, &header, sizeof(header));
     std::size_t index = 0;
     every_row(state, sequence, [&](int row) {
-      saved_sequence::row_record const record{state.seen_length[row], state.next_position[row], state.step[row]};
-      std::memcpy(out + sizeof(header) + index * sizeof(record), &record, sizeof(record));
-      std::memcpy(out + saved_sequence::positions(state) + index * column_bytes(state.capacity),
-                  state.position + state.column(row, 0), column_bytes(state.capacity));
-      if (state.num_carried > 0)
-        std::memcpy(out + saved_sequence::carried(state, state.capacity) + index * carried_bytes(state, state.capacity),
-                    state.carried_at(row, 0), carried_bytes(state, state.capacity));
+      auto const record = saved_sequence::record_of(state, row);
+      std::memcpy(out + saved_sequence::record(index), &record, sizeof(record));
+      std::size_t const column = saved_sequence::column_bytes(state.capacity);
+      std::memcpy(out + saved_sequence::positions(state) + index * column, state.position + state.column(row, 0),
+                  column);
+      std::size_t const carried = saved_sequence::carried_bytes(state, state.capacity);
+      if (carried > 0)
+        std::memcpy(out + saved_sequence::carried(state, state.capacity) + index * carried, state.carried_at(row, 0),
+                    carried);
       ++index;
       return true;
     });
@@ -172,18 +159,15 @@ struct lifecycle {
     saved_sequence::header header;
     if (saved.size < sizeof(header)) return {errc::workspace_too_small};
     std::memcpy(&header, saved.data, sizeof(header));
-    if (header.magic != saved_sequence::magic || header.num_layers != state.num_layers ||
-        header.num_kv_heads != state.num_kv_heads || header.group != state.group ||
-        header.num_carried != state.num_carried || header.capacity <= 0)
-      return {errc::invalid_shape};
+    if (!saved_sequence::matches(state, header)) return {errc::invalid_shape};
     if (saved.size < saved_sequence::bytes(state, header.capacity)) return {errc::workspace_too_small};
     auto const record_of = [&](std::size_t index) {
       saved_sequence::row_record record;
-      std::memcpy(&record, saved.data + sizeof(header) + index * sizeof(record), sizeof(record));
+      std::memcpy(&record, saved.data + saved_sequence::record(index), sizeof(record));
       return record;
     };
     for (std::size_t index = 0; index < saved_sequence::rows(state); ++index)
-      if (!fits(state, header, record_of(index))) return {errc::invalid_shape};
+      if (!saved_sequence::fits(state, header, record_of(index))) return {errc::invalid_shape};
     std::size_t index = 0;
     every_row(state, sequence, [&](int row) {
       saved_sequence::row_record const record = record_of(index);
@@ -193,11 +177,13 @@ struct lifecycle {
       int const stored = record.seen_length < header.capacity ? record.seen_length : header.capacity;
       int const slots = stored < state.capacity ? stored : state.capacity;
       std::memcpy(state.position + state.column(row, 0),
-                  saved.data + saved_sequence::positions(state) + index * column_bytes(header.capacity), column_bytes(slots));
+                  saved.data + saved_sequence::positions(state) + index * saved_sequence::column_bytes(header.capacity),
+                  saved_sequence::column_bytes(slots));
       if (state.num_carried > 0)
         std::memcpy(state.carried_at(row, 0),
-                    saved.data + saved_sequence::carried(state, header.capacity) + index * carried_bytes(state, header.capacity),
-                    carried_bytes(state, slots));
+                    saved.data + saved_sequence::carried(state, header.capacity) +
+                        index * saved_sequence::carried_bytes(state, header.capacity),
+                    saved_sequence::carried_bytes(state, slots));
       // Slots that the saved columns did not reach: a pristine row, whose carried statistics were not stored either.
       for (int slot = slots; slot < record.seen_length && slot < state.capacity; ++slot) clear_carried(state, row, slot);
       ++index;
@@ -210,26 +196,15 @@ struct lifecycle {
   }
 
  private:
-  static std::size_t column_bytes(int slots) { return sizeof(std::int32_t) * static_cast<std::size_t>(slots); }
-  static std::size_t carried_bytes(row_state const& state, int slots) {
-    return sizeof(float) * static_cast<std::size_t>(slots) * static_cast<std::size_t>(state.num_carried * state.group);
-  }
-
-  /// A saved row fits where its columns are stored, or were never needed: a pristine row without carried statistics.
-  static bool fits(row_state const& state, saved_sequence::header const& header, saved_sequence::row_record const& row) {
-    if (row.seen_length < 0 || row.next_position < row.seen_length) return false;
-    if (row.step == 0 && row.next_position != row.seen_length) return false;
-    if (row.step != 0 && row.seen_length > header.capacity) return false;
-    return row.seen_length <= state.capacity || (row.step == 0 && (state.num_carried == 0 || row.seen_length > header.capacity));
-  }
-
   static void copy_row(row_state const& state, int from, int to) {
     int const slots = state.seen_length[from] < state.capacity ? state.seen_length[from] : state.capacity;
     state.seen_length[to] = state.seen_length[from];
     state.next_position[to] = state.next_position[from];
     state.step[to] = state.step[from];
-    std::memcpy(state.position + state.column(to, 0), state.position + state.column(from, 0), column_bytes(slots));
-    if (state.num_carried > 0) std::memcpy(state.carried_at(to, 0), state.carried_at(from, 0), carried_bytes(state, slots));
+    std::memcpy(state.position + state.column(to, 0), state.position + state.column(from, 0),
+                saved_sequence::column_bytes(slots));
+    if (state.num_carried > 0)
+      std::memcpy(state.carried_at(to, 0), state.carried_at(from, 0), saved_sequence::carried_bytes(state, slots));
   }
 };
 

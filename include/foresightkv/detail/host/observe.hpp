@@ -123,7 +123,7 @@ template <class Isa, class List, class Cache, class Query, log_base Base>
     for (std::ptrdiff_t i = 0; i < static_cast<std::ptrdiff_t>(n) * width; ++i) out[i] = 0.0f;
   if (place.count == 0 || n == 0) return;
 
-  softmax_rule const rule = softmax_rule_of(window, shape);
+  softmax_rule const rule = softmax_rule_of(window, cache, at);
   visibility const seen = find_visibility(positions, n, place.first, scratch.late);
   auto const keys = reinterpret_cast<typename Cache::element_type const**>(scratch.keys);
   for (int slot = 0; slot < n; ++slot) keys[slot] = cache.key(at, slot);

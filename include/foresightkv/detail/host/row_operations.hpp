@@ -84,7 +84,7 @@ struct key_panel {
 /// Scales the largest products of one query, caps them, and hides the tokens that it does not see.
 template <class Row>
 [[gnu::always_inline]] inline void finish_logits(Row const& row, int position, float* logits, int keys) {
-  float const scale = row.softmax_scale();
+  float const scale = row.softmax_scale() * row.key_scale;  // of products of stored keys
   float const cap = row.soft_cap();
   int const seen = visible_prefix(row.positions, keys, position);
   for (int i = 0; i < seen; ++i) {
@@ -148,6 +148,7 @@ void bulk_sum_scaled_keys(host_block<Isa> const&, Row const& row, float const* i
         }
         for (int d = 0; d < dims; ++d) sums[from + d] += part[d];
       }
+      for (int d = 0; d < dims; ++d) sums[from + d] *= row.key_scale;
     }
   });
 }
@@ -185,10 +186,11 @@ void bulk_last_similar_keys(host_block<Isa> const&, Row const& row, float thresh
           int const slot = members[r];
           float* const products = panel.products[r];
           if (slot >= first && slot < first + tokens) products[slot - first] = 0.0f;
-          int const found = last_above(products, inverse + first, tokens, inverse[slot], threshold);
+          float const own = inverse[slot] * row.key_scale * row.key_scale;
+          int const found = last_above(products, inverse + first, tokens, own, threshold);
           int const column = found < 0 ? 0 : found;
           // Where the search ends without a find, column 0 of the last panel is slot 0.
-          cosine[slot] = products[column] * inverse[slot] * inverse[first + column];
+          cosine[slot] = products[column] * own * inverse[first + column];
           if (found >= 0) similar[slot] = static_cast<float>(first + found);
         }
       }

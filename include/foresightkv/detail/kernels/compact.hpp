@@ -84,7 +84,7 @@ struct compact_kernel {
   static constexpr int stages = 4;                      // of which all but one are on their way
   static constexpr int vectors = strip / vector_bytes;  // of a token
   static constexpr int copies = tile * vectors / threads;
-  enum sync : int { tile_landed, columns_read, columns_done };
+  enum sync : int { tile_landed, columns_read };
 
   visited_rows rows{};
   Cache cache{};
@@ -198,12 +198,14 @@ struct compact_kernel {
     float const* const from = part_of(carried, row.place, std::int64_t{max_length} * width);
     float* const to = width > 0 ? state.carried_at(row.row, 0) : nullptr;
     auto const copy = [&](auto const& source_of, auto const& target_of) {
-      for (int first = 0; first < num_kept; first += threads) {
+      int first = 0;
+      do {
         int const i = first + c.rank();
         std::int32_t const position = i < num_kept ? positions.at(source_of(i)) : 0;
-        c.sync(columns_read);  // positions close up in place too
+        c.sync(columns_read);  // positions close up in place too; and all threads know the state as it was
         if (i < num_kept) column[target_of(i)] = position;
-      }
+        first += threads;
+      } while (first < num_kept);
       for (int i = c.rank(); i < num_kept * width; i += threads)
         to[std::int64_t{target_of(i / width)} * width + i % width] =
             from[std::int64_t{source_of(i / width)} * width + i % width];
@@ -223,7 +225,6 @@ struct compact_kernel {
       for (int i = c.rank(); i < evicted_count[index] * width; i += threads)
         to[std::int64_t{gone[i / width]} * width + i % width] = 0.0f;
     }
-    c.sync(columns_done);
     if (c.rank() != 0) return;
     state.next_position[row.row] = positions.end(row.length);
     state.seen_length[row.row] = Compaction::moves_tokens ? num_kept : row.length;

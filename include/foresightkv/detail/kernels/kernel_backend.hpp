@@ -4,35 +4,21 @@
 #include <foresightkv/detail/check.hpp>
 #include <foresightkv/detail/kernels/call_memory.hpp>
 #include <foresightkv/detail/kernels/compact.hpp>
+#include <foresightkv/detail/kernels/launches.hpp>
+#include <foresightkv/detail/kernels/golden_eviction.hpp>
+#include <foresightkv/detail/kernels/lifecycle.hpp>
 #include <foresightkv/detail/kernels/observe.hpp>
 #include <foresightkv/detail/kernels/score.hpp>
 #include <foresightkv/detail/kernels/select.hpp>
 #include <foresightkv/detail/kernels/visit.hpp>
+#include <foresightkv/detail/observer.hpp>
 
 namespace foresightkv::inline v0::detail::kernels {
-
-/// The launches of one call, in order; after one that failed nothing more is started.
-template <class Exec>
-class launches {
- public:
-  explicit launches(Exec const& exec) : exec_(exec) {}
-
-  template <class Body>
-  void operator()(std::int64_t blocks, Body const& body) {
-    if (result_.ok() && blocks > 0x7fffffff) result_ = {errc::unsupported};
-    if (result_.ok() && blocks > 0) result_ = launcher<Exec>::run(exec_, static_cast<int>(blocks), body);
-  }
-  [[nodiscard]] status result() const { return result_; }
-
- private:
-  Exec const& exec_;
-  status result_{};
-};
 
 /// The verbs as sequences of kernels. Grids follow from the host's bounds alone, so that a captured call can be replayed
 /// with other lengths and another list.
 template <class Exec>
-struct kernel_backend {
+struct kernel_backend : lifecycle<Exec>, golden_kernels<Exec> {
   template <class Policy>
   static std::size_t bytes(Exec const&, cache_shape const& shape, sequence_list const& list, int max_queries) {
     arena counter;
@@ -298,8 +284,8 @@ struct kernel_backend {
       using selector_type = typename Policy::selector_type;
       if (list.max_length <= 256 * 8)
         with(select_kernel<selector_type, budget_type, moves, 256, 8, true>{});
-      else if (list.max_length <= 512 * 32)
-        with(select_kernel<selector_type, budget_type, moves, 512, 32, true>{});
+      else if (list.max_length <= 512 * 16)
+        with(select_kernel<selector_type, budget_type, moves, 512, 16, true>{});
       else
         with(select_kernel<selector_type, budget_type, moves, 512, 16, false>{});
     }

@@ -63,7 +63,7 @@ struct lse_kernel {
     window_place const place = pass.place(row, positions);
     if (first >= place.count) return;
     int const head = pass.query_head(row, j);
-    softmax_rule const rule = softmax_rule_of(pass.window, pass.shape());
+    softmax_rule const rule = softmax_rule_of(pass.window, pass.cache, row.at);
     auto const query_at = [&](int i) -> Query const* {
       return first + i < place.count ? pass.window.query(row.at, head, first + i) : nullptr;
     };
@@ -177,7 +177,7 @@ struct observe_kernel {
                                            int first, int position, window_place const& place,
                                            folds<List>& running) const {
     int const head = pass.query_head(row, j);
-    softmax_rule const rule = softmax_rule_of(pass.window, pass.shape());
+    softmax_rule const rule = softmax_rule_of(pass.window, pass.cache, row.at);
     auto const key_at = [&](int i) -> typename Cache::element_type const* {
       return first + i < row.length ? pass.cache.key(row.at, first + i) : nullptr;
     };

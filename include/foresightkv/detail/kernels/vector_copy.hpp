@@ -10,7 +10,9 @@ namespace foresightkv::inline v0::detail::kernels {
 /// Bytes that a thread moves at a time.
 inline constexpr int vector_bytes = 16;
 
-struct alignas(vector_bytes) vector16 {
+using word32 = std::uint32_t __attribute__((may_alias));  // bytes of any type
+
+struct [[gnu::may_alias]] alignas(vector_bytes) vector16 {
   std::uint32_t word[4];
 };
 
@@ -26,7 +28,7 @@ FORESIGHTKV_HOST_DEVICE inline void copy_vector(std::byte* to, std::byte const* 
   }
   bool const words = bytes % 4 == 0 && aligned_to(to, from, 4);
   for (int i = 0; words && i < bytes; i += 4)
-    *reinterpret_cast<std::uint32_t*>(to + i) = *reinterpret_cast<std::uint32_t const*>(from + i);
+    *reinterpret_cast<word32*>(to + i) = *reinterpret_cast<word32 const*>(from + i);
   for (int i = 0; !words && i < bytes; ++i) to[i] = from[i];
 }
 

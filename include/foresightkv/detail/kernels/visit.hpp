@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <foresightkv/detail/kernels/block_context.hpp>
+#include <foresightkv/detail/kernels/collectives.hpp>
 #include <foresightkv/detail/kernels/rows.hpp>
 #include <foresightkv/selection.hpp>
 
@@ -108,25 +109,12 @@ struct visit_kernel {
     return questions.lengths.shape.num_layers * questions.lengths.shape.num_kv_heads;
   }
 
-  /// Whether any thread says so; all threads get the answer.
-  template <class Context>
-  FORESIGHTKV_HOST_DEVICE static bool any(Context const& c, int (&said)[Context::threads / warp_size], bool mine,
-                                          int number) {
-    int value = mine ? 1 : 0;
-    for (int mask = warp_size / 2; mask > 0; mask /= 2) value |= c.shuffle_xor(value, mask);
-    if (c.rank() % warp_size == 0) said[c.rank() / warp_size] = value;
-    c.sync(number);
-    int all = 0;
-    for (int warp = 0; warp < Context::threads / warp_size; ++warp) all |= said[warp];
-    return all != 0;
-  }
-
   template <class Context>
   FORESIGHTKV_HOST_DEVICE bool is_repeated(Context const& c, shared<Context>& memory, int entry, int sequence) const {
     if (list.slots == nullptr) return false;
     bool mine = false;
     for (int before = c.rank(); before < entry; before += Context::threads) mine = mine || list.slots[before] == sequence;
-    return any(c, memory.repeated, mine, compared);
+    return block_any(c, memory.repeated, mine, compared);
   }
 
   /// Lowest (question, row, flag) of all rows; all ones if nothing is wrong.
@@ -157,8 +145,7 @@ struct visit_kernel {
     if (positions.column == nullptr) return length;
     int count = 0;
     for (int slot = c.rank() % warp_size; slot < length; slot += warp_size) count += positions.at(slot) >= 0;
-    for (int mask = warp_size / 2; mask > 0; mask /= 2) count += c.shuffle_xor(count, mask);
-    return count;
+    return warp_sum(c, count);
   }
 
   template <class Context>
@@ -179,7 +166,7 @@ struct visit_kernel {
               ascends(c, given.lists.kept + base, num_kept, length) &&
               ascends(c, given.lists.evicted + base, num_evicted, length);
     }
-    bool const broken = any(c, memory.bad_list, !sound, checked);
+    bool const broken = block_any(c, memory.bad_list, !sound, checked);
     if (broken && c.rank() == 0) flag(c, sequence, static_cast<std::uint32_t>(sequence_flag::bad_length));
     return !broken;
   }
@@ -201,7 +188,7 @@ struct visit_kernel {
       int const tokens = occupied(c, positions, questions.lengths.of(at));
       mine = mine || tokens - questions.budget(questions.config, questions.lengths.shape, at) >= due;
     }
-    return any(c, memory.is_due, mine, counted);
+    return block_any(c, memory.is_due, mine, counted);
   }
 };
 

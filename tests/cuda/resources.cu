@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// Kernels whose registers and spills are looked at: see check_resources.cmake. Every body once at least, as bf16.
+#include <foresightkv/foresightkv.cuh>
+
+namespace fkv = foresightkv;
+
+namespace {
+
+using cache = fkv::dense_cache<fkv::bfloat16>;
+using window = fkv::observation<fkv::bfloat16>;
+
+template <class Scorer, class Selector, class Compaction>
+fkv::status evict(cache const& tokens, window const& seen, fkv::sequence_list const& list, fkv::cuda_execution const& exec,
+                  fkv::workspace memory, std::int32_t* new_lengths, Scorer const& scorer) {
+  auto const policy = fkv::compose({.budget = 1024, .interval = 128}, scorer, Selector{}, Compaction{});
+  using policy_type = std::remove_const_t<decltype(policy)>;
+  auto const state = fkv::make_state<policy_type>(tokens.shape(), 1152, memory);
+  (void)fkv::reset(exec, state, list);
+  (void)fkv::append(exec, state, list, new_lengths);
+  (void)fkv::carry(exec, policy, tokens, list, seen, state, memory);
+  (void)fkv::compact(exec, policy, tokens, list, {}, state, new_lengths, memory);
+  (void)fkv::collect_due(exec, policy, tokens, list, state, new_lengths, new_lengths);
+  return fkv::evict(exec, policy, tokens, list, seen, state, new_lengths, memory);
+}
+
+}  // namespace
+
+// Never called: exported so that everything above is compiled.
+void foresightkv_resources(cache const& tokens, window const& seen, fkv::sequence_list const& list,
+                           fkv::cuda_execution const& exec, fkv::workspace memory, std::int32_t* lengths,
+                           fkv::foresight<> const& judge) {
+  using fkv::fill_holes, fkv::ordered, fkv::sampled_top_k, fkv::slot_list, fkv::top_k;
+  (void)evict<fkv::foresight<>, top_k, fill_holes>(tokens, seen, list, exec, memory, lengths, judge);
+  (void)evict<fkv::r_kv<>, sampled_top_k, ordered>(tokens, seen, list, exec, memory, lengths, {});
+  (void)evict<fkv::h2o_per_query, top_k, slot_list>(tokens, seen, list, exec, memory, lengths, {});
+}

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every kernel body under hostile schedules, and a test of that test: each barrier of each body is taken away in turn,
+// and something has to show.
+#include <doctest/doctest.h>
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <map>
+#include <set>
+#include <typeindex>
+
+#include "support/kernel_cases.hpp"
+
+namespace {
+
+using testing::emulation, testing::execution, testing::kernel_case, testing::launch_log;
+
+std::vector<std::byte> run(kernel_case const& which, execution const& exec) { return which.run(exec); }
+
+execution on_fibers(std::uint64_t seed, launch_log* log = nullptr) {
+  execution exec;
+  exec.options.seed = seed;
+  exec.log = log;
+  return exec;
+}
+
+/// Runs a check in a process of its own: what a faulty kernel writes where it should not ends that one. False for a check
+/// that fails, throws or does not come back.
+template <class Check>
+bool survives(Check const& check) {
+  std::fflush(nullptr);
+  pid_t const child = fork();
+  if (child == 0) {
+    std::freopen("/dev/null", "w", stderr);
+    for (int const signal : {SIGSEGV, SIGBUS, SIGABRT, SIGFPE, SIGILL}) std::signal(signal, SIG_DFL);
+    bool passed = false;
+    try {
+      passed = check();
+    } catch (...) {
+    }
+    _exit(passed ? 0 : 1);
+  }
+  REQUIRE(child > 0);
+  int status = 0;
+  while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+/// Whether a fault is seen under some schedule: other bytes, or a report of the context.
+bool shows(kernel_case const& which, std::vector<std::byte> const& right, testing::block_faults const& faults) {
+  for (std::uint64_t seed = 1; seed <= 12; ++seed) {
+    auto exec = on_fibers(seed);
+    exec.options.faults = faults;
+    if (!survives([&] { return run(which, exec) == right; })) return true;
+  }
+  return false;
+}
+
+/// A body's name without its namespaces and arguments.
+std::string short_name(std::type_info const& body) {
+  std::string const name = body.name();
+  auto const end = name.find("_kernel");
+  auto begin = end;
+  while (begin > 0 && (std::islower(name[begin - 1]) != 0 || name[begin - 1] == '_')) --begin;
+  return end == std::string::npos ? name : name.substr(begin, end + 7 - begin);
+}
+
+}  // namespace
+
+TEST_CASE("kernels: the schedule does not show in any byte") {
+  for (kernel_case const& which : testing::kernel_cases()) {
+    CAPTURE(which.name);
+    auto const right = run(which, on_fibers(1));
+    CHECK(right.size() > 100);
+    for (std::uint64_t seed = 2; seed <= 4; ++seed) CHECK(run(which, on_fibers(seed)) == right);
+  }
+}
+
+TEST_CASE("kernels: without any one barrier something shows") {
+  struct barrier {
+    std::type_info const* body;
+    int number;
+    bool of_warp;
+    auto operator<=>(barrier const& other) const {
+      return std::tuple(std::type_index(*body), number, of_warp) <=>
+             std::tuple(std::type_index(*other.body), other.number, other.of_warp);
+    }
+  };
+  std::set<barrier> found, missed;
+  for (kernel_case const& which : testing::kernel_cases()) {
+    launch_log log;
+    auto const right = run(which, on_fibers(1, &log));
+    std::set<barrier> here;
+    for (auto const& launch : log)
+      for (int number = 0; number < 64; ++number) {
+        if (launch.report.syncs >> number & 1) here.insert({launch.body, number, false});
+        if (launch.report.warp_syncs >> number & 1) here.insert({launch.body, number, true});
+      }
+    for (barrier const& one : here) {
+      if (found.contains(one)) continue;
+      testing::block_faults faults;
+      (one.of_warp ? faults.skipped_warp_sync : faults.skipped_sync) = one.number;
+      faults.in = one.body;
+      (shows(which, right, faults) ? found : missed).insert(one);
+    }
+  }
+  // A barrier counts as needed if one call shows it: not every call needs all that its bodies have.
+  std::map<std::pair<std::string, int>, bool> needed;
+  for (auto const* set : {&missed, &found})
+    for (barrier const& one : *set) needed[{short_name(*one.body), one.number}] |= set == &found;
+  for (auto const& [one, shown] : needed) {
+    INFO("sync " << one.second << " of " << one.first);
+    CHECK(shown);
+  }
+  CHECK(needed.size() > 20);
+}
+
+TEST_CASE("kernels: other faults of a block show") {
+  for (kernel_case const& which : testing::kernel_cases()) {
+    CAPTURE(which.name);
+    launch_log log;
+    auto const right = run(which, on_fibers(1, &log));
+    testing::block_faults short_scan, late, swapped;
+    short_scan.short_scan = true;
+    late.late_landing = true;
+    swapped.swapped_copies = true;
+    if (which.name.starts_with("select")) CHECK(shows(which, right, short_scan));
+    if (which.name == "evict: mixed, ordered") {
+      CHECK(shows(which, right, late));
+      CHECK(shows(which, right, swapped));
+    }
+  }
+}

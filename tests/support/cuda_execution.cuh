@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <foresightkv/foresightkv.cuh>
+
+#include "support/cuda_device.cuh"
+
+namespace testing {
+
+/// The device, waited for after every launch: tests look at memory between verbs.
+struct waiting_cuda {};
+
+}  // namespace testing
+
+template <>
+struct foresightkv::detail::kernels::launcher<testing::waiting_cuda> {
+  template <class Body>
+  static status run(testing::waiting_cuda, int blocks, Body const& body) {
+    auto const stream = testing::cuda_stream();
+    status const done = launcher<cuda_execution>::run(on(stream, testing::device_traits()), blocks, body);
+    return done.ok() ? foresightkv::detail::cuda::to_status(cudaStreamSynchronize(stream)) : done;
+  }
+};
+
+template <>
+struct foresightkv::detail::backend<testing::waiting_cuda>
+    : foresightkv::detail::kernels::kernel_backend<testing::waiting_cuda> {};
+
+namespace testing {
+
+using execution = waiting_cuda;
+inline constexpr execution exec{};
+inline constexpr bool reads_device_data = false;  ///< whether a verb looks at arrays before it starts
+inline constexpr bool is_emulated = false;
+inline execution scheduled(int) { return exec; }
+
+}  // namespace testing

@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <foresightkv/detail/kernels/kernel_backend.hpp>
+#include <foresightkv/foresightkv.hpp>
+
+#include "support/emulated_execution.hpp"
+
+/// The verbs as a device runs them, on an emulated block.
+template <>
+struct foresightkv::detail::backend<testing::emulated_execution>
+    : foresightkv::detail::kernels::kernel_backend<testing::emulated_execution> {};

@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// Calls that between them run every kernel body through all that it can do, on a given emulated context. For tests that
+// run the same call under many schedules, with faults, and under ThreadSanitizer.
+
+#include <cstddef>
+#include <functional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include <foresightkv/golden_eviction.hpp>
+
+#include "support/compaction_bench.hpp"
+#include "support/execution.hpp"
+#include "support/golden_oracle.hpp"
+#include "support/policy_bench.hpp"
+#include "support/random_judges.hpp"
+#include "support/select_bench.hpp"
+
+namespace testing {
+
+/// A call and all that it wrote. The same bytes whatever the schedule.
+struct kernel_case {
+  std::string name;
+  std::function<std::vector<std::byte>(execution const&)> run;
+};
+
+/// A call that the library refuses is a broken case; what a context reports passes through.
+inline void require_ok(fkv::status done) {
+  if (!done.ok()) throw std::runtime_error(done.message());
+}
+
+/// Collects the bytes of everything that a call may have written.
+class written {
+ public:
+  template <class Element>
+  void add(guarded<Element> const& values) {
+    add(values.data(), values.size());
+  }
+  template <class Element>
+  void add(std::vector<Element> const& values) {
+    add(values.data(), values.size());
+  }
+  template <class Element>
+  void add(Element const* values, std::size_t count) {
+    auto const* const first = reinterpret_cast<std::byte const*>(values);
+    bytes.insert(bytes.end(), first, first + count * sizeof(Element));
+  }
+  template <class Bench>
+  void add_bench(Bench const& made) {
+    add(made.cache.keys);
+    add(made.cache.values);
+    add(made.state.memory);
+    add(made.statistics.values);
+    add(made.scores.values);
+    add(made.lists.kept);
+    add(made.lists.evicted);
+    add(made.lists.evicted_count);
+    add(made.new_lengths);
+  }
+  std::vector<std::byte> bytes;
+};
+
+namespace cases {
+
+/// How large the rows are: a block of real threads is thousands of times slower than one of fibers.
+struct extent {
+  bool small = false;
+
+  [[nodiscard]] fkv::eviction_config config() const {
+    return small ? fkv::eviction_config{.budget = 34, .interval = 8, .recent_tokens = 6, .sink_tokens = 2}
+                 : fkv::eviction_config{.budget = 130, .interval = 40, .recent_tokens = 20, .sink_tokens = 3};
+  }
+  [[nodiscard]] int length(int tokens) const { return small ? tokens / 4 : tokens; }
+  [[nodiscard]] int queries(int count) const { return small ? 3 : count; }
+  [[nodiscard]] fkv::cache_shape shape(int capacity, int dim) const {
+    int const few = small ? 1 : 2;
+    return {.num_layers = 1,
+            .num_sequences = few,
+            .num_kv_heads = few,
+            .group = few,
+            .key_head_dim = dim,
+            .value_head_dim = 12,
+            .capacity = capacity};
+  }
+};
+
+/// A scorer of both kinds, combined: softmaxes, sums, borrowed rows, statistics of every kind.
+using mixed = fkv::weighted_sum<fkv::standardised<fkv::group_sum<fkv::accumulated>>, fkv::softmax<fkv::key_diff>,
+                                fkv::group_max<fkv::last<8>>>;
+
+template <class Scorer, class Selector, class Compaction>
+using policy_of = fkv::policy<fkv::eviction_config, Scorer, Selector, Compaction>;
+
+template <class Policy>
+policy_bench<Policy> bench_of(extent const& size, execution const& exec, typename Policy::scorer_type const& scorer,
+                              int tokens, int queries, int dim = 20) {
+  policy_bench<Policy> made(7, Policy{size.config(), scorer, {}, {}, {}}, size.shape(size.length(tokens), dim),
+                            size.queries(queries));
+  made.exec = exec;
+  return made;
+}
+
+template <class Bench>
+std::vector<std::byte> bytes_of(Bench const& made) {
+  written all;
+  all.add_bench(made);
+  return all.bytes;
+}
+
+template <class Scorer, class Selector, class Compaction>
+kernel_case evict(extent size, std::string name, Scorer const& scorer, history before, int tokens) {
+  return {std::move(name), [=](execution const& exec) {
+            auto made = bench_of<policy_of<Scorer, Selector, Compaction>>(size, exec, scorer, tokens, 37, 40);
+            for (int sequence = 0; sequence < made.shape.num_sequences; ++sequence)
+              made.place(sequence, before, made.shape.capacity - sequence);
+            require_ok(made.evict(made.window.view()));
+            return bytes_of(made);
+          }};
+}
+
+inline kernel_case judge(extent size) {
+  return {"evict: judge, fill_holes", [=](execution const& exec) {
+            auto made = bench_of<policy_of<fkv::foresight<>, fkv::top_k, fkv::fill_holes>>(size, exec, {}, 171, 21);
+            random_judges const judges({1, made.shape.num_kv_heads, made.shape.group, 20, 12}, made.random);
+            made.policy.scorer.weights = judges.view();
+            for (int sequence = 0; sequence < made.shape.num_sequences; ++sequence)
+              made.place(sequence, history::filled, made.shape.capacity);
+            require_ok(made.evict(made.window.view()));
+            return bytes_of(made);
+          }};
+}
+
+inline kernel_case stages(extent size, mixed const& scorer) {
+  return {"stages one by one", [=](execution const& exec) {
+            auto made = bench_of<policy_of<mixed, fkv::top_k, fkv::ordered>>(size, exec, scorer, 190, 33);
+            made.place(0, history::ordered, made.shape.capacity);
+            require_ok(made.observe());
+            require_ok(made.carry(made.observed()));
+            require_ok(made.score(made.observed()));
+            require_ok(made.select());
+            require_ok(made.compact());
+            return bytes_of(made);
+          }};
+}
+
+/// Rows of many equal scores, some longer than what fits into registers.
+template <class Selector>
+kernel_case select(std::string name, int length) {
+  return {std::move(name), [=](execution const& exec) {
+            using policy_type = select_policy<Selector>;
+            select_bench<policy_type> made(11, small_shape(2, length));
+            made.place(0, history::pristine, length);
+            for (float& score : made.scores.values) score = static_cast<float>(made.random.integer(0, 40)) - 20.0f;
+            made.budgets[0] = length - length / 3;
+            made.policy.budget.budgets = made.budgets.data();
+            auto work = owned_workspace(fkv::evict_bytes<policy_type>(exec, made.shape, made.list(), 0));
+            require_ok(fkv::select(exec, made.policy, made.cache.view(), made.list(), made.scores.view(), made.state.view,
+                                   made.lists.view(), work.view()));
+            written all;
+            all.add(made.lists.kept);
+            all.add(made.lists.evicted);
+            all.add(made.lists.evicted_count);
+            return all.bytes;
+          }};
+}
+
+/// More sequences than a block has threads, listed in no order, some twice.
+inline kernel_case due(extent size) {
+  return {"collect_due: a long list", [=](execution const& exec) {
+            using policy_type = policy_of<fkv::key_norm, fkv::top_k, fkv::ordered>;
+            int const entries = size.small ? 300 : 800;
+            auto extents = size.shape(size.length(200), 1);
+            extents.num_sequences = entries - 100;
+            policy_bench<policy_type> made(12, policy_type{size.config(), {}, {}, {}, {}}, extents, 1);
+            made.place(history::pristine);
+            std::vector<std::int32_t> slots, listed(static_cast<std::size_t>(entries), -5), count(1, -5);
+            for (int i = 0; i < entries; ++i) slots.push_back(made.random.integer(0, extents.num_sequences - 1));
+            require_ok(fkv::collect_due(exec, made.policy, made.cache.view(), {slots.data(), nullptr, entries, 200},
+                                        made.state.view, listed.data(), count.data()));
+            written all;
+            all.add(listed.data(), static_cast<std::size_t>(count[0]));
+            all.add(count);
+            return all.bytes;
+          }};
+}
+
+/// Lists that name slots out of order in some rows.
+inline kernel_case broken_lists() {
+  return {"compact: lists that do not fit", [](execution const& exec) {
+            compaction_bench<fkv::ordered> made(13, 90);
+            made.place(history::ordered);
+            for (int& budget : made.budgets) budget = 20;
+            made.policy.budget.budgets = made.budgets.data();
+            for (float& score : made.scores.values) score = made.random.normal();
+            made.exec = exec;
+            require_ok(made.select());
+            made.each_row([&](fkv::row_index at) {
+              int const row = made.shape.row(at);
+              if (at.sequence == 0 && made.lists.count(row) > 2) made.lists.evicted[made.lists.view().at(row) + 1] = 0;
+            });
+            require_ok(made.compact());
+            return bytes_of(made);
+          }};
+}
+
+/// Streams from queries and keys, or takes block means of many equal values.
+inline kernel_case golden(std::string name, bool streams, int budget, fkv::golden_reduction reduction) {
+  return {std::move(name), [=](execution const& exec) {
+            fkv::golden_config const config{.budget = budget, .interval = budget / 2, .reduction = reduction};
+            int const tokens = 3 * budget + 9, steps = config.steps(tokens);
+            auto const given = golden_oracle::random_problem({2, 2, streams ? tokens : 0, 40}, 14);
+            guarded<float> means(static_cast<std::size_t>(streams ? 0 : 2 * steps * tokens));
+            random_source random(15);
+            for (float& mean : means) mean = static_cast<float>(random.integer(0, 40));
+            auto const view = fkv::golden_means::block_major(means.data(), 2, tokens, steps);
+            auto const rows = static_cast<std::size_t>(2 * steps);
+            guarded<float> labels(rows * static_cast<std::size_t>(budget)), future(rows * static_cast<std::size_t>(tokens));
+            guarded<std::int32_t> evicted(rows * static_cast<std::size_t>(config.interval)), positions(evicted.size());
+            fkv::golden_output const output{labels.data(), evicted.data(), positions.data(), future.data()};
+            owned_workspace work(streams ? fkv::golden_eviction_bytes(exec, config, given.shape)
+                                         : fkv::golden_eviction_bytes(exec, config, view));
+            require_ok(streams ? fkv::golden_eviction(exec, config, given.input(), output, work.view())
+                               : fkv::golden_eviction(exec, config, view, output, work.view()));
+            written all;
+            all.add(labels);
+            all.add(future);
+            all.add(evicted);
+            all.add(positions);
+            return all.bytes;
+          }};
+}
+
+}  // namespace cases
+
+/// All calls; the small ones are for blocks of real threads.
+inline std::vector<kernel_case> kernel_cases(bool small = false) {
+  using fkv::sampled_top_k, fkv::top_k, cases::evict;
+  cases::extent const size{small};
+  cases::mixed const mixed{0.5f, {}, 1.0f, {}, 0.3f, {}};
+  std::vector<kernel_case> all;
+  all.push_back(
+      evict<cases::mixed, top_k, fkv::ordered>(size, "evict: mixed, ordered", mixed, history::ordered, 290));
+  all.push_back(evict<cases::mixed, sampled_top_k, fkv::slot_list>(size, "evict: mixed, sampled, slot_list", mixed,
+                                                                   history::holes, 150));
+  all.push_back(evict<fkv::r_kv<>, top_k, fkv::ordered>(size, "evict: r_kv", {}, history::ordered, 150));
+  all.push_back(
+      evict<fkv::window_sum, top_k, fkv::fill_holes>(size, "evict: window_sum", {}, history::pristine, 200));
+  all.push_back(cases::judge(size));
+  all.push_back(cases::stages(size, mixed));
+  all.push_back(cases::due(size));
+  if (!small) all.push_back(cases::broken_lists());
+  using fkv::golden_reduction;
+  if (!small) {
+    all.push_back(cases::golden("golden_eviction: streaming", true, 72, golden_reduction::mean));
+    all.push_back(cases::golden("golden_eviction: streaming, maximum", true, 40, golden_reduction::maximum));
+    all.push_back(cases::golden("golden_eviction: in memory", false, 2100, golden_reduction::mean));
+  }
+  all.push_back(cases::golden("golden_eviction: in registers", false, small ? 300 : 1200, golden_reduction::mean));
+  all.push_back(cases::select<top_k>("select: in registers", small ? 300 : 2040));
+  if (small) return all;
+  all.push_back(cases::select<sampled_top_k>("select: sampled, in registers", 8000));
+  all.push_back(cases::select<sampled_top_k>("select: sampled, in memory", 20000));
+  return all;
+}
+
+}  // namespace testing
