@@ -256,7 +256,7 @@ inline std::vector<kernel_case> kernel_cases(bool small = false) {
   if (!small) {
     all.push_back(cases::golden("golden_eviction: streaming", true, 72, golden_reduction::mean));
     all.push_back(cases::golden("golden_eviction: streaming, maximum", true, 40, golden_reduction::maximum));
-    all.push_back(cases::golden("golden_eviction: in memory", false, 2100, golden_reduction::mean));
+    all.push_back(cases::golden("golden_eviction: in memory", false, 9000, golden_reduction::mean));
   }
   all.push_back(cases::golden("golden_eviction: in registers", false, small ? 300 : 1200, golden_reduction::mean));
   all.push_back(cases::select<top_k>("select: in registers", small ? 300 : 2040));
