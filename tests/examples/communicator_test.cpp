@@ -2,10 +2,8 @@
 // Runs alone and, as other entries of ctest, under mpirun: what is checked holds for any number of processes.
 #include <doctest/doctest.h>
 
-#include <array>
 #include <cstdint>
 #include <cstdlib>
-#include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -66,7 +64,10 @@ TEST_CASE("communicator: what is sent arrives in order") {
   int const before = (world().rank() + world().size() - 1) % world().size();
   if (next == world().rank()) return;
   auto const send = [&] {
-    for (int const count : {3, 2}) world().send(std::span(values_of(world().rank(), count)), next);
+    for (int const count : {3, 2}) {
+      auto const values = values_of(world().rank(), count);
+      world().send(std::span(values), next);
+    }
   };
   auto const receive = [&] {
     for (int const count : {3, 2}) {
