@@ -26,7 +26,7 @@ void expect_writable(std::filesystem::path const& path) {
 }
 
 experiment replay(options const& chosen) {
-  support::progress_bar const bar;
+  support::progress_bar bar;
   return run_experiment(chosen, [&](double done, std::string const& what) { bar.show(done, what); });
 }
 

@@ -61,6 +61,7 @@ template <class Options>
 struct option_parser {
   std::string_view name;
   void (*parse)(Options&, std::string_view option, std::string_view value);
+  bool takes_value = true;
 };
 
 /// For the parsers' tables: a member that is a number or a path.
@@ -73,8 +74,8 @@ void parse_path(auto& out, std::string_view, std::string_view value) {
   out.*Member = value;
 }
 
-/// Reads `--option value`, `--option=value` and, by `positional(options, word)`, everything else. Stops at
-/// --help or -h and says whether one was there.
+/// Reads `--option value`, `--option=value`, `--flag` and, by `positional(options, word)`, everything else.
+/// Stops at --help or -h and says whether one was there.
 template <class Options, class Positional>
 [[nodiscard]] bool parse_arguments(std::span<char const* const> arguments,
                                    std::span<option_parser<Options> const> parsers, Options& options,
@@ -93,9 +94,10 @@ template <class Options, class Positional>
     std::string_view value;
     if (equals != argument.npos)
       value = argument.substr(equals + 1);
-    else if (i + 1 < arguments.size())
+    else if (parser->takes_value && i + 1 < arguments.size())
       value = arguments[++i];
-    if (value.empty() || value.starts_with("--")) fail(option, "needs a value");
+    if (!parser->takes_value && equals != argument.npos) fail(option, "takes no value");
+    if (parser->takes_value && (value.empty() || value.starts_with("--"))) fail(option, "needs a value");
     parser->parse(options, option, value);
   }
   return false;

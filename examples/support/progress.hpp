@@ -34,28 +34,36 @@ namespace support {
   return text;
 }
 
-/// One line on standard error that is redrawn in place; nothing at all if no one is looking.
+/// How far the work is, on standard error: one line that is redrawn in place on a terminal; elsewhere, as
+/// under mpirun or in a log, a line a minute.
 class progress_bar {
  public:
   /// Of several processes one shows how far all are.
-  explicit progress_bar(bool shown = true) : visible_(shown && ::isatty(STDERR_FILENO) != 0) {}
+  explicit progress_bar(bool shown = true)
+      : shown_(shown), in_place_(shown && ::isatty(STDERR_FILENO) != 0) {}
   progress_bar(progress_bar const&) = delete;
   progress_bar& operator=(progress_bar const&) = delete;
   ~progress_bar() {
-    if (visible_) std::fputs("\r\x1b[K", stderr);
+    if (in_place_) std::fputs("\r\x1b[K", stderr);
   }
 
   /// `done`: share of the work since the object was made, 0 to 1.
-  void show(double done, std::string const& what) const {
-    if (!visible_) return;
-    std::chrono::duration<double> const seconds = std::chrono::steady_clock::now() - began_;
-    std::fprintf(stderr, "\r\x1b[K%s", progress_text(done, what, seconds.count()).c_str());
+  void show(double done, std::string const& what) {
+    auto const now = clock::now();
+    if (!shown_ || (!in_place_ && now - last_ < std::chrono::minutes(1))) return;
+    last_ = now;
+    std::chrono::duration<double> const seconds = now - began_;
+    auto const text = progress_text(done, what, seconds.count());
+    std::fprintf(stderr, in_place_ ? "\r\x1b[K%s" : "%s\n", text.c_str());
     std::fflush(stderr);
   }
 
  private:
-  bool visible_;
-  std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
+  using clock = std::chrono::steady_clock;
+
+  bool shown_, in_place_;
+  clock::time_point began_ = clock::now();
+  clock::time_point last_ = began_;
 };
 
 }  // namespace support
