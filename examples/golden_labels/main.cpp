@@ -42,8 +42,7 @@ class labeller {
   template <class Progress>
   void make(work const& unit, Progress const& progress) {
     if (open_ != unit.trace) {
-      trace_.reset();
-      trace_.emplace(chosen_.traces[static_cast<std::size_t>(unit.trace)]);
+      trace_ = open_trace(chosen_, unit.trace);
       open_ = unit.trace;
     }
     auto const source = source_of(chosen_, *trace_, unit);

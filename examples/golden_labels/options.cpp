@@ -47,6 +47,8 @@ void parse_discount(options& out, std::string_view option, std::string_view valu
 void parse_layers(options& out, std::string_view option, std::string_view list) {
   for (auto const layer : split(option, list)) out.layers.push_back(parse_number(option, layer, 0));
   std::ranges::sort(out.layers);
+  auto const twice = std::ranges::unique(out.layers);
+  out.layers.erase(twice.begin(), twice.end());
 }
 
 constexpr option_parser<options> parsers[] = {

@@ -14,8 +14,6 @@ namespace {
 namespace io = foresightkv::io;
 using support::same_file;
 
-std::string of(std::filesystem::path const& trace) { return trace.string() + ": "; }
-
 /// Two traces of one name would write the same files.
 void check_names(options const& chosen) {
   std::map<std::string, std::filesystem::path> taken;
@@ -25,19 +23,6 @@ void check_names(options const& chosen) {
       throw input_error(other->second.string() + " and " + trace.string() +
                         " would give files of the same name");
   }
-}
-
-void check_length(options const& chosen, std::filesystem::path const& path, io::trace const& trace) {
-  int const tokens = chosen.to.value_or(trace.tokens());
-  auto const& config = chosen.config;
-  if (tokens > trace.tokens())
-    throw input_error(of(path) + "--to " + std::to_string(tokens) + " lies behind its " +
-                      std::to_string(trace.tokens()) + " tokens");
-  if (config.steps(tokens) < 1)
-    throw input_error(of(path) + "nothing to evict: " + std::to_string(tokens) +
-                      " tokens, and the first eviction comes when " +
-                      std::to_string(config.budget + config.interval) +
-                      " are cached and another one arrives");
 }
 
 /// The file's source; none where there is no file, or one that is damaged.
@@ -73,6 +58,22 @@ void make_folder(options const& chosen, work_plan const& plan) {
 
 }  // namespace
 
+io::trace open_trace(options const& chosen, int index) {
+  auto const& path = chosen.traces[static_cast<std::size_t>(index)];
+  io::trace trace(path);
+  int const tokens = chosen.to.value_or(trace.tokens());
+  auto const& config = chosen.config;
+  if (tokens > trace.tokens())
+    throw input_error(path.string() + ": --to " + std::to_string(tokens) + " lies behind its " +
+                      std::to_string(trace.tokens()) + " tokens");
+  if (config.steps(tokens) < 1)
+    throw input_error(path.string() + ": nothing to evict: " + std::to_string(tokens) +
+                      " tokens, and the first eviction comes when " +
+                      std::to_string(config.budget + config.interval) +
+                      " are cached and another one arrives");
+  return trace;
+}
+
 std::filesystem::path shard_path(options const& chosen, work const& unit) {
   auto const& trace = chosen.traces[static_cast<std::size_t>(unit.trace)];
   return chosen.out / io::label_shard_name(trace, unit.layer);
@@ -91,9 +92,7 @@ work_plan make_plan(options const& chosen) {
   check_names(chosen);
   work_plan plan;
   for (int i = 0; i < static_cast<int>(chosen.traces.size()); ++i) {
-    auto const& path = chosen.traces[static_cast<std::size_t>(i)];
-    io::trace const trace(path);
-    check_length(chosen, path, trace);
+    auto const trace = open_trace(chosen, i);
     for (int const layer : chosen.layers.empty() ? trace.layers() : chosen.layers) {
       (void)trace.shape(layer);  // throws if it was not recorded
       work const unit{i, layer};

@@ -26,6 +26,9 @@ struct work_plan {
 /// killed runs left.
 [[nodiscard]] work_plan make_plan(options const& chosen);
 
+/// Opens a trace by its index. Throws if it is bad or too short.
+[[nodiscard]] fkv::io::trace open_trace(options const& chosen, int index);
+
 [[nodiscard]] std::filesystem::path shard_path(options const& chosen, work const& unit);
 
 [[nodiscard]] fkv::io::label_source source_of(options const& chosen, fkv::io::trace const& trace,

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <string>
 
@@ -12,7 +13,7 @@ namespace support {
 
 /// 7 -> "7 s", 200 -> "3 min 20 s", 3900 -> "1 h 05 min".
 [[nodiscard]] inline std::string duration_text(double seconds) {
-  auto const total = static_cast<long long>(seconds + 0.5);
+  auto const total = std::llround(seconds);
   auto const two_digits = [](long long number) { return (number < 10 ? "0" : "") + std::to_string(number); };
   if (total < 60) return std::to_string(total) + " s";
   if (total < 3600) return std::to_string(total / 60) + " min " + two_digits(total % 60) + " s";
