@@ -43,7 +43,8 @@ trainer::trainer(options const& chosen, support::communicator const& world, corp
 
 /// Nothing from keys and values, in weights or in a gradient of one layer.
 void trainer::silence_tokens(float* weights) const {
-  auto const tokens = as_size(all_.shape.key_head_dim + all_.shape.value_head_dim) * as_size(fkv::judge_shape::hidden);
+  auto const tokens =
+      as_size(all_.shape.key_head_dim + all_.shape.value_head_dim) * as_size(fkv::judge_shape::hidden);
   for (int head = 0; head < all_.shape.num_kv_heads; ++head)
     std::fill_n(weights + as_size(head) * all_.shape.head_floats(), tokens, 0.0f);
 }
@@ -172,6 +173,7 @@ step_report trainer::finish(int number, std::size_t batch, std::size_t parts,
   std::vector<float> gradient(layers * floats);
   std::vector<double> norms(layers);
   auto const share = 1.0f / static_cast<float>(batch);
+  auto const host = fkv::host.threads(threads_of(chosen_));
   on_threads(threads_of(chosen_), layers, [&](std::size_t layer) {
     float* const sum = gradient.data() + layer * floats;
     for (std::size_t part = 0; part < parts; ++part) {
@@ -192,14 +194,14 @@ step_report trainer::finish(int number, std::size_t batch, std::size_t parts,
   report.loss /= static_cast<double>(batch * layers);
   report.rate = training::learning_rate(chosen_.schedule_config(), number);
   training::clip_result clipped;
-  require(training::clip_gradient(fkv::host, {.max_norm = chosen_.clip, .scope = chosen_.clip_scope},
+  require(training::clip_gradient(host, {.max_norm = chosen_.clip, .scope = chosen_.clip_scope},
                                   all_.shape, gradient.data(), norms.data(), &clipped),
           "clip_gradient");
   report.gradient_norm = clipped.norm;
   report.clip_rate = static_cast<double>(clipped.clipped_layers) / static_cast<double>(layers);
   report.skipped = clipped.not_finite_layers > 0 ? 1 : 0;
   if (report.skipped != 0) return report;
-  require(training::adam_step(fkv::host, {}, report.rate, number + 1, gradient.data(),
+  require(training::adam_step(host, {}, report.rate, number + 1, gradient.data(),
                               training::adam_state<float>{memory_.trained.data(), memory_.mean.data(),
                                                           memory_.square.data(), gradient.size()}),
           "adam_step");

@@ -247,6 +247,7 @@ class run {
       copy.step = steps_done;
       copy.memory = trainer_->state();
       save_checkpoint(file("checkpoint.safetensors"), identity_, copy);
+      write("metrics.jsonl", now_.metrics);
     });
   }
 
