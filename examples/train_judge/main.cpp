@@ -4,6 +4,7 @@
 #include <string>
 
 #include "options.hpp"
+#include "policy_training.hpp"
 #include "support/communicator.hpp"
 #include "support/program.hpp"
 #include "support/progress.hpp"
@@ -21,7 +22,8 @@ void run(support::communicator const& world, options const& chosen) {
   std::string summary;
   {
     support::progress_bar bar(world.first());
-    run_training(
+    auto const train = chosen.rollouts > 0 ? run_policy_training : run_training;
+    train(
         chosen, world, [&](double done, std::string const& what) { bar.show(done, what); }, summary);
   }
   std::fputs(summary.c_str(), stdout);

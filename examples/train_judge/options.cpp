@@ -76,6 +76,8 @@ constexpr option_parser<options> parsers[] = {
     {"--from", parse_counts<&options::from, 1>},
     {"--to", parse_count<&options::to, 1>},
     {"--held-out", parse_count<&options::held_out, 0>},
+    {"--rollouts", parse_count<&options::rollouts, 2>},
+    {"--losses", parse_path<&options::losses>},
     {"--steps", parse_count<&options::steps, 1>},
     {"--batch", parse_count<&options::batch, 1>},
     {"--rounds", parse_count<&options::rounds, 1>},
@@ -116,6 +118,16 @@ void check_regime(options const& chosen) {
            "must be at least budget + interval and a multiple of the interval, is " + std::to_string(from));
 }
 
+void check_rollouts(options const& chosen) {
+  if (chosen.rollouts == 0) {
+    if (!chosen.losses.empty()) fail("--losses", "are losses of rollouts: needs --rollouts N");
+    return;
+  }
+  if (chosen.weights.empty()) fail("--rollouts", "are drawn by judges that exist: needs --weights FILE");
+  if (chosen.traces.size() != 1 || !chosen.from.empty() || !chosen.labels.empty() || chosen.resume)
+    fail("--rollouts", "takes one trace, and no --from, --labels or --resume");
+}
+
 void check(options const& chosen) {
   if (chosen.traces.empty()) throw input_error("which trace? (see --help)");
   if (chosen.out.empty()) throw input_error("--out: which folder? (see --help)");
@@ -124,6 +136,7 @@ void check(options const& chosen) {
     fail("--rounds", "must not be more than the " + std::to_string(chosen.steps) + " steps, is " +
                          std::to_string(chosen.rounds));
   if (!(chosen.clip > 0.0)) fail("--clip", "must be above 0");
+  check_rollouts(chosen);
   if (!chosen.labels.empty() && (chosen.on_policy > 0.0 || !chosen.from.empty()))
     fail("--labels", "knows golden's own caches alone: give --on-policy 0 and no --from, or leave it away");
 }
@@ -229,6 +242,11 @@ how
   --clip X              largest gradient norm                                      (default 1)
   --clip-scope S        of each layer, or joint: of all                            (default layer)
   --seed N              of all draws                                               (default 0)
+
+reinforcement: in two runs with a language model between them
+  --rollouts N          write rollouts.safetensors: N samples of what the judges of --weights evict
+  --losses FILE         take --steps of GRPO over the same rollouts. FILE (safetensors) has the language model's losses
+                        [tokens], loss_full and loss_evicted [rollouts, tokens], and its entropy
 
   --resume              go on from the checkpoint in FOLDER, if there is one
   --checkpoint-every N  steps between two checkpoints                              (default 100)

@@ -39,6 +39,9 @@ struct options {
   std::optional<int> to;      ///< default: the whole trace
   int held_out = 0;           ///< last tokens of each trace
 
+  int rollouts = 0;  ///< above 0: the policy gradient in place of ranking
+  std::filesystem::path losses;
+
   int steps = 1000;
   int batch = 32;
   int rounds = 5;

@@ -194,8 +194,8 @@ step_report trainer::finish(int number, std::size_t batch, std::size_t parts,
   report.loss /= static_cast<double>(batch * layers);
   report.rate = training::learning_rate(chosen_.schedule_config(), number);
   training::clip_result clipped;
-  require(training::clip_gradient(host, {.max_norm = chosen_.clip, .scope = chosen_.clip_scope},
-                                  all_.shape, gradient.data(), norms.data(), &clipped),
+  require(training::clip_gradient(host, {.max_norm = chosen_.clip, .scope = chosen_.clip_scope}, all_.shape,
+                                  gradient.data(), norms.data(), &clipped),
           "clip_gradient");
   report.gradient_norm = clipped.norm;
   report.clip_rate = static_cast<double>(clipped.clipped_layers) / static_cast<double>(layers);

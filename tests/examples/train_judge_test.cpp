@@ -370,6 +370,90 @@ TEST_CASE("train_judge: other trainings are drawn beside this one") {
   }
 }
 
+TEST_CASE("train_judge: rollouts out, a language model's losses in, and what pays becomes likelier") {
+  temporary_folder const folder;
+  io::write_trace(folder / "trace", random_layers({0, 2}, 100));
+  std::vector<std::string> const regime{(folder / "trace").string(), "--budget", "16", "--interval", "4"};
+  auto const first = (folder / "first").string();
+  REQUIRE(run(joined(regime, {"--start", "random", "--deviation", "0.2", "--standardise", "no", "--steps",
+                              "1", "--rounds", "1", "--lr", "0", "--out", first}))
+              .status == 0);
+  auto const start = joined(
+      regime, {"--rollouts", "6", "--steps", "8", "--rounds", "1", "--schedule", "constant", "--lr", "0.03"});
+  auto const drawn = [&](std::string const& weights, char const* seed, char const* name) {
+    auto const out = folder / name;
+    REQUIRE(run(joined(start, {"--weights", weights, "--seed", seed, "--out", out.string()})).status == 0);
+    CHECK(contents(out).size() == 1);
+    io::safetensors_file const file(out / "rollouts.safetensors");
+    CHECK(file.metadata("format") == "foresightkv rollouts 1");
+    return file.at("layer.2.evicted_positions").expect_shape({6, 20, 2, 4}).copy<std::int32_t>();
+  };
+  // The stand-in for a language model: it loses a token for each evicted position that is even.
+  auto const bad_of = [](std::vector<std::int32_t> const& evicted, std::size_t rollout) {
+    auto const each = static_cast<std::ptrdiff_t>(evicted.size() / 6);
+    auto const own = evicted.begin() + each * static_cast<std::ptrdiff_t>(rollout);
+    return std::count_if(own, own + each, [](std::int32_t position) { return position % 2 == 0; });
+  };
+  auto const judge = first + "/weights.safetensors";
+  auto const before = drawn(judge, "3", "before");
+  std::vector<float> full(220, 1.0f), entropy(220, 1.0f), evicted(6 * 220, 1.0f);
+  for (std::size_t rollout = 0; rollout < 6; ++rollout)
+    std::fill_n(evicted.begin() + static_cast<std::ptrdiff_t>(rollout * 220 + 20), bad_of(before, rollout),
+                4.0f);
+  auto const write_losses = [&](bool with_entropy) {
+    io::safetensors_writer file(folder / "losses");
+    file.add("loss_full", {220}, full).add("loss_evicted", {6, 220}, evicted);
+    if (with_entropy) file.add("entropy", {220}, entropy);
+    file.save();
+  };
+  write_losses(true);
+  auto const trained = [&](char const* name, std::string const& launcher) {
+    auto const out = folder / name;
+    auto const result = run(joined(start, {"--weights", judge, "--seed", "3", "--losses",
+                                           (folder / "losses").string(), "--out", out.string()}),
+                            launcher);
+    INFO(result.err);
+    REQUIRE(result.status == 0);
+    return out;
+  };
+  auto const out = trained("trained", "");
+  CHECK(contents(out).size() == 3);
+  if (test::has_mpirun) CHECK(contents(trained("by two", test::mpirun(2))) == contents(out));
+  auto const steps = lines_with(out, "loss");
+  REQUIRE(steps.size() == 8);
+  CHECK(steps[0]["kl"].get<double>() == doctest::Approx(0.0));
+  CHECK(steps[7]["kl"].get<double>() > 0.0);
+  CHECK(steps[7]["loss"].get<double>() < steps[0]["loss"].get<double>());
+
+  std::ptrdiff_t less = 0;
+  for (auto const* seed : {"4", "5", "6"}) {
+    auto const name = std::string("again ") + seed;
+    auto const old_judge = drawn(judge, seed, name.c_str());
+    auto const new_judge = drawn((out / "weights.safetensors").string(), seed, (name + " trained").c_str());
+    for (std::size_t rollout = 0; rollout < 6; ++rollout)
+      less += bad_of(old_judge, rollout) - bad_of(new_judge, rollout);
+  }
+  CHECK(less > 0);
+
+  auto const refused = [&](std::vector<std::string> const& arguments, std::string const& part) {
+    auto const result = run(arguments);
+    CAPTURE(result.err);
+    CHECK(result.status == 2);
+    CHECK(std::count(result.err.begin(), result.err.end(), '\n') == 1);
+    CHECK(result.err.find(part) != std::string::npos);
+  };
+  auto const nowhere = (folder / "nowhere").string(), losses = (folder / "losses").string();
+  refused(joined(start, {"--out", nowhere}), "needs --weights FILE");
+  refused(joined(regime, {"--losses", losses, "--out", nowhere}), "needs --rollouts N");
+  refused(joined(start, {"--weights", judge, "--losses", losses, "--out", first}),
+          "refusing to replace the input");
+  refused(joined(start, {"--weights", judge, "--losses", losses, "--rollouts", "5", "--out", nowhere}),
+          "loss_evicted");
+  write_losses(false);
+  refused(joined(start, {"--weights", judge, "--losses", losses, "--out", nowhere}), "entropy");
+  CHECK_FALSE(std::filesystem::exists(nowhere));
+}
+
 TEST_CASE("train_judge: input that cannot be trained on is one line, status 2, and no file") {
   temporary_folder const folder;
   auto const trace = (folder / "trace").string(), out = (folder / "out").string();
@@ -468,6 +552,8 @@ TEST_CASE("train_judge: the help names every option") {
                              "--threads",
                              "--measure-every",
                              "--checkpoint-every",
+                             "--rollouts",
+                             "--losses",
                              "--resume",
                              "--help"})
     CHECK_MESSAGE(result.out.find(option) != std::string::npos, option);
