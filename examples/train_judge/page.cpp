@@ -128,7 +128,7 @@ struct panel {
     for (auto const& [name, value] : levels) add(value);
     if (low > high) return {0.0, 1.0};
     double const margin = high > low ? 0.05 * (high - low) : std::max(1e-3, std::fabs(high) * 0.1);
-    return {low - margin, high + margin};
+    return {low >= 0.0 ? std::max(0.0, low - margin) : low - margin, high + margin};
   }
   [[nodiscard]] double last_step() const {
     double last = 1.0;

@@ -133,6 +133,28 @@ TEST_CASE("train_judge: what it measures on held-out tokens is what evict_trace 
   CHECK(steps[15]["round"] == 1);
 }
 
+TEST_CASE("train_judge: whole traces can be held out, and both parts add up as evict_trace adds layers up") {
+  temporary_folder const folder;
+  io::write_trace(folder / "trace", random_layers({0, 2}, 100));
+  io::write_trace(folder / "other", random_layers({0, 2}, 70));
+  auto const out = (folder / "out").string();
+  REQUIRE(
+      run({(folder / "trace").string(), "--held-out-traces", (folder / "other").string(), "--budget", "16",
+           "--interval", "4", "--steps", "4", "--rounds", "1", "--measure-every", "4", "--out", out})
+          .status == 0);
+  auto const replayed = test::run_program(
+      FORESIGHTKV_EVICT_TRACE,
+      {(folder / "other").string(), "--budget", "16", "--interval", "4", "--weights",
+       out + "/weights.safetensors", "--policies", "foresight", "--json", (folder / "json").string()});
+  REQUIRE(replayed.status == 0);
+  auto const expected = nlohmann::json::parse(read_file(folder / "json"))["policies"]["foresight"];
+  auto const measured = lines_with(out, "held_out").back();
+  CHECK(measured["step"] == 4);
+  CHECK(measured["held_out"]["output_error"] == expected["output_error"]);
+  CHECK(measured["held_out"]["attention_recall"] == expected["attention_recall"]);
+  CHECK(measured["held_out"]["layers"].size() == 2);
+}
+
 TEST_CASE("train_judge: the same files whatever the number of threads and processes") {
   temporary_folder const folder;
   io::write_trace(folder / "trace", random_layers({0, 2, 5}, 100));
