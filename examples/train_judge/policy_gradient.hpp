@@ -31,11 +31,13 @@ struct rollout {
 void save_rollouts(std::filesystem::path const& path, options const& chosen, corpus const& all,
                    std::vector<rollout> const& rollouts);
 
-/// What each rollout earned, from the losses of a language model that ran with its evictions: `loss_full` and
-/// `entropy` [tokens], `loss_evicted` [rollouts, tokens]. Throws `input_error` or `io::error`.
+/// What each rollout earned, and that relative to the others.
 struct earnings {
   std::vector<double> rewards, advantages;  // [rollouts]
 };
+
+/// From the losses of a language model that ran with the evictions: `loss_full` and `entropy` [tokens],
+/// `loss_evicted` [rollouts, tokens]. Throws `input_error` or `io::error`.
 [[nodiscard]] earnings read_losses(options const& chosen, std::filesystem::path const& path);
 
 /// What the policy gradient of all layers and rollouts came to.
@@ -44,8 +46,7 @@ struct policy_report {
 };
 
 /// Collective: adds the gradient by the packed judges, in a fixed order, and says on every process what it
-/// came to. reference: log-probabilities of the first judges are those in `rollouts`; kl_weight 0 leaves them
-/// out.
+/// came to. The judges that drew the rollouts are also those to stay close to; kl_weight 0: none are.
 [[nodiscard]] policy_report policy_gradient(options const& chosen, support::communicator const& world,
                                             corpus const& all, std::vector<rollout> const& rollouts,
                                             std::vector<double> const& advantages, double kl_weight,

@@ -19,11 +19,11 @@ struct step_report {
   int skipped = 0;             ///< 1: a gradient was not finite, and no weight moved
 };
 
-/// Judges in training, and the optimiser's memory. The same on every process.
+/// Judges in training, the same on every process, and the optimiser's memory, which process 0 alone keeps up.
 class trainer {
  public:
-  /// Collective only where `first` differ: begins with packed judges of the corpus' layers, which read raw
-  /// inputs. `teacher` is what the inputs are standardised by, if they are.
+  /// Begins with packed judges of the corpus' layers, which read raw inputs. `teacher` is what the inputs are
+  /// standardised by, if they are.
   trainer(options const& chosen, support::communicator const& world, corpus const& all,
           std::vector<replay> const& teacher, std::vector<float> const& first);
 
@@ -34,7 +34,7 @@ class trainer {
   /// Packed judges that read raw inputs: the published form.
   [[nodiscard]] std::vector<float> const& weights() const { return folded_; }
 
-  /// What a checkpoint holds: weights as they are trained, and Adam's two means, each packed.
+  /// Weights as they are trained, and Adam's two means, each packed.
   struct memory {
     std::vector<float> trained, mean, square;
   };
