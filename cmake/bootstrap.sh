@@ -33,6 +33,14 @@ foresightkv_missing() {
   fi
 }
 
+# Debian packages that make more possible and are never required: OpenMPI spreads work over processes.
+foresightkv_optional() {
+  if [ "$1" != bench ] && ! command -v mpirun >/dev/null; then
+    echo libopenmpi-dev
+    echo openmpi-bin
+  fi
+}
+
 foresightkv_apt_install() {
   local -a as_root=()
   command -v apt-get >/dev/null || return 1
@@ -59,10 +67,11 @@ foresightkv_bootstrap() {
   fi
   missing=$(foresightkv_missing "$1")
   if [ -n "$missing" ]; then
-    local -a packages
+    local -a packages optional
     mapfile -t packages < <(cut -d ' ' -f 1 <<<"$missing")
-    command -v ccache >/dev/null || packages+=(ccache)  # makes the next build quick; not needed
-    foresightkv_apt_install "${packages[@]}" || true
+    mapfile -t optional < <(foresightkv_optional "$1")
+    command -v ccache >/dev/null || optional+=(ccache)  # makes the next build quick
+    foresightkv_apt_install "${packages[@]}" "${optional[@]}" || foresightkv_apt_install "${packages[@]}" || true
     missing=$(foresightkv_missing "$1")
     if [ -n "$missing" ]; then
       foresightkv_fail "please install (Debian, Ubuntu: sudo apt-get install ${packages[*]})" \

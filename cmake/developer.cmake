@@ -71,6 +71,9 @@ find_package(OpenMP QUIET COMPONENTS CXX)
 if(OpenMP_CXX_FOUND)
   target_link_libraries(foresightkv_program INTERFACE OpenMP::OpenMP_CXX)
 endif()
+# Only what links foresightkv_support can be many processes.
+set(MPI_CXX_SKIP_MPICXX TRUE)
+find_package(MPI QUIET COMPONENTS CXX)
 target_compile_definitions(foresightkv_program INTERFACE
   "FORESIGHTKV_EXAMPLE_DATA=\"${PROJECT_SOURCE_DIR}/examples/data\"")
 

@@ -1,11 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // evict_trace: replays recorded attention under every eviction policy and says what each of them lost.
-#include <unistd.h>
-
 #include <cstdio>
-#include <exception>
 #include <filesystem>
-#include <foresightkv/io/error.hpp>
 #include <foresightkv/io/file.hpp>
 #include <optional>
 #include <string>
@@ -14,32 +10,12 @@
 #include "options.hpp"
 #include "page.hpp"
 #include "report.hpp"
+#include "support/program.hpp"
+#include "support/progress.hpp"
 
 namespace {
 
 using namespace evict_trace;
-
-/// One line on standard error that is redrawn in place; nothing at all if no one is looking.
-class progress_bar {
- public:
-  progress_bar() = default;
-  progress_bar(progress_bar const&) = delete;
-  progress_bar& operator=(progress_bar const&) = delete;
-  ~progress_bar() {
-    if (visible_) std::fputs("\r\x1b[K", stderr);
-  }
-  void show(double done, std::string const& what) const {
-    if (!visible_) return;
-    constexpr int width = 30;
-    auto const filled = static_cast<std::size_t>(done * width);
-    std::fprintf(stderr, "\r\x1b[K[%s%s] %3.0f %%  %s", std::string(filled, '#').c_str(),
-                 std::string(width - filled, '.').c_str(), 100.0 * done, what.c_str());
-    std::fflush(stderr);
-  }
-
- private:
-  bool visible_ = ::isatty(STDERR_FILENO) != 0;
-};
 
 /// Finds out before the work that a file cannot be written: the temporary file is gone at the end of the
 /// call.
@@ -50,7 +26,7 @@ void expect_writable(std::filesystem::path const& path) {
 }
 
 experiment replay(options const& chosen) {
-  progress_bar const bar;
+  support::progress_bar bar;
   return run_experiment(chosen, [&](double done, std::string const& what) { bar.show(done, what); });
 }
 
@@ -78,11 +54,5 @@ void run(options const& chosen) {
 }  // namespace
 
 int main(int count, char** arguments) {
-  try {
-    run(parse_options({arguments + 1, arguments + count}));
-    return 0;
-  } catch (std::exception const& problem) {
-    std::fprintf(stderr, "evict_trace: %s\n", foresightkv::io::printable(problem.what(), 4096).c_str());
-    return 2;
-  }
+  return support::run_program("evict_trace", [&] { run(parse_options({arguments + 1, arguments + count})); });
 }

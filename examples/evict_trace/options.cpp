@@ -1,48 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "options.hpp"
 
-#include <algorithm>
-#include <charconv>
-#include <foresightkv/io/error.hpp>
 #include <limits>
 #include <string_view>
-#include <utility>
 
 #include "policies.hpp"
 
 namespace evict_trace {
 namespace {
 
-[[noreturn]] void fail(std::string_view option, std::string_view reason) {
-  throw input_error(std::string(option) + " " + std::string(reason));
-}
-
-std::string quoted(std::string_view text) { return "'" + foresightkv::io::printable(text) + "'"; }
-
-template <class Number>
-Number parse_number(std::string_view option, std::string_view text, Number least) {
-  Number value{};
-  auto const [end, problem] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (problem == std::errc::result_out_of_range) fail(option, "is too large: " + quoted(text));
-  if (problem != std::errc() || end != text.data() + text.size())
-    fail(option, "must be a whole number, is " + quoted(text));
-  if (value < least)
-    fail(option, "must be at least " + std::to_string(least) + ", is " + std::to_string(value));
-  return value;
-}
-
-std::vector<std::string_view> split(std::string_view option, std::string_view list) {
-  std::vector<std::string_view> parts;
-  for (std::size_t begin = 0; begin <= list.size();) {
-    auto const end = std::min(list.find(',', begin), list.size());
-    auto const part = list.substr(begin, end - begin);
-    if (part.empty()) fail(option, "has an empty entry: " + quoted(list));
-    if (std::ranges::count(parts, part) > 0) fail(option, "names " + quoted(part) + " twice");
-    parts.push_back(part);
-    begin = end + 1;
-  }
-  return parts;
-}
+using namespace support;
 
 void parse_policies(options& out, std::string_view list) {
   for (auto const name : split("--policies", list)) {
@@ -60,18 +27,13 @@ void parse_layers(options& out, std::string_view list) {
   for (auto const layer : split("--layers", list)) out.layers.push_back(parse_number("--layers", layer, 0));
 }
 
-using parser = void (*)(options&, std::string_view option, std::string_view value);
-
-template <auto Member, int Least>
-void parse_count(options& out, std::string_view option, std::string_view value) {
-  out.*Member = parse_number(option, value, Least);
-}
-template <auto Member>
-void parse_path(options& out, std::string_view, std::string_view value) {
-  out.*Member = value;
+void parse_trace(options& out, std::string_view word) {
+  if (!out.trace.empty()) throw input_error("one trace at a time: " + quoted(word) + " is one too many");
+  if (word.empty()) throw input_error("the trace's name is empty");
+  out.trace = word;
 }
 
-constexpr std::pair<std::string_view, parser> parsers[] = {
+constexpr option_parser<options> parsers[] = {
     {"--budget", parse_count<&options::budget, 1>},
     {"--interval", parse_count<&options::interval, 1>},
     {"--recent", parse_count<&options::recent, 0>},
@@ -88,18 +50,6 @@ constexpr std::pair<std::string_view, parser> parsers[] = {
     {"--json", parse_path<&options::json>},
     {"--html", parse_path<&options::html>},
 };
-
-parser find_parser(std::string_view option) {
-  for (auto const& [name, parse] : parsers)
-    if (name == option) return parse;
-  throw input_error("unknown option " + quoted(option) + " (see --help)");
-}
-
-/// Whether writing `output` would replace `input`.
-bool same_file(std::filesystem::path const& output, std::filesystem::path const& input) {
-  std::error_code missing;
-  return output == input || std::filesystem::equivalent(output, input, missing);
-}
 
 void check(options const& chosen) {
   if (chosen.trace.empty()) throw input_error("which trace? (see --help)");
@@ -123,30 +73,8 @@ void check(options const& chosen) {
 
 options parse_options(std::span<char const* const> arguments) {
   options chosen;
-  for (std::size_t i = 0; i < arguments.size(); ++i) {
-    std::string_view const argument = arguments[i];
-    if (argument == "--help" || argument == "-h") {
-      chosen.help = true;
-      return chosen;
-    }
-    if (!argument.starts_with("-")) {
-      if (!chosen.trace.empty())
-        throw input_error("one trace at a time: " + quoted(argument) + " is one too many");
-      if (argument.empty()) throw input_error("the trace's name is empty");
-      chosen.trace = argument;
-      continue;
-    }
-    auto const equals = argument.find('=');
-    auto const option = argument.substr(0, equals);
-    auto const parse = find_parser(option);
-    std::string_view value;
-    if (equals != argument.npos)
-      value = argument.substr(equals + 1);
-    else if (i + 1 < arguments.size())
-      value = arguments[++i];
-    if (value.empty() || value.starts_with("--")) fail(option, "needs a value");
-    parse(chosen, option, value);
-  }
+  chosen.help = parse_arguments<options>(arguments, parsers, chosen, parse_trace);
+  if (chosen.help) return chosen;
   check(chosen);
   return chosen;
 }

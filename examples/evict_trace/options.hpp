@@ -5,17 +5,14 @@
 #include <filesystem>
 #include <optional>
 #include <span>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "support/command_line.hpp"
+
 namespace evict_trace {
 
-/// Input that cannot be replayed: one line for standard error, exit status 2.
-class input_error : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
+using support::input_error;
 
 /// The command line.
 struct options {

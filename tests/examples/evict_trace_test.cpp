@@ -4,13 +4,10 @@
 
 #if defined(FORESIGHTKV_EVICT_TRACE)
 
-#include <sys/wait.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <filesystem>
 #include <foresightkv/io/safetensors.hpp>
 #include <foresightkv/io/trace.hpp>
@@ -24,6 +21,7 @@
 #include <vector>
 
 #include "io/temporary_folder.hpp"
+#include "support/run_program.hpp"
 
 namespace io = foresightkv::io;
 
@@ -34,27 +32,8 @@ using test::read_file, test::temporary_folder, test::write_file;
 std::string const trace_file = FORESIGHTKV_EXAMPLE_DATA "/smollm2_135m_small.safetensors";
 std::string const judge_file = FORESIGHTKV_EXAMPLE_DATA "/smollm2_135m_judge_onpolicy.safetensors";
 
-struct outcome {
-  int status = -1;
-  std::string out, err;
-};
-
-std::string shell_word(std::string_view argument) {
-  std::string text = "'";
-  for (char const c : argument) c == '\'' ? text += "'\\''" : text += c;
-  return text + "'";
-}
-
-/// Runs evict_trace; its streams go through files in a folder that is not the one under test.
-outcome run(std::vector<std::string> const& arguments) {
-  temporary_folder const streams;
-  std::string command = shell_word(FORESIGHTKV_EVICT_TRACE);
-  for (auto const& argument : arguments) command += " " + shell_word(argument);
-  command += " > " + shell_word((streams / "out").string()) + " 2> " + shell_word((streams / "err").string());
-  int const ended = std::system(command.c_str());
-  outcome result{WIFEXITED(ended) ? WEXITSTATUS(ended) : -1, read_file(streams / "out"),
-                 read_file(streams / "err")};
-  return result;
+test::outcome run(std::vector<std::string> const& arguments) {
+  return test::run_program(FORESIGHTKV_EVICT_TRACE, arguments);
 }
 
 /// What the program measures, read back from its JSON.

@@ -4,11 +4,14 @@
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <string>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include <foresightkv/io/file.hpp>
 
@@ -146,4 +149,38 @@ TEST_CASE("output_file: a path or a disk that refuses is one clear line, and the
   CHECK(said == target.string() + ": cannot write: File too large");
   CHECK(test::read_file(target) == "before");
   CHECK(folder.entries() == 2);
+}
+
+TEST_CASE("remove_abandoned: what killed processes left goes, everything else stays") {
+  test::temporary_folder const folder;
+  auto const target = folder / "out";
+  pid_t const killed = ::fork();
+  if (killed == 0) {
+    io::output_file file(target);
+    file.write("half of it");
+    ::kill(::getpid(), SIGKILL);
+  }
+  int ended = 0;
+  REQUIRE(::waitpid(killed, &ended, 0) == killed);
+  REQUIRE(WIFSIGNALED(ended));
+  auto const left = folder / ("out.tmp" + std::to_string(killed) + "-0");
+  REQUIRE(test::read_file(left) == "half of it");
+
+  auto const own = folder / ("out.tmp" + std::to_string(::getpid()) + "-3");
+  std::vector<std::string> const others{"out",
+                                        "out.tmp",
+                                        "out.tmp1-0",  // process 1 is always there
+                                        "out.tmpx",
+                                        "out.tmp-1-0",
+                                        "other.tmp" + std::to_string(killed) + "-0",
+                                        "out.tmp99",
+                                        "out.tmp" + std::to_string(::getppid()) + "-0"};
+  test::write_file(own, "");
+  for (auto const& name : others) test::write_file(folder / name, "");
+
+  io::remove_abandoned(target);
+  CHECK_FALSE(std::filesystem::exists(left));
+  CHECK_FALSE(std::filesystem::exists(own));
+  for (auto const& name : others) CHECK_MESSAGE(std::filesystem::exists(folder / name), name);
+  io::remove_abandoned(folder / "no/such/folder/out");
 }

@@ -141,6 +141,32 @@ TEST_CASE("standardisation: folded weights give on raw inputs what was trained o
   CHECK(in_place == folded);
 }
 
+TEST_CASE("standardisation: unfolding is the inverse of folding") {
+  auto const given = uneven_problem();
+  auto const inputs = measure(given);
+  std::vector<double> const raw(given.weights.begin(), given.weights.end());
+  std::vector<double> trained(raw.size());
+  REQUIRE(training::unfold_standardisation(fkv::host, given.shape, inputs.view(), raw.data(), trained.data()).ok());
+  auto const expected = scores_of_standardised(given, inputs, trained);
+  std::vector<double> hidden(expected.size() * 16), scores(expected.size());
+  REQUIRE(training::judge_forward(fkv::host, given.shape, raw.data(), given.view(), hidden.data(), scores.data()).ok());
+  testing::worst_difference difference;
+  for (std::size_t i = 0; i < scores.size(); ++i) difference.add(scores[i], expected[i]);
+  CHECK(difference.within(1e-12));
+
+  auto in_place = raw;
+  REQUIRE(
+      training::unfold_standardisation(fkv::host, given.shape, inputs.view(), in_place.data(), in_place.data()).ok());
+  CHECK(in_place == trained);
+  REQUIRE(
+      training::fold_standardisation(fkv::host, given.shape, inputs.view(), in_place.data(), in_place.data()).ok());
+  testing::worst_difference back;
+  for (std::size_t i = 0; i < raw.size(); ++i) back.add(in_place[i], raw[i]);
+  CHECK(back.within(1e-12));
+  CHECK(training::unfold_standardisation<double>(fkv::host, given.shape, inputs.view(), nullptr, trained.data()).code ==
+        fkv::errc::null_pointer);
+}
+
 TEST_CASE("standardisation: the gradient by the trained weights, against finite differences") {
   auto const given = uneven_problem();
   auto const inputs = measure(given);

@@ -2,12 +2,14 @@
 #pragma once
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <cstddef>
 #include <filesystem>
 #include <foresightkv/io/error.hpp>
@@ -135,5 +137,26 @@ class output_file {
   std::filesystem::path target_, temporary_;
   detail::descriptor file_;
 };
+
+/// Removes the temporary files beside `target` that processes left there which were killed before `commit`,
+/// and are gone. For the start of a program: whatever has the number of this process counts as left by an
+/// earlier one.
+inline void remove_abandoned(std::filesystem::path const& target) {
+  auto const front = target.filename().string() + ".tmp";
+  auto const abandoned = [&](std::string_view name) {
+    if (!name.starts_with(front)) return false;
+    name.remove_prefix(front.size());
+    pid_t process = 0;
+    auto const [end, problem] = std::from_chars(name.data(), name.data() + name.size(), process);
+    if (problem != std::errc() || process <= 0 ||
+        !name.substr(static_cast<std::size_t>(end - name.data())).starts_with('-'))
+      return false;
+    return process == ::getpid() || (::kill(process, 0) != 0 && errno == ESRCH);
+  };
+  auto const parent = target.has_parent_path() ? target.parent_path() : std::filesystem::path(".");
+  std::error_code unreadable;  // then there is nothing to write either, and writing says so
+  for (auto const& entry : std::filesystem::directory_iterator(parent, unreadable))
+    if (abandoned(entry.path().filename().string())) ::unlink(entry.path().c_str());
+}
 
 }  // namespace foresightkv::inline v0::io

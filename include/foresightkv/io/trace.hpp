@@ -138,6 +138,12 @@ class trace {
   /// Throws if the layer was not recorded.
   [[nodiscard]] trace_shape const& shape(int number) const { return shapes_[index(number)]; }
 
+  /// A layer's tensors in place, of the type that they are stored in, valid as long as the trace; shapes as in
+  /// `trace_layer`. Throws if the layer was not recorded.
+  [[nodiscard]] tensor const& query(int number) const { return part(number, "query"); }
+  [[nodiscard]] tensor const& key(int number) const { return part(number, "key"); }
+  [[nodiscard]] tensor const& value(int number) const { return part(number, "value"); }
+
   /// The layer widened to fp32: a copy of its own. Throws if the layer was not recorded.
   [[nodiscard]] trace_layer layer(int number) const {
     return {number, shape(number), part(number, "query").to_float(), part(number, "key").to_float(),

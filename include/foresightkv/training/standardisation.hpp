@@ -138,6 +138,37 @@ status fold_standardisation(host_execution, judge_shape const& shape, standardis
   return {};
 }
 
+/// trained = the weights that give on standardised inputs what `raw` gives on raw ones, the inverse of
+/// `fold_standardisation`: where a training begins with weights that exist. The same buffer may be given twice.
+///
+/// Errors before anything is written: as `fold_standardisation`.
+template <class Real>
+status unfold_standardisation(host_execution, judge_shape const& shape, standardisation const& inputs,
+                              Real const* raw, Real* trained) {
+  auto const checked = detail::first_of(detail::training::check_standardisation(shape, inputs),
+                                        detail::check_buffer(raw), detail::check_buffer(trained));
+  if (!checked.ok()) return checked;
+  constexpr int hidden = judge_shape::hidden;
+  for (int head = 0; head < shape.num_kv_heads; ++head) {
+    auto const at = static_cast<std::size_t>(head) * shape.head_floats();
+    auto const* const mean = inputs.mean + std::ptrdiff_t{head} * shape.inputs();
+    auto const* const deviation = inputs.deviation + std::ptrdiff_t{head} * shape.inputs();
+    detail::host::packed_head<Real const> const from(raw + at, shape);
+    detail::host::packed_head<Real> const to(trained + at, shape);
+    double bias[hidden];
+    for (int u = 0; u < hidden; ++u) bias[u] = static_cast<double>(from.bias[u]);
+    for (int i = 0; i < shape.inputs(); ++i)
+      for (int u = 0; u < hidden; ++u) {
+        auto const weight = static_cast<double>(from.input[i * hidden + u]);
+        bias[u] += weight * static_cast<double>(mean[i]);
+        to.input[i * hidden + u] = static_cast<Real>(weight * static_cast<double>(deviation[i]));
+      }
+    for (int u = 0; u < hidden; ++u) to.bias[u] = static_cast<Real>(bias[u]);
+    for (int u = 0; u < 2 * hidden; ++u) to.output[u] = from.output[u];
+  }
+  return {};
+}
+
 /// Turns the gradient by folded weights into that by the trained ones, in place.
 ///
 /// Errors before anything is written: as `fold_standardisation`.
