@@ -86,7 +86,7 @@ std::filesystem::path vectors_folder() {
 bool quick(std::string const& name) {
   if (testing::reads_device_data || !testing::is_emulated) return true;
   auto const begins = [&](char const* prefix) { return name.starts_with(prefix); };
-  return begins("judge") || begins("sampling") || begins("selection") || begins("statistics") || begins("trajectory");
+  return begins("judge") || begins("selection") || begins("statistics") || begins("trajectory");
 }
 
 std::vector<std::filesystem::path> vector_files(std::filesystem::path const& folder) {

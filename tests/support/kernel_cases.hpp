@@ -171,9 +171,9 @@ kernel_case select(std::string name, int length) {
 inline kernel_case due(extent size) {
   return {"collect_due: a long list", [=](execution const& exec) {
             using policy_type = policy_of<fkv::key_norm, fkv::top_k, fkv::ordered>;
-            int const entries = size.small ? 300 : 800;
+            int const entries = size.small ? 24 : 800;
             auto extents = size.shape(size.length(200), 1);
-            extents.num_sequences = entries - 100;
+            extents.num_sequences = entries - entries / 8;
             policy_bench<policy_type> made(12, policy_type{size.config(), {}, {}, {}, {}}, extents, 1);
             made.place(history::pristine);
             std::vector<std::int32_t> slots, listed(static_cast<std::size_t>(entries), -5), count(1, -5);
@@ -203,6 +203,41 @@ inline kernel_case broken_lists() {
             });
             require_ok(made.compact());
             return bytes_of(made);
+          }};
+}
+
+/// Tokens join and leave, sequences are copied, saved, restored and started anew.
+inline kernel_case lifecycle(extent size) {
+  return {"append, fork, save, restore, reset", [=](execution const& exec) {
+            using policy_type = policy_of<fkv::accumulated_sum, fkv::top_k, fkv::slot_list>;
+            auto extents = size.shape(size.length(180), 4);
+            extents.num_sequences = 4;
+            policy_bench<policy_type> made(16, policy_type{size.config(), {}, {}, {}, {}}, extents, 1);
+            for (int sequence = 0; sequence < 4; ++sequence)
+              made.place(sequence, sequence == 3 ? history::pristine : history::holes, extents.capacity - 4);
+            fkv::row_state const& state = made.state.view;
+            for (int row = 0; row < extents.num_rows(); ++row) {  // as if every token had been seen
+              auto const slots = made.positions[static_cast<std::size_t>(row)].size();
+              std::copy_n(made.positions[static_cast<std::size_t>(row)].data(), slots, state.position + state.column(row, 0));
+              std::fill_n(state.carried_at(row, 0), slots * static_cast<std::size_t>(state.num_carried * state.group), 1.5f);
+              state.seen_length[row] = static_cast<int>(slots);
+              state.next_position[row] = made.row_end[static_cast<std::size_t>(row)];
+            }
+            std::vector<std::int32_t> const counts{30, -2, 3, 2}, back{0, 5, -9, -1}, sources{0, 1, 3}, targets{1, 2, 3};
+            std::vector<std::byte> saved(fkv::save_bytes(state));
+            require_ok(fkv::append(exec, made.state.view, made.list(), counts.data()));
+            require_ok(fkv::append(exec, made.state.view, made.list(), back.data()));
+            require_ok(fkv::save(exec, state, 2, {saved.data(), saved.size()}));
+            require_ok(fkv::fork(exec, state, {sources.data(), targets.data(), 3}));
+            require_ok(fkv::restore(exec, state, 0, {saved.data(), saved.size()}));
+            saved[8] ^= std::byte{1};
+            require_ok(fkv::restore(exec, state, 1, {saved.data(), saved.size()}));
+            made.slots = {3, 3};
+            require_ok(fkv::reset(exec, state, made.list()));
+            written all;
+            all.add(made.state.memory);
+            all.add(saved);
+            return all.bytes;
           }};
 }
 
@@ -251,6 +286,7 @@ inline std::vector<kernel_case> kernel_cases(bool small = false) {
   all.push_back(cases::judge(size));
   all.push_back(cases::stages(size, mixed));
   all.push_back(cases::due(size));
+  all.push_back(cases::lifecycle(size));
   if (!small) all.push_back(cases::broken_lists());
   using fkv::golden_reduction;
   if (!small) {
