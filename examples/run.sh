@@ -8,10 +8,15 @@ foresightkv_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$foresightkv_root/cmake/bootstrap.sh"
 
 foresightkv_bootstrap examples
-foresightkv_build host evict_trace examples
+# Where there is a GPU and a compiler for it, evictions run there.
+preset=host
+if nvidia-smi -L >/dev/null 2>&1 && command -v nvcc >/dev/null; then
+  preset=cuda
+fi
+foresightkv_build "$preset" evict_trace examples
 
 if [ $# -eq 0 ] || [[ $1 == -* ]]; then
   data="$foresightkv_root/examples/data"
   set -- "$data/smollm2_135m_small.safetensors" --weights "$data/smollm2_135m_judge_onpolicy.safetensors" "$@"
 fi
-exec "$foresightkv_root/build/host/examples/evict_trace" "$@"
+exec "$foresightkv_root/build/$preset/examples/evict_trace" "$@"

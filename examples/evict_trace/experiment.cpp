@@ -6,6 +6,7 @@
 #include <set>
 #include <utility>
 
+#include "device.hpp"
 #include "measures.hpp"
 
 #if defined(_OPENMP)
@@ -26,6 +27,15 @@ int threads_of(options const& chosen) {
 #endif
 }
 
+/// The device, if it is wanted or there.
+backend backend_of(options const& chosen) {
+  backend where;
+  where.on_device = chosen.device == device_choice::cuda ||
+                    (chosen.device == device_choice::automatic && built_with_cuda() && cuda_problem().empty());
+  if (where.on_device) where.memory = cuda_memory();
+  return where;
+}
+
 /// The last token to replay.
 int end_of(options const& chosen, fkv::io::trace const& trace) {
   int const end = chosen.to.value_or(trace.tokens());
@@ -35,7 +45,7 @@ int end_of(options const& chosen, fkv::io::trace const& trace) {
   return end;
 }
 
-setting setting_of(options const& chosen, int budget, int end) {
+setting setting_of(options const& chosen, backend const& where, int budget, int end) {
   setting given;
   given.budget = budget;
   given.interval = chosen.interval;
@@ -43,13 +53,14 @@ setting setting_of(options const& chosen, int budget, int end) {
   given.start = std::max(chosen.from.value_or(0), budget + chosen.interval);
   given.end = end;
   given.seed = chosen.seed;
-  given.host = fkv::host.threads(std::max(1, chosen.threads));
+  given.where = where;
+  given.where.host = fkv::host.threads(std::max(1, chosen.threads));
   return given;
 }
 
-setting main_setting(options const& chosen, fkv::io::trace const& trace) {
+setting main_setting(options const& chosen, backend const& where, fkv::io::trace const& trace) {
   int const end = end_of(chosen, trace);
-  auto const given = setting_of(chosen, chosen.budget, end);
+  auto const given = setting_of(chosen, where, chosen.budget, end);
   if (end <= given.start)
     throw input_error("nothing to evict: " + std::to_string(end) +
                       " tokens, and the first eviction comes when " + std::to_string(given.start) +
@@ -58,8 +69,8 @@ setting main_setting(options const& chosen, fkv::io::trace const& trace) {
 }
 
 /// The chosen budget, and for the curves a quarter to three times of it, as far as the trace is long enough.
-std::vector<setting> settings_of(options const& chosen, fkv::io::trace const& trace) {
-  std::vector<setting> settings{main_setting(chosen, trace)};
+std::vector<setting> settings_of(options const& chosen, backend const& where, fkv::io::trace const& trace) {
+  std::vector<setting> settings{main_setting(chosen, where, trace)};
   if (chosen.html.empty()) return settings;
   auto const main = settings.front();
   for (int const quarters : {1, 2, 3, 6, 8, 12}) {
@@ -69,7 +80,7 @@ std::vector<setting> settings_of(options const& chosen, fkv::io::trace const& tr
     if (budget + 2 * main.interval > main.end || budget <= main.recent) continue;  // too long, or no choice
     bool const known =
         std::ranges::any_of(settings, [&](setting const& given) { return given.budget == budget; });
-    if (!known) settings.push_back(setting_of(chosen, static_cast<int>(budget), main.end));
+    if (!known) settings.push_back(setting_of(chosen, where, static_cast<int>(budget), main.end));
   }
   return settings;
 }
@@ -77,7 +88,8 @@ std::vector<setting> settings_of(options const& chosen, fkv::io::trace const& tr
 /// Judge weights that fit the trace.
 class judge {
  public:
-  judge(options const& chosen, fkv::io::trace const& trace, std::vector<int> const& layers) {
+  judge(options const& chosen, backend const& where, fkv::io::trace const& trace, std::vector<int> const& layers)
+      : packed_(where.memory) {
     if (chosen.weights.empty()) return;
     for (int const layer : layers) {
       auto const& shape = trace.shape(layer);
@@ -103,12 +115,13 @@ class judge {
  private:
   void load(options const& chosen, fkv::judge_shape const& expected) {
     auto const file = fkv::io::load_judge(chosen.weights, expected);
-    packed_ = file.packed();
+    auto const packed = file.packed();
+    packed_.assign(packed.begin(), packed.end());
     weights_ = {packed_.data(), file.shape};
     for (auto const& [layer, tensors] : file.layers) has_.insert(layer);
   }
 
-  std::vector<float> packed_;
+  std::pmr::vector<float> packed_;
   fkv::judge_weights weights_;
   std::set<int> has_;
 };
@@ -178,8 +191,10 @@ experiment run_experiment(options const& chosen, progress const& report) {
   result.shape = trace.shape(result.layers.front());
   for (int const layer : result.layers) (void)trace.shape(layer);  // throws if it was not recorded
   auto const policies = policies_of(chosen, result);
-  auto const settings = settings_of(chosen, trace);
-  judge const judges(chosen, trace, result.layers);
+  backend const where = backend_of(chosen);
+  if (where.on_device) result.notes.push_back("evictions ran on the CUDA device; time includes waiting for it");
+  auto const settings = settings_of(chosen, where, trace);
+  judge const judges(chosen, where, trace, result.layers);
   auto const end = settings.front().end;
 
   if (!chosen.html.empty()) result.maps.resize(policies.size());
@@ -190,7 +205,8 @@ experiment run_experiment(options const& chosen, progress const& report) {
     auto const layer = trace.layer(number);
     auto const at = "layer " + std::to_string(number) + ": ";
     report(done / work, at + "future attention");
-    golden_table const golden(layer, chosen.interval, end, fkv::host.threads(threads_of(chosen)));
+    golden_table const golden(layer, chosen.interval, end, fkv::host.threads(threads_of(chosen)),
+                              where.memory);
     std::vector<record> records;
     std::vector<replayed> replays;
     records.reserve(tallies.size());

@@ -6,6 +6,7 @@
 #include <foresightkv/foresightkv.hpp>
 #include <foresightkv/golden_eviction.hpp>
 #include <foresightkv/io/trace.hpp>
+#include <memory_resource>
 #include <span>
 #include <stdexcept>
 #include <vector>
@@ -25,7 +26,7 @@ struct golden_scores {
   float const* data = nullptr;
   std::int64_t head_stride = 0;
 
-  [[nodiscard]] float at(int kv_head, int position) const { return data[kv_head * head_stride + position]; }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE float at(int kv_head, int position) const { return data[kv_head * head_stride + position]; }
 };
 
 /// Golden Eviction's scores of every token of a layer at every moment: the largest mean attention that any
@@ -33,8 +34,9 @@ struct golden_scores {
 /// - 1.
 class golden_table {
  public:
-  golden_table(fkv::io::trace_layer const& layer, int interval, int tokens, fkv::host_execution host)
-      : interval_(interval), tokens_(tokens) {
+  golden_table(fkv::io::trace_layer const& layer, int interval, int tokens, fkv::host_execution host,
+               std::pmr::memory_resource* memory = std::pmr::new_delete_resource())
+      : interval_(interval), tokens_(tokens), future_(memory) {
     // The scores depend on the block alone; the smallest budget gives a row for every block from the third
     // on.
     fkv::golden_config const config{.budget = interval, .interval = interval};
@@ -66,7 +68,7 @@ class golden_table {
   int interval_;
   int tokens_;
   int steps_ = 0;
-  std::vector<float> future_;  // [kv_heads][steps][tokens]
+  std::pmr::vector<float> future_;  // [kv_heads][steps][tokens]
 };
 
 /// The oracle as a scorer: it knows where it stands in time, and looks the future up.
@@ -76,7 +78,7 @@ struct oracle {
   golden_scores scores{};
 
   template <class Lanes, class Token>
-  float operator()(Lanes const&, Token const& token) const {
+  FORESIGHTKV_HOST_DEVICE float operator()(Lanes const&, Token const& token) const {
     return scores.at(token.kv_head(), token.position());
   }
 };

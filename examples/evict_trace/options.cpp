@@ -4,6 +4,7 @@
 #include <limits>
 #include <string_view>
 
+#include "device.hpp"
 #include "policies.hpp"
 
 namespace evict_trace {
@@ -18,9 +19,10 @@ void parse_policies(options& out, std::string_view list) {
   }
 }
 
-void parse_device(std::string_view name) {
-  if (name == "cuda") fail("--device", "cuda: this program was built without CUDA");
-  if (name != "auto" && name != "host") fail("--device", "must be auto, host or cuda, is " + quoted(name));
+void parse_device(options& out, std::string_view name) {
+  out.device = name == "cuda" ? device_choice::cuda : name == "host" ? device_choice::host : device_choice::automatic;
+  if (std::string const problem = name == "cuda" ? cuda_problem() : ""; !problem.empty()) fail("--device", "cuda: " + problem);
+  if (name != "auto" && name != "host" && name != "cuda") fail("--device", "must be auto, host or cuda, is " + quoted(name));
 }
 
 void parse_layers(options& out, std::string_view list) {
@@ -43,7 +45,7 @@ constexpr option_parser<options> parsers[] = {
     {"--from", parse_count<&options::from, 0>},
     {"--to", parse_count<&options::to, 1>},
     {"--weights", parse_path<&options::weights>},
-    {"--device", [](options&, std::string_view, std::string_view value) { parse_device(value); }},
+    {"--device", [](options& out, std::string_view, std::string_view value) { parse_device(out, value); }},
     {"--seed", [](options& out, std::string_view option,
                   std::string_view value) { out.seed = parse_number<std::uint64_t>(option, value, 0); }},
     {"--threads", parse_count<&options::threads, 1>},

@@ -14,6 +14,8 @@ namespace evict_trace {
 
 using support::input_error;
 
+enum class device_choice { automatic, host, cuda };
+
 /// The command line.
 struct options {
   std::filesystem::path trace;
@@ -25,6 +27,7 @@ struct options {
   std::optional<int> from;            ///< default and least: budget + interval
   std::optional<int> to;              ///< default: the whole trace
   std::filesystem::path weights;
+  device_choice device = device_choice::automatic;  ///< where evictions run
   std::uint64_t seed = 0;
   int threads = 0;  ///< 0: one to evict, as many as OpenMP likes to measure
   std::filesystem::path json;

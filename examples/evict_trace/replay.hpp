@@ -14,6 +14,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "backend.hpp"
 #include "golden_table.hpp"
 
 namespace evict_trace {
@@ -26,7 +27,7 @@ struct setting {
   int start = 0;   ///< tokens cached when the first eviction comes
   int end = 0;     ///< tokens to replay
   std::uint64_t seed = 0;
-  fkv::host_execution host{};
+  backend where{};
 
   [[nodiscard]] fkv::eviction_config config() const {
     return {.budget = budget, .interval = interval, .recent_tokens = recent};
@@ -113,27 +114,32 @@ class replay {
         setting_(given),
         policy_(fkv::compose(config, scorer, fkv::top_k{}, compaction{})),
         shape_(shape_of(layer, given)),
-        keys_(rows() * slots() * as_size(shape_.key_head_dim)),
-        values_(rows() * slots() * as_size(shape_.value_head_dim)),
-        state_memory_(fkv::state_bytes<policy>(shape_, shape_.capacity)),
+        numbers_(1, given.where.memory),
+        queries_(given.where.memory),
+        keys_(rows() * slots() * as_size(shape_.key_head_dim), given.where.memory),
+        values_(rows() * slots() * as_size(shape_.value_head_dim), given.where.memory),
+        state_memory_(fkv::state_bytes<policy>(shape_, shape_.capacity), given.where.memory),
         state_(
             fkv::make_state<policy>(shape_, shape_.capacity, {state_memory_.data(), state_memory_.size()})),
-        scratch_(fkv::evict_bytes<policy>(given.host, shape_, visit_, std::max(given.start, given.interval))),
-        evicted_(rows() * slots()),
-        evicted_positions_(rows() * slots()),
-        evicted_count_(rows()),
+        scratch_(scratch_bytes(), given.where.memory),
+        evicted_(rows() * slots(), given.where.memory),
+        evicted_positions_(rows() * slots(), given.where.memory),
+        evicted_count_(rows(), given.where.memory),
         record_(shape_.num_kv_heads, given.end) {
-    shape_.layers = &layer_.number;  // the judge has weights for every layer of the model
+    numbers_[0] = {0, 0, layer.number, given.seed};
+    shape_.layers = &numbers().layer;  // the judge has weights for every layer of the model
+    if (given.where.on_device) queries_.assign(layer.query.begin(), layer.query.end());
   }
   replay(replay const&) = delete;
   replay& operator=(replay const&) = delete;
 
   [[nodiscard]] record run() {
-    require(fkv::reset(setting_.host, state_, visit_, nullptr, &setting_.seed), "reset");
+    run("reset", [&](auto const& exec) { return fkv::reset(exec, state_, visit_, nullptr, &numbers().seed); });
     int const prompt = setting_.start - setting_.interval;
     append(0, prompt);
-    require(fkv::carry(setting_.host, policy_, cache(), visit_, window(0, prompt), state_, scratch()),
-            "carry");
+    run("carry", [&](auto const& exec) {
+      return fkv::carry(exec, policy_, cache(), visit_, window(0, prompt), state_, scratch());
+    });
     append(prompt, setting_.start);
     for (int eviction = 0; eviction < setting_.evictions(); ++eviction) {
       int const next = setting_.block_begin(eviction);
@@ -156,14 +162,36 @@ class replay {
   [[nodiscard]] std::size_t rows() const { return as_size(shape_.num_kv_heads); }
   [[nodiscard]] std::size_t slots() const { return as_size(shape_.capacity); }
 
+  /// What the verbs read that is no array.
+  struct number_block {
+    std::int32_t length, new_length;
+    int layer;
+    std::uint64_t seed;
+  };
+  [[nodiscard]] number_block& numbers() { return numbers_[0]; }
+
+  template <class Call>
+  void run(char const* what, Call const& call) {
+    require(setting_.where.run(call), what);
+  }
+  [[nodiscard]] std::size_t scratch_bytes() const {
+    std::size_t bytes = 0;
+    require(setting_.where.run([&](auto const& exec) {
+      bytes = fkv::evict_bytes<policy>(exec, shape_, visit_, std::max(setting_.start, setting_.interval));
+      return fkv::status{};
+    }), "evict_bytes");
+    return bytes;
+  }
+
   [[nodiscard]] auto cache() {
-    return fkv::dense_cache<float>::hnd(keys_.data(), values_.data(), &length_, shape_);
+    return fkv::dense_cache<float>::hnd(keys_.data(), values_.data(), &numbers().length, shape_);
   }
   [[nodiscard]] fkv::workspace scratch() { return {scratch_.data(), scratch_.size()}; }
 
-  /// The recorded queries [first, last), read where they lie in the trace.
+  /// The recorded queries [first, last), read where they lie in the trace, unless a device has to.
   [[nodiscard]] fkv::observation<float> window(int first, int last) const {
-    auto const* const queries = layer_.query.data() + std::int64_t{first} * shape_.key_head_dim;
+    auto const* const all = queries_.empty() ? layer_.query.data() : queries_.data();
+    auto const* const queries = all + std::int64_t{first} * shape_.key_head_dim;
     auto seen = fkv::observation<float>::hnd(queries, shape_, last - first);
     seen.strides.head = std::int64_t{layer_.shape.tokens} * shape_.key_head_dim;
     return seen;
@@ -177,31 +205,31 @@ class replay {
       auto const count = std::int64_t{last} - first;
       fkv::row_index const row{0, 0, head};
       std::copy_n(layer_.key.data() + from * shape_.key_head_dim, count * shape_.key_head_dim,
-                  tokens.key(row, length_));
+                  tokens.key(row, numbers().length));
       std::copy_n(layer_.value.data() + from * shape_.value_head_dim, count * shape_.value_head_dim,
-                  tokens.value(row, length_));
+                  tokens.value(row, numbers().length));
     }
-    length_ += last - first;
+    numbers().length += last - first;
     record_.cache_bytes =
-        std::max(record_.cache_bytes, as_size(length_) * rows() * token_bytes(layer_.shape));
+        std::max(record_.cache_bytes, as_size(numbers().length) * rows() * token_bytes(layer_.shape));
   }
 
   void evict(int eviction, int next) {
     auto const scores = golden_.before(next);
     if constexpr (std::same_as<Scorer, oracle>) policy_.scorer.scores = scores;
-    fkv::eviction_output output{.new_lengths = &new_length_};
+    fkv::eviction_output output{.new_lengths = &numbers().new_length};
     output.lists = {.evicted = evicted_.data(),
                     .evicted_count = evicted_count_.data(),
                     .evicted_positions = evicted_positions_.data(),
                     .capacity = shape_.capacity};
     auto const began = std::chrono::steady_clock::now();
-    auto const done = fkv::evict(setting_.host, policy_, cache(), visit_,
-                                 window(next - setting_.interval, next), state_, output, scratch());
+    run("evict", [&](auto const& exec) {
+      return fkv::evict(exec, policy_, cache(), visit_, window(next - setting_.interval, next), state_, output, scratch());
+    });
     std::chrono::duration<double, std::micro> const took = std::chrono::steady_clock::now() - began;
-    require(done, "evict");
     if (state_.flags[0] != 0) throw std::runtime_error("evict: flag " + std::to_string(state_.flags[0]));
     record_.microseconds.push_back(took.count());
-    length_ = new_length_;
+    numbers().length = numbers().new_length;
     for (int head = 0; head < shape_.num_kv_heads; ++head) note(head, eviction, scores);
   }
 
@@ -215,8 +243,8 @@ class replay {
     record_.golden_overlap += golden_share(setting_, eviction, evicted_at, scores, head, count);
 
     auto const* const slots = evicted_.data() + row;
-    auto const moved = compaction::keeps_time_order ? length_ - slots[0]
-                                                    : std::lower_bound(slots, slots + count, length_) - slots;
+    auto const moved = compaction::keeps_time_order ? numbers().length - slots[0]
+                                                    : std::lower_bound(slots, slots + count, numbers().length) - slots;
     auto const columns = sizeof(std::int32_t) + as_size(state_.num_carried * state_.group) * sizeof(float);
     record_.bytes_moved += as_size(moved) * (token_bytes(layer_.shape) + columns);
   }
@@ -227,16 +255,16 @@ class replay {
   policy policy_;
   fkv::cache_shape shape_;
   fkv::sequence_list visit_{nullptr, nullptr, 1, shape_.capacity};
-  std::int32_t length_ = 0;
-  std::int32_t new_length_ = 0;
-  std::vector<float> keys_;    // [kv_heads][capacity][key_head_dim]
-  std::vector<float> values_;  // [kv_heads][capacity][value_head_dim]
-  std::vector<std::byte> state_memory_;
+  std::pmr::vector<number_block> numbers_;  // one
+  std::pmr::vector<float> queries_;         // the layer's, where a device reads them; else empty
+  std::pmr::vector<float> keys_;            // [kv_heads][capacity][key_head_dim]
+  std::pmr::vector<float> values_;          // [kv_heads][capacity][value_head_dim]
+  std::pmr::vector<std::byte> state_memory_;
   fkv::eviction_state<policy> state_;
-  std::vector<std::byte> scratch_;
-  std::vector<std::int32_t> evicted_;            // [kv_heads][capacity] slots, ascending
-  std::vector<std::int32_t> evicted_positions_;  // [kv_heads][capacity]
-  std::vector<std::int32_t> evicted_count_;      // [kv_heads]
+  std::pmr::vector<std::byte> scratch_;
+  std::pmr::vector<std::int32_t> evicted_;            // [kv_heads][capacity] slots, ascending
+  std::pmr::vector<std::int32_t> evicted_positions_;  // [kv_heads][capacity]
+  std::pmr::vector<std::int32_t> evicted_count_;      // [kv_heads]
   record record_;
 };
 

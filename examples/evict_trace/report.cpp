@@ -98,7 +98,7 @@ std::string json(experiment const& done) {
   out["from"] = given.start;
   out["to"] = given.end;
   out["seed"] = given.seed;
-  out["threads"] = given.host.num_threads;
+  out["threads"] = given.where.host.num_threads;
   out["layers"] = done.layers;
   auto& policies = out["policies"] = nlohmann::ordered_json::object();
   for (auto const& row : rows) {

@@ -28,7 +28,7 @@ held_out::held_out(options const& chosen, support::communicator const& world, co
             .recent = chosen_.recent.value_or(chosen_.interval),
             .start = std::max(from->measure_from, chosen_.budget + chosen_.interval),
             .end = from->measure_to,
-            .host = fkv::host.threads(1)};
+            .where = {.host = fkv::host.threads(1)}};
         prepared_[task] = std::make_unique<prepared>(prepared{std::move(recorded), std::move(golden), given});
       },
       [](std::size_t, auto const&) {});

@@ -2,7 +2,8 @@
 #pragma once
 
 // What row scorers and combinators have in common, written once for every backend. A backend may supply a faster
-// form of the heavy ones: a function bulk_<name> with the same arguments, in the namespace of its block.
+// form of the heavy ones: a function bulk_<name> with the same arguments, in the namespace of its block. The host's are host
+// code: nvcc need not warn of them, a kernel never gets one.
 
 #include <cmath>
 #include <cstdint>
@@ -22,6 +23,9 @@ FORESIGHTKV_HOST_DEVICE constexpr float bounded_logit(float logit) {
 }
 
 /// x[0, n) = softmax of x, in place. Entries at hidden_logit get 0; all get 0 if there is no other. No NaN in x.
+#if defined(__CUDACC__)
+#pragma nv_exec_check_disable
+#endif
 template <class Block>
 FORESIGHTKV_HOST_DEVICE void softmax_row(Block const& block, float* x, int n) {
   if constexpr (requires { bulk_softmax_row(block, x, n); }) {
@@ -38,6 +42,9 @@ FORESIGHTKV_HOST_DEVICE void softmax_row(Block const& block, float* x, int n) {
 /// row.scratch(r)[0, keys) = largest scaled logit over the group of each of the newest `queries` queries of the
 /// window; hidden_logit for a token that comes after the query, and where every query head is masked.
 /// Slots must ascend in position.
+#if defined(__CUDACC__)
+#pragma nv_exec_check_disable
+#endif
 template <class Block, class Row>
 FORESIGHTKV_HOST_DEVICE void window_logits(Block const& block, Row const& row, int queries, int keys) {
   if constexpr (requires { bulk_window_logits(block, row, queries, keys); }) {
@@ -75,6 +82,9 @@ FORESIGHTKV_HOST_DEVICE void inverse_key_norms(Block const& block, Row const& ro
 }
 
 /// sums[0, key_head_dim) = sum of key * inverse over the tokens whose inverse is not 0.
+#if defined(__CUDACC__)
+#pragma nv_exec_check_disable
+#endif
 template <class Block, class Row>
 FORESIGHTKV_HOST_DEVICE void sum_scaled_keys(Block const& block, Row const& row, float const* inverse, float* sums) {
   if constexpr (requires { bulk_sum_scaled_keys(block, row, inverse, sums); }) {
@@ -97,6 +107,9 @@ FORESIGHTKV_HOST_DEVICE void sum_scaled_keys(Block const& block, Row const& row,
 
 /// For every token i the highest slot whose key's cosine with key i is above `threshold`, and that cosine; slot 0 if
 /// there is none. A key's cosine with itself counts as 0.
+#if defined(__CUDACC__)
+#pragma nv_exec_check_disable
+#endif
 template <class Block, class Row>
 FORESIGHTKV_HOST_DEVICE void last_similar_keys(Block const& block, Row const& row, float threshold,
                                                float const* inverse, float* similar, float* cosine) {

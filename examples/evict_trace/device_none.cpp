@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "device.hpp"
+
+namespace evict_trace {
+
+bool built_with_cuda() { return false; }
+std::string cuda_problem() { return "this program was built without CUDA"; }
+std::pmr::memory_resource* cuda_memory() { return nullptr; }
+
+}  // namespace evict_trace
