@@ -113,7 +113,7 @@ namespace {
 /// A user's own carried statistic: the highest peak that any window showed, forgotten by a tenth each time.
 struct fading_peak {
   using window = fkv::maximum;
-  static constexpr float carry(float old, float now) { return 0.9f * old > now ? 0.9f * old : now; }
+  FORESIGHTKV_HOST_DEVICE static constexpr float carry(float old, float now) { return 0.9f * old > now ? 0.9f * old : now; }
 };
 
 struct peak_scorer {

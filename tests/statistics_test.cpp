@@ -24,18 +24,18 @@ constexpr float window[] = {0.5f, 0.0f, 0.25f, 0.125f};
 /// A user's own statistics: the open set.
 struct count_above_half {
   static constexpr float initial = 0.0f;
-  static constexpr float fold(float a, float p, int) { return a + (p > 0.5f ? 1.0f : 0.0f); }
+  FORESIGHTKV_HOST_DEVICE static constexpr float fold(float a, float p, int) { return a + (p > 0.5f ? 1.0f : 0.0f); }
 };
 struct slow_average {
   using window = count_above_half;
-  static constexpr float carry(float old, float now) { return 0.5f * old + 0.5f * now; }
+  FORESIGHTKV_HOST_DEVICE static constexpr float carry(float old, float now) { return 0.5f * old + 0.5f * now; }
 };
 struct no_fold {
   static constexpr float initial = 0.0f;
 };
 struct bad_carry {
   using window = no_fold;
-  static constexpr float carry(float old, float) { return old; }
+  FORESIGHTKV_HOST_DEVICE static constexpr float carry(float old, float) { return old; }
 };
 
 }  // namespace
