@@ -8,6 +8,7 @@ if(FORESIGHTKV_NVCC)
 endif()
 
 option(FORESIGHTKV_TESTS "Build the tests" ON)
+option(FORESIGHTKV_KERNEL_TESTS "Run the device's kernels on emulated blocks in the tests" ON)
 option(FORESIGHTKV_EXAMPLES "Build the examples" ON)
 option(FORESIGHTKV_BENCHMARKS "Build the benchmarks" ON)
 option(FORESIGHTKV_DOCS "Add the target docs: the Doxygen reference" OFF)

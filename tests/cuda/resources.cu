@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Kernels whose registers and spills are looked at: see check_resources.cmake. Every body once at least, as bf16.
 #include <foresightkv/foresightkv.cuh>
+#include <foresightkv/golden_eviction.hpp>
 
 namespace fkv = foresightkv;
 
@@ -17,6 +18,9 @@ fkv::status evict(cache const& tokens, window const& seen, fkv::sequence_list co
   auto const state = fkv::make_state<policy_type>(tokens.shape(), 1152, memory);
   (void)fkv::reset(exec, state, list);
   (void)fkv::append(exec, state, list, new_lengths);
+  (void)fkv::fork(exec, state, {new_lengths, new_lengths, 1});
+  (void)fkv::save(exec, state, 0, memory);
+  (void)fkv::restore(exec, state, 0, memory);
   (void)fkv::carry(exec, policy, tokens, list, seen, state, memory);
   (void)fkv::compact(exec, policy, tokens, list, {}, state, new_lengths, memory);
   (void)fkv::collect_due(exec, policy, tokens, list, state, new_lengths, new_lengths);
@@ -25,7 +29,12 @@ fkv::status evict(cache const& tokens, window const& seen, fkv::sequence_list co
 
 }  // namespace
 
-// Never called: exported so that everything above is compiled.
+void foresightkv_golden_resources(fkv::cuda_execution const& exec, fkv::golden_input<fkv::bfloat16> const& input,
+                                  fkv::golden_output const& output, fkv::workspace memory) {
+  (void)fkv::golden_eviction(exec, {}, input, output, memory);
+}
+
+// Never called, as the one above: exported so that everything is compiled.
 void foresightkv_resources(cache const& tokens, window const& seen, fkv::sequence_list const& list,
                            fkv::cuda_execution const& exec, fkv::workspace memory, std::int32_t* lengths,
                            fkv::foresight<> const& judge) {
