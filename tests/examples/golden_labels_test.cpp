@@ -31,25 +31,12 @@ namespace io = foresightkv::io;
 
 namespace {
 
-using test::read_file, test::temporary_folder, test::write_file;
+using test::contents, test::joined, test::read_file, test::temporary_folder, test::write_file;
 
 std::string const example_trace = FORESIGHTKV_EXAMPLE_DATA "/smollm2_135m_small.safetensors";
 
 test::outcome run(std::vector<std::string> const& arguments, std::string const& launcher = "") {
   return test::run_program(FORESIGHTKV_GOLDEN_LABELS, arguments, launcher);
-}
-
-std::vector<std::string> joined(std::vector<std::string> first, std::vector<std::string> const& more) {
-  first.insert(first.end(), more.begin(), more.end());
-  return first;
-}
-
-/// The files of a folder, by name.
-std::map<std::string, std::string> contents(std::filesystem::path const& folder) {
-  std::map<std::string, std::string> files;
-  for (auto const& entry : std::filesystem::directory_iterator(folder))
-    files.emplace(entry.path().filename().string(), read_file(entry.path()));
-  return files;
 }
 
 std::vector<float> random_numbers(std::mt19937& generator, int count) {

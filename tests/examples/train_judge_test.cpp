@@ -27,26 +27,13 @@ namespace io = foresightkv::io;
 
 namespace {
 
-using test::read_file, test::temporary_folder, test::write_file;
+using test::contents, test::joined, test::read_file, test::temporary_folder, test::write_file;
 
 std::string const example_trace = FORESIGHTKV_EXAMPLE_DATA "/smollm2_135m_small.safetensors";
 std::string const example_judge = FORESIGHTKV_EXAMPLE_DATA "/smollm2_135m_judge_onpolicy.safetensors";
 
 test::outcome run(std::vector<std::string> const& arguments, std::string const& launcher = "") {
   return test::run_program(FORESIGHTKV_TRAIN_JUDGE, arguments, launcher);
-}
-
-std::vector<std::string> joined(std::vector<std::string> first, std::vector<std::string> const& more) {
-  first.insert(first.end(), more.begin(), more.end());
-  return first;
-}
-
-/// The files of a folder, by name.
-std::map<std::string, std::string> contents(std::filesystem::path const& folder) {
-  std::map<std::string, std::string> files;
-  for (auto const& entry : std::filesystem::directory_iterator(folder))
-    files.emplace(entry.path().filename().string(), read_file(entry.path()));
-  return files;
 }
 
 /// The lines of the metrics that have a key.

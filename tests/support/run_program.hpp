@@ -9,6 +9,8 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdlib>
+#include <filesystem>
+#include <map>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -23,6 +25,20 @@ struct outcome {
   int status = -1;  ///< -1: ended by a signal
   std::string out, err;
 };
+
+/// One list of arguments behind another.
+[[nodiscard]] inline std::vector<std::string> joined(std::vector<std::string> first, std::vector<std::string> const& more) {
+  first.insert(first.end(), more.begin(), more.end());
+  return first;
+}
+
+/// The files of a folder, by name.
+[[nodiscard]] inline std::map<std::string, std::string> contents(std::filesystem::path const& folder) {
+  std::map<std::string, std::string> files;
+  for (auto const& entry : std::filesystem::directory_iterator(folder))
+    files.emplace(entry.path().filename().string(), read_file(entry.path()));
+  return files;
+}
 
 [[nodiscard]] inline std::string shell_word(std::string_view argument) {
   std::string text = "'";
