@@ -10,7 +10,7 @@
 #include <foresightkv/detail/cuda/launch.cuh>
 
 #include "support/cuda_device.cuh"
-#include "support/fragments.hpp"
+#include "emulation/fragments.hpp"
 #include "support/random.hpp"
 
 namespace fkv = foresightkv;

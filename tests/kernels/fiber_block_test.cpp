@@ -10,11 +10,11 @@
 
 #include <foresightkv/detail/kernels/block_context.hpp>
 
-#include "support/block_bodies.hpp"
-#include "support/block_checks.hpp"
-#include "support/emulated_execution.hpp"
-#include "support/fiber.hpp"
-#include "support/fiber_block.hpp"
+#include "emulation/block_bodies.hpp"
+#include "emulation/block_checks.hpp"
+#include "emulation/emulated_execution.hpp"
+#include "emulation/fiber.hpp"
+#include "emulation/fiber_block.hpp"
 
 namespace fkv = foresightkv;
 namespace bodies = testing::bodies;

@@ -13,7 +13,7 @@
 #include <set>
 #include <typeindex>
 
-#include "support/kernel_cases.hpp"
+#include "emulation/kernel_cases.hpp"
 
 namespace {
 

@@ -14,7 +14,7 @@
 #include <foresightkv/reset.hpp>
 #include <foresightkv/save.hpp>
 
-#include "support/emulated_execution.hpp"
+#include "emulation/emulated_execution.hpp"
 #include "support/harness.hpp"
 #include "support/random_window.hpp"
 #include "support/state_fixture.hpp"

@@ -10,7 +10,7 @@
 #include <cstdlib>
 #include <exception>
 
-#include "support/kernel_cases.hpp"
+#include "emulation/kernel_cases.hpp"
 
 namespace {
 

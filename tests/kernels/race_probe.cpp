@@ -8,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-#include "support/thread_block.hpp"
+#include "emulation/thread_block.hpp"
 
 namespace {
 

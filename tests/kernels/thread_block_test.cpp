@@ -7,11 +7,11 @@
 
 #include <foresightkv/detail/kernels/block_context.hpp>
 
-#include "support/block_bodies.hpp"
-#include "support/block_checks.hpp"
-#include "support/emulated_execution.hpp"
-#include "support/sanitizers.hpp"
-#include "support/thread_block.hpp"
+#include "emulation/block_bodies.hpp"
+#include "emulation/block_checks.hpp"
+#include "emulation/emulated_execution.hpp"
+#include "emulation/sanitizers.hpp"
+#include "emulation/thread_block.hpp"
 
 namespace fkv = foresightkv;
 namespace bodies = testing::bodies;

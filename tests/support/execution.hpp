@@ -8,7 +8,7 @@
 
 #if defined(FORESIGHTKV_TEST_EMULATED)
 
-#include "support/emulated_backend.hpp"
+#include "emulation/emulated_backend.hpp"
 
 namespace testing {
 

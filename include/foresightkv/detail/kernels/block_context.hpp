@@ -12,7 +12,7 @@ namespace foresightkv::inline v0::detail::kernels {
 //   threads                       threads per block, a multiple of the warp
 //   template <class C> shared     its shared memory, uninitialised when a block starts
 //   operator()(context, shared)   what every thread of every block does
-// The context is all that a body knows of where it runs: detail/cuda has one for a device, tests/support two for a
+// The context is all that a body knows of where it runs: detail/cuda has one for a device, tests/emulation two for a
 // CPU, on which every body is run with hostile schedules. Hence the rules:
 //   - threads of a block meet only in calls of the context, and all of them make the same calls in the same order
 //     (of shuffles, copies and sync_warp: all threads of a warp);

@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "support/block_bodies.hpp"
-#include "support/block_faults.hpp"
+#include "emulation/block_bodies.hpp"
+#include "emulation/block_faults.hpp"
 #include "support/random.hpp"
 
 namespace testing {

@@ -10,7 +10,7 @@
 #include <new>
 #include <utility>
 
-#include "support/sanitizers.hpp"
+#include "emulation/sanitizers.hpp"
 
 namespace testing {
 

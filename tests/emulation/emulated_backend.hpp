@@ -4,7 +4,7 @@
 #include <foresightkv/detail/kernels/kernel_backend.hpp>
 #include <foresightkv/foresightkv.hpp>
 
-#include "support/emulated_execution.hpp"
+#include "emulation/emulated_execution.hpp"
 
 /// The verbs as a device runs them, on an emulated block.
 template <>

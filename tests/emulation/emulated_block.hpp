@@ -16,9 +16,9 @@
 
 #include <foresightkv/detail/kernels/block_context.hpp>
 
-#include "support/async_copies.hpp"
-#include "support/block_faults.hpp"
-#include "support/fragments.hpp"
+#include "emulation/async_copies.hpp"
+#include "emulation/block_faults.hpp"
+#include "emulation/fragments.hpp"
 #include "support/random.hpp"
 
 namespace testing {

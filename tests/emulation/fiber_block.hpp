@@ -14,8 +14,8 @@
 #include <utility>
 #include <vector>
 
-#include "support/emulated_block.hpp"
-#include "support/fiber.hpp"
+#include "emulation/emulated_block.hpp"
+#include "emulation/fiber.hpp"
 #include "support/random.hpp"
 #include "support/red_zone.hpp"
 

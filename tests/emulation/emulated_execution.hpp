@@ -7,10 +7,10 @@
 #include <foresightkv/detail/kernels/block_context.hpp>
 #include <foresightkv/status.hpp>
 
-#include "support/block_faults.hpp"
-#include "support/fiber_block.hpp"
+#include "emulation/block_faults.hpp"
+#include "emulation/fiber_block.hpp"
 #include "support/random.hpp"
-#include "support/thread_block.hpp"
+#include "emulation/thread_block.hpp"
 
 namespace testing {
 

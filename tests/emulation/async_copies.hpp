@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "support/block_faults.hpp"
+#include "emulation/block_faults.hpp"
 
 namespace testing {
 

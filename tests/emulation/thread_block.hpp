@@ -16,8 +16,8 @@
 #include <utility>
 #include <vector>
 
-#include "support/emulated_block.hpp"
-#include "support/hidden_order.hpp"
+#include "emulation/emulated_block.hpp"
+#include "emulation/hidden_order.hpp"
 #include "support/random.hpp"
 #include "support/red_zone.hpp"
 
