@@ -2,6 +2,7 @@
 // Kernels whose registers and spills are looked at: see check_resources.cmake. Every body once at least, as bf16.
 #include <foresightkv/foresightkv.cuh>
 #include <foresightkv/golden_eviction.hpp>
+#include <foresightkv/training/ranking_hinge.hpp>
 
 namespace fkv = foresightkv;
 
@@ -28,6 +29,11 @@ fkv::status evict(cache const& tokens, window const& seen, fkv::sequence_list co
 }
 
 }  // namespace
+
+void foresightkv_hinge_resources(fkv::cuda_execution const& exec, fkv::training::ranking_rows<float> const& input,
+                                 float* gradient, fkv::training::hinge_result* result, fkv::workspace memory) {
+  (void)fkv::training::ranking_hinge(exec, {}, input, gradient, result, memory);
+}
 
 void foresightkv_golden_resources(fkv::cuda_execution const& exec, fkv::golden_input<fkv::bfloat16> const& input,
                                   fkv::golden_output const& output, fkv::workspace memory) {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <foresightkv/golden_eviction.hpp>
+#include <foresightkv/training/ranking_hinge.hpp>
 
 #include "support/compaction_bench.hpp"
 #include "support/execution.hpp"
@@ -241,6 +242,29 @@ inline kernel_case lifecycle(extent size) {
           }};
 }
 
+/// Counts pairs of many equal labels, at a few distances.
+inline kernel_case hinge(bool small) {
+  return {"ranking_hinge", [=](execution const& exec) {
+            int const rows = small ? 2 : 5, n = small ? 40 : 300;
+            guarded<float> scores(static_cast<std::size_t>(rows * n)), labels(scores.size()), gradient(scores.size());
+            random_source random(18);
+            for (float& score : scores) score = 0.01f * random.normal();
+            for (float& label : labels) label = static_cast<float>(random.integer(0, 9));
+            std::fill_n(labels.begin(), n, 3.0f);  // a row without pairs
+            fkv::training::ranking_rows<float> const input{scores.data(), labels.data(), rows, n};
+            fkv::training::hinge_config const config{.num_shifts = 7};
+            std::vector<fkv::training::hinge_result> result(1);
+            owned_workspace work(fkv::training::ranking_hinge_bytes(exec, input, config));
+            require_ok(fkv::training::ranking_hinge(exec, config, input, gradient.data(), result.data(), work.view()));
+            written all;
+            all.add(gradient);
+            all.add(&result[0].loss, 1);
+            all.add(&result[0].active, 1);
+            all.add(&result[0].pairs, 1);
+            return all.bytes;
+          }};
+}
+
 /// Streams from queries and keys, or takes block means of many equal values.
 inline kernel_case golden(std::string name, bool streams, int budget, fkv::golden_reduction reduction) {
   return {std::move(name), [=](execution const& exec) {
@@ -287,6 +311,7 @@ inline std::vector<kernel_case> kernel_cases(bool small = false) {
   all.push_back(cases::stages(size, mixed));
   all.push_back(cases::due(size));
   all.push_back(cases::lifecycle(size));
+  all.push_back(cases::hinge(small));
   if (!small) all.push_back(cases::broken_lists());
   using fkv::golden_reduction;
   if (!small) {

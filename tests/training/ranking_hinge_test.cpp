@@ -288,7 +288,6 @@ TEST_CASE("ranking_hinge: enough shifts meet every pair") {
 }
 
 TEST_CASE("ranking_hinge: drawn distances are different, in range and equally likely") {
-  namespace host = fkv::detail::host;
   for (int const most : {1, 2, 7, 32})
     for (int const count : {1, 3, 7}) {
       if (count > most) continue;
@@ -296,7 +295,7 @@ TEST_CASE("ranking_hinge: drawn distances are different, in range and equally li
       std::vector<int> hits(static_cast<std::size_t>(most) + 1);
       for (int step = 0; step < draws; ++step) {
         std::vector<std::int32_t> drawn(static_cast<std::size_t>(count));
-        host::draw_distances({{0, 3, static_cast<std::uint32_t>(step), 0}}, 99, most, count, drawn.data());
+        fkv::detail::draw_distances({{0, 3, static_cast<std::uint32_t>(step), 0}}, 99, most, count, drawn.data());
         CHECK(std::set<std::int32_t>(drawn.begin(), drawn.end()).size() == drawn.size());
         for (std::int32_t const distance : drawn) {
           REQUIRE(distance >= 1);

@@ -91,4 +91,18 @@ struct draw_source {
   std::uint32_t step = 0;
 };
 
+/// `count` different ones of the numbers 1, ..., most, every such set equally likely (Floyd's rule; a
+/// multiplication maps 32 random bits to a range, which is off by 2^-32 of the range at most). O(count^2).
+FORESIGHTKV_HOST_DEVICE inline void draw_distances(random_counter at, std::uint64_t seed, int most, int count, std::int32_t* drawn) {
+  for (int i = 0; i < count; ++i) {
+    int const top = most - count + 1 + i;
+    at.word[0] = static_cast<std::uint32_t>(i);
+    auto const bits = std::uint64_t{philox(at, seed).word[0]};
+    int value = 1 + static_cast<int>(bits * static_cast<std::uint32_t>(top) >> 32);
+    for (int j = 0; j < i; ++j)
+      if (drawn[j] == value) value = top;
+    drawn[i] = value;
+  }
+}
+
 }  // namespace foresightkv::inline v0::detail

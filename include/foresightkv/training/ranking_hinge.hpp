@@ -18,61 +18,13 @@
 #include <foresightkv/detail/buffer.hpp>
 #include <foresightkv/detail/host/parallel.hpp>
 #include <foresightkv/detail/host/ranking.hpp>
+#include <foresightkv/detail/kernels/ranking_hinge.hpp>
 #include <foresightkv/execution.hpp>
 #include <foresightkv/status.hpp>
+#include <foresightkv/training/hinge_config.hpp>
 #include <foresightkv/workspace.hpp>
 
-namespace foresightkv::inline v0::training {
-
-/// How `ranking_hinge` compares the candidates of a row.
-struct hinge_config {
-  double margin = 0.01;  ///< any finite number; compared in the type of the scores
-  /// 0: every pair. Above 0: only the pairs (i, (i + d) mod n) of this many different d, drawn for each row
-  /// from 1, ..., n / 2 without repetition, times (n / 2) / num_shifts; the expectation is the loss of all
-  /// pairs (and its gradient). From n / 2 on every pair is met, with the same bits as 0.
-  int num_shifts = 0;
-  std::uint64_t seed = 0;  ///< of the draws: Philox4x32-10 at (draw, row, step)
-  std::uint32_t step = 0;  ///< another number draws other distances
-  std::uint32_t first_row =
-      0;  ///< number of this call's first row, where the rows of one step are spread over calls
-
-  [[nodiscard]] constexpr bool valid() const { return detail::is_finite(margin) && num_shifts >= 0; }
-};
-
-/// Scores and labels of a number of rows. Real is float, or double for checks by finite differences.
-template <class Real>
-struct ranking_rows {
-  Real const* scores = nullptr;   ///< [rows][candidates]
-  float const* labels = nullptr;  ///< [rows][candidates]; NaN: the candidate takes part in no pair
-  int rows = 0;
-  int candidates = 0;
-
-  [[nodiscard]] constexpr std::size_t size() const {
-    return static_cast<std::size_t>(rows) * static_cast<std::size_t>(candidates);
-  }
-};
-
-/// What `ranking_hinge` found.
-struct hinge_result {
-  double loss = 0.0;        ///< mean over the rows that count; 0 if there is none
-  int rows = 0;             ///< rows that count: finite scores, and two different labels
-  int not_finite_rows = 0;  ///< rows left out for a score that is infinite or NaN
-  std::int64_t pairs = 0;   ///< pairs of different labels in the rows that count
-  std::int64_t active = 0;  ///< of the pairs that were compared, those inside the margin
-};
-
-}  // namespace foresightkv::inline v0::training
-
 namespace foresightkv::inline v0::detail::training {
-
-using namespace foresightkv::training;
-
-/// One row's part of the result.
-struct hinge_row {
-  double loss;
-  std::int64_t pairs, active;
-  bool counts, finite;
-};
 
 template <class Real>
 struct hinge_memory {
@@ -95,7 +47,7 @@ inline bool labels_differ(float const* labels, int n) {
   std::uint32_t lowest = 0xffffffffu, highest = 0;
   for (int i = 0; i < n; ++i) {
     std::uint32_t const key = order_key(labels[i]);
-    std::uint32_t const known = key == host::unlabelled ? 0xffffffffu : key;
+    std::uint32_t const known = key == unlabelled ? 0xffffffffu : key;
     lowest = std::min(lowest, known);
     highest = std::max(highest, key);
   }
@@ -121,7 +73,7 @@ host::pair_counts count_pairs(hinge_config const& config, ranking_rows<Real> con
   int const n = input.candidates;
   auto const at = static_cast<std::size_t>(r) * static_cast<std::size_t>(n);
   auto const margin = static_cast<Real>(config.margin);
-  bool const some = config.num_shifts > 0 && config.num_shifts < n / 2;
+  bool const some = num_distances(config, n) > 0;
   random_counter const at_draw{{0, config.first_row + static_cast<std::uint32_t>(r), config.step, 0}};
   return host::with_best_isa([&](auto isa) __attribute__((always_inline)) {
     using isa_tag = decltype(isa);
@@ -149,9 +101,7 @@ template <class Real>
 void hinge_of_rows(hinge_config const& config, ranking_rows<Real> const& input, int threads, int count,
                    hinge_memory<Real> const& memory, Real* gradient) {
   int const n = input.candidates;
-  double const thinned = config.num_shifts > 0 && config.num_shifts < n / 2
-                             ? static_cast<double>(n / 2) / config.num_shifts
-                             : 1.0;
+  double const thinned = pairs_per_compared(config, n);
   host::parallel_for(threads, input.rows, [&](int r, int thread) {
     hinge_row& row = memory.rows[r];
     auto const at = static_cast<std::size_t>(r) * static_cast<std::size_t>(n);
@@ -171,55 +121,16 @@ void hinge_of_rows(hinge_config const& config, ranking_rows<Real> const& input, 
   });
 }
 
-}  // namespace foresightkv::inline v0::detail::training
-
-namespace foresightkv::inline v0::training {
-
-/// Bytes of workspace of `ranking_hinge`; 0 if an extent is negative.
+/// All rows on the host.
 template <class Real>
-[[nodiscard]] std::size_t ranking_hinge_bytes(host_execution exec, ranking_rows<Real> const& input) {
-  if (input.rows <= 0 || input.candidates <= 0) return 0;
-  detail::arena counting;
-  detail::training::hinge_memory<Real>::take(counting, input.rows, input.candidates,
-                                             detail::host::num_threads(exec, input.rows));
-  return counting.bytes();
-}
-
-/// The pairwise ranking loss and, if `gradient` is not null, its derivative by the scores,
-/// [rows][candidates].
-///
-/// O(n log n) per row (vector comparison of all pairs where n is small enough for that to be faster); O(n
-/// num_shifts) and one sort of the labels with num_shifts > 0. The gradient is (integer count) * (1 / pairs /
-/// rows) in double precision, rounded once, and the loss a sum in double precision in a fixed order: neither
-/// depends on the number of threads. A row that is left out has gradient 0.
-///
-/// Errors before anything is written: invalid_config, invalid_shape, null_pointer, misaligned, overlap
-/// (gradient and scores), workspace_too_small.
-template <class Real>
-status ranking_hinge(host_execution exec, hinge_config const& config, ranking_rows<Real> const& input,
-                     Real* gradient, hinge_result* result, workspace scratch) {
-  if (!config.valid()) return {errc::invalid_config};
-  if (input.rows < 0 || input.candidates < 0) return {errc::invalid_shape};
-  if (result == nullptr) return {errc::null_pointer};
-  if (input.size() == 0) {
-    *result = {};
-    return {};
-  }
-  auto const checked =
-      detail::first_of(detail::check_buffer(input.scores), detail::check_buffer(input.labels),
-                       detail::check_optional(gradient),
-                       detail::check_apart(gradient, input.size(), input.scores, input.size()),
-                       detail::check_apart(gradient, input.size(), input.labels, input.size()),
-                       detail::check_scratch(scratch, ranking_hinge_bytes(exec, input)));
-  if (!checked.ok()) return checked;
-
-  int const threads = detail::host::num_threads(exec, input.rows);
-  detail::arena cutting{scratch};
-  auto const memory =
-      detail::training::hinge_memory<Real>::take(cutting, input.rows, input.candidates, threads);
+hinge_result hinge_on_host(host_execution exec, hinge_config const& config, ranking_rows<Real> const& input, Real* gradient,
+                           workspace scratch) {
+  int const threads = host::num_threads(exec, input.rows);
+  arena cutting{scratch};
+  auto const memory = hinge_memory<Real>::take(cutting, input.rows, input.candidates, threads);
   hinge_result found;
-  found.rows = detail::training::find_rows(input, threads, memory.rows);
-  detail::training::hinge_of_rows(config, input, threads, found.rows, memory, gradient);
+  found.rows = find_rows(input, threads, memory.rows);
+  hinge_of_rows(config, input, threads, found.rows, memory, gradient);
   for (int r = 0; r < input.rows; ++r) {
     auto const& row = memory.rows[r];
     found.not_finite_rows += row.finite ? 0 : 1;
@@ -228,7 +139,61 @@ status ranking_hinge(host_execution exec, hinge_config const& config, ranking_ro
     found.loss += row.loss;
   }
   if (found.rows > 0) found.loss /= found.rows;
-  *result = found;
+  return found;
+}
+
+}  // namespace foresightkv::inline v0::detail::training
+
+namespace foresightkv::inline v0::training {
+
+/// Bytes of workspace of `ranking_hinge`; 0 if an extent is negative. Of `config` a device reads num_shifts.
+template <class Exec, class Real>
+[[nodiscard]] std::size_t ranking_hinge_bytes(Exec exec, ranking_rows<Real> const& input, hinge_config const& config = {}) {
+  if (input.rows <= 0 || input.candidates <= 0) return 0;
+  detail::arena counting;
+  if constexpr (host_executor<Exec>)
+    detail::training::hinge_memory<Real>::take(counting, input.rows, input.candidates,
+                                               detail::host::num_threads(exec, input.rows));
+  else
+    detail::kernels::hinge_memory::take(counting, input.rows, input.candidates, config);
+  return counting.bytes();
+}
+
+/// The pairwise ranking loss and, if `gradient` is not null, its derivative by the scores,
+/// [rows][candidates].
+///
+/// The gradient is (integer count) * (1 / pairs / rows) in double precision, rounded once: the same bits on every
+/// backend. The loss is a sum in double precision in a fixed order, which the backends do not share. Neither depends on
+/// the number of threads. A row that is left out has gradient 0.
+///
+/// Host: O(n log n) per row (vector comparison of all pairs where n is small enough for that to be faster); O(n
+/// num_shifts) and one sort of the labels with num_shifts > 0. Device: every pointer is device memory, `result` too; 3
+/// launches (2 without a gradient), O(n^2) comparisons per row.
+///
+/// Errors before anything is written: invalid_config, invalid_shape, null_pointer, misaligned, overlap
+/// (gradient and scores), workspace_too_small; unsupported on a device for a call without candidates.
+template <class Exec, class Real>
+status ranking_hinge(Exec exec, hinge_config const& config, ranking_rows<Real> const& input, Real* gradient,
+                     hinge_result* result, workspace scratch) {
+  if (!config.valid()) return {errc::invalid_config};
+  if (input.rows < 0 || input.candidates < 0) return {errc::invalid_shape};
+  if (result == nullptr) return {errc::null_pointer};
+  if (input.size() == 0) {
+    if constexpr (!host_executor<Exec>) return {errc::unsupported};
+    if constexpr (host_executor<Exec>) *result = {};
+    return {};
+  }
+  auto const checked =
+      detail::first_of(detail::check_buffer(input.scores), detail::check_buffer(input.labels), detail::check_buffer(result),
+                       detail::check_optional(gradient),
+                       detail::check_apart(gradient, input.size(), input.scores, input.size()),
+                       detail::check_apart(gradient, input.size(), input.labels, input.size()),
+                       detail::check_scratch(scratch, ranking_hinge_bytes(exec, input, config)));
+  if (!checked.ok()) return checked;
+  if constexpr (host_executor<Exec>)
+    *result = detail::training::hinge_on_host(exec, config, input, gradient, scratch);
+  else
+    return detail::kernels::run_hinge(exec, config, input, gradient, result, scratch);
   return {};
 }
 

@@ -10,6 +10,7 @@
 #include <foresightkv/detail/host/attention.hpp>
 #include <foresightkv/detail/order_key.hpp>
 #include <foresightkv/detail/random.hpp>
+#include <foresightkv/training/hinge_config.hpp>
 #include <foresightkv/workspace.hpp>
 #include <limits>
 #include <type_traits>
@@ -61,7 +62,7 @@ struct pair_counts {
   std::int64_t active = 0;  // those of them that were looked at and lie inside the margin
 };
 
-inline constexpr std::uint32_t unlabelled = 0;  // order_key of NaN
+using training::unlabelled;
 
 constexpr std::uint64_t entry_of(std::uint32_t key, int index) {
   return std::uint64_t{key} << 32 | static_cast<std::uint32_t>(index);
@@ -272,20 +273,6 @@ struct ranking_kernels {
     return active;
   }
 };
-
-/// `count` different ones of the numbers 1, ..., most, every such set equally likely (Floyd's rule; a
-/// multiplication maps 32 random bits to a range, which is off by 2^-32 of the range at most). O(count^2).
-inline void draw_distances(random_counter at, std::uint64_t seed, int most, int count, std::int32_t* drawn) {
-  for (int i = 0; i < count; ++i) {
-    int const top = most - count + 1 + i;
-    at.word[0] = static_cast<std::uint32_t>(i);
-    auto const bits = std::uint64_t{philox(at, seed).word[0]};
-    int value = 1 + static_cast<int>(bits * static_cast<std::uint32_t>(top) >> 32);
-    for (int j = 0; j < i; ++j)
-      if (drawn[j] == value) value = top;
-    drawn[i] = value;
-  }
-}
 
 /// Net counts of all pairs of one row in `row.gradient`, in candidate order.
 template <class Isa, class Real>
