@@ -15,7 +15,7 @@ using testing::state_fixture;
 namespace {
 
 constexpr fkv::cache_shape shape{.num_layers = 2, .num_sequences = 3, .num_kv_heads = 2, .group = 2, .key_head_dim = 4, .value_head_dim = 4, .capacity = 64};
-constexpr fkv::sequence_list all{nullptr, nullptr, 3, 64};
+constexpr fkv::sequence_list everyone{nullptr, nullptr, 3, 64};
 
 bool has_flag(fkv::row_state const& state, int sequence, fkv::sequence_flag flag) {
   return (state.flags[sequence] & static_cast<std::uint32_t>(flag)) != 0;
@@ -32,9 +32,9 @@ void for_rows(State const& state, int sequence, auto const& body) {
 TEST_CASE("append to fresh rows advances positions, in any pieces") {
   state_fixture<carried_policy<fkv::ordered>> fixture(shape, 16);
   std::vector<std::int32_t> counts{5, 0, 40};
-  CHECK(fkv::append(testing::exec, fixture.state, all, counts.data()).ok());
+  CHECK(fkv::append(testing::exec, fixture.state, everyone, counts.data()).ok());
   counts = {3, 1, 2};
-  CHECK(fkv::append(testing::exec, fixture.state, all, counts.data()).ok());
+  CHECK(fkv::append(testing::exec, fixture.state, everyone, counts.data()).ok());
   int const expected[] = {8, 1, 42};  // the third is longer than the state's capacity: pristine rows may be
   for (int sequence = 0; sequence < 3; ++sequence) {
     for_rows(fixture.state, sequence, [&](int row) {
@@ -53,7 +53,7 @@ TEST_CASE("append behind evicted rows writes the next positions and clears their
   state_fixture<carried_policy<fkv::ordered>> fixture(shape, 6);
   for_rows(fixture.state, 1, [&](int row) { fixture.after_eviction(row, {0, 4, 7}, 9); });
   std::vector<std::int32_t> counts{0, 3, 0};
-  CHECK(fkv::append(testing::exec, fixture.state, all, counts.data()).ok());
+  CHECK(fkv::append(testing::exec, fixture.state, everyone, counts.data()).ok());
   for_rows(fixture.state, 1, [&](int row) {
     CHECK(fixture.positions(row) == std::vector<int>{0, 4, 7, 9, 10, 11});
     CHECK(fixture.state.carried_at(row, 1)[0] == 4.0f);
@@ -64,7 +64,7 @@ TEST_CASE("append behind evicted rows writes the next positions and clears their
   CHECK(before == 0);
 
   counts = {0, 1, 0};  // one token too many for the columns
-  CHECK(fkv::append(testing::exec, fixture.state, all, counts.data()).ok());
+  CHECK(fkv::append(testing::exec, fixture.state, everyone, counts.data()).ok());
   CHECK(has_flag(fixture.state, 1, fkv::sequence_flag::state_overflow));
   for_rows(fixture.state, 1, [&](int row) { CHECK(fixture.positions(row) == std::vector<int>{0, 4, 7, 9, 10, 11}); });
 }
@@ -73,7 +73,7 @@ TEST_CASE("append fills empty slots first, lowest first") {
   state_fixture<carried_policy<fkv::slot_list>> fixture(shape, 6);
   for_rows(fixture.state, 0, [&](int row) { fixture.after_eviction(row, {-1, 4, -1, 8}, 9); });
   std::vector<std::int32_t> counts{3, 0, 0};
-  CHECK(fkv::append(testing::exec, fixture.state, all, counts.data()).ok());
+  CHECK(fkv::append(testing::exec, fixture.state, everyone, counts.data()).ok());
   for_rows(fixture.state, 0, [&](int row) {
     CHECK(fixture.positions(row) == std::vector<int>{9, 4, 10, 8, 11});
     CHECK(fixture.state.carried_at(row, 0)[0] == 0.0f);
@@ -85,9 +85,9 @@ TEST_CASE("a negative count takes the newest tokens back") {
   SUBCASE("from a pristine row") {
     state_fixture<carried_policy<fkv::ordered>> fixture(shape, 16);
     std::vector<std::int32_t> counts{5, 5, 5};
-    CHECK(fkv::append(testing::exec, fixture.state, all, counts.data()).ok());
+    CHECK(fkv::append(testing::exec, fixture.state, everyone, counts.data()).ok());
     counts = {-2, -5, -6};
-    CHECK(fkv::append(testing::exec, fixture.state, all, counts.data()).ok());
+    CHECK(fkv::append(testing::exec, fixture.state, everyone, counts.data()).ok());
     CHECK(fixture.state.seen_length[fixture.state.row({1, 0, 1})] == 3);
     CHECK(fixture.state.next_position[fixture.state.row({1, 1, 1})] == 0);
     CHECK(has_flag(fixture.state, 2, fkv::sequence_flag::length_mismatch));
@@ -97,13 +97,13 @@ TEST_CASE("a negative count takes the newest tokens back") {
     state_fixture<carried_policy<fkv::fill_holes>> fixture(shape, 16);
     for_rows(fixture.state, 0, [&](int row) { fixture.after_eviction(row, {0, 6, 2, 7, 8}, 9); });
     std::vector<std::int32_t> counts{-2, 0, 0};
-    CHECK(fkv::append(testing::exec, fixture.state, all, counts.data()).ok());
+    CHECK(fkv::append(testing::exec, fixture.state, everyone, counts.data()).ok());
     for_rows(fixture.state, 0, [&](int row) {
       CHECK(fixture.positions(row) == std::vector<int>{0, 6, 2});
       CHECK(fixture.state.next_position[row] == 7);
     });
     counts = {-1, 0, 0};  // position 6 moved into a hole
-    CHECK(fkv::append(testing::exec, fixture.state, all, counts.data()).ok());
+    CHECK(fkv::append(testing::exec, fixture.state, everyone, counts.data()).ok());
     CHECK(has_flag(fixture.state, 0, fkv::sequence_flag::length_mismatch));
     for_rows(fixture.state, 0, [&](int row) { CHECK(fixture.positions(row) == std::vector<int>{0, 6, 2}); });
   }
@@ -111,7 +111,7 @@ TEST_CASE("a negative count takes the newest tokens back") {
     state_fixture<carried_policy<fkv::slot_list>> fixture(shape, 16);
     for_rows(fixture.state, 0, [&](int row) { fixture.after_eviction(row, {9, 4, 10, 8, 11}, 12); });
     std::vector<std::int32_t> counts{-3, 0, 0};
-    CHECK(fkv::append(testing::exec, fixture.state, all, counts.data()).ok());
+    CHECK(fkv::append(testing::exec, fixture.state, everyone, counts.data()).ok());
     for_rows(fixture.state, 0, [&](int row) {
       CHECK(fixture.positions(row) == std::vector<int>{-1, 4, -1, 8});
       CHECK(fixture.state.next_position[row] == 9);
@@ -120,7 +120,7 @@ TEST_CASE("a negative count takes the newest tokens back") {
   SUBCASE("but never the smallest integer of them") {
     state_fixture<carried_policy<fkv::ordered>> fixture(shape, 16);
     std::vector<std::int32_t> counts{std::numeric_limits<std::int32_t>::min(), 0, 0};
-    CHECK(fkv::append(testing::exec, fixture.state, all, counts.data()).ok());
+    CHECK(fkv::append(testing::exec, fixture.state, everyone, counts.data()).ok());
     CHECK(has_flag(fixture.state, 0, fkv::sequence_flag::length_mismatch));
   }
 }
@@ -139,11 +139,11 @@ TEST_CASE("append refuses bad arguments and writes nothing") {
   state_fixture<carried_policy<fkv::ordered>> fixture(shape, 16);
   auto const before = fixture.snapshot();
   std::vector<std::int32_t> const counts{1, 1, 1};
-  CHECK(fkv::append(testing::exec, fixture.state, all, nullptr).code == fkv::errc::null_pointer);
+  CHECK(fkv::append(testing::exec, fixture.state, everyone, nullptr).code == fkv::errc::null_pointer);
   CHECK(fkv::append(testing::exec, fixture.state, {nullptr, nullptr, -1, 0}, counts.data()).code == fkv::errc::invalid_shape);
-  CHECK(fkv::append(testing::exec, fkv::eviction_state<carried_policy<fkv::ordered>>{}, all, counts.data()).code == fkv::errc::null_pointer);
+  CHECK(fkv::append(testing::exec, fkv::eviction_state<carried_policy<fkv::ordered>>{}, everyone, counts.data()).code == fkv::errc::null_pointer);
   auto broken = fixture.state;
   broken.capacity = 0;
-  CHECK(fkv::append(testing::exec, broken, all, counts.data()).code == fkv::errc::invalid_shape);
+  CHECK(fkv::append(testing::exec, broken, everyone, counts.data()).code == fkv::errc::invalid_shape);
   CHECK(fixture.snapshot() == before);
 }

@@ -56,13 +56,13 @@ TEST_CASE("group reductions: a statistic becomes a pointwise scorer") {
 TEST_CASE("group_max: values below zero") {
   struct negative_column {
     using window = fkv::sum;
-    static constexpr float carry(float old, float) { return old - 10.0f; }
+    FORESIGHTKV_HOST_DEVICE static constexpr float carry(float old, float) { return old - 10.0f; }
   };
   using reads = fkv::group_max<negative_column>::reads;
   static_assert(fkv::carried_statistics<reads>::size == 1 && fkv::window_statistics<reads>::contains<fkv::sum>);
   struct token {
-    [[nodiscard]] int group() const { return 3; }
-    [[nodiscard]] float statistic(negative_column, int j) const { return -5.0f - static_cast<float>(j); }
+    [[nodiscard]] FORESIGHTKV_HOST_DEVICE int group() const { return 3; }
+    [[nodiscard]] FORESIGHTKV_HOST_DEVICE float statistic(negative_column, int j) const { return -5.0f - static_cast<float>(j); }
   };
   CHECK(fkv::group_max<negative_column>{}(0, token{}) == -5.0f);
 }

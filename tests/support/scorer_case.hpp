@@ -84,7 +84,7 @@ struct naive_row {
 };
 
 /// A block whose threads run in a random order: what one element of a pass writes and another reads shows as a wrong
-/// result. Has no bulk forms, so that scorers run as a device would run them.
+/// result. Has no bulk forms, so that scorers run as a device would run them. Host code, marked for both: scorers are.
 struct shuffled_block {
   random_source* random;
 
@@ -97,33 +97,45 @@ struct shuffled_block {
   }
   struct lanes {
     template <class Term>
-    float sum(int count, Term const& term) const {
+    FORESIGHTKV_HOST_DEVICE float sum(int count, Term const& term) const {
       float total = 0.0f;
       for (int i = count - 1; i >= 0; --i) total += term(i);
       return total;
     }
     template <class Term>
-    float max(int count, Term const& term) const {
+    FORESIGHTKV_HOST_DEVICE float max(int count, Term const& term) const {
       float largest = count > 0 ? term(count - 1) : 0.0f;
-      for (int i = count - 1; i >= 0; --i) largest = std::max(largest, term(i));
+      for (int i = count - 1; i >= 0; --i) largest = term(i) > largest ? term(i) : largest;
       return largest;
     }
-    void store(float& target, float value) const { target = value; }
+    FORESIGHTKV_HOST_DEVICE void store(float& target, float value) const { target = value; }
   };
+#if defined(__CUDACC__)
+#pragma nv_exec_check_disable
+#endif
   template <class Body>
-  void for_each(int count, Body const& body) const {
+  FORESIGHTKV_HOST_DEVICE void for_each(int count, Body const& body) const {
     for (int const i : order(count)) body(i);
   }
+#if defined(__CUDACC__)
+#pragma nv_exec_check_disable
+#endif
   template <class Body>
-  void for_each_token(int count, Body const& body) const {
+  FORESIGHTKV_HOST_DEVICE void for_each_token(int count, Body const& body) const {
     for (int const i : order(count)) body(lanes{}, i);
   }
+#if defined(__CUDACC__)
+#pragma nv_exec_check_disable
+#endif
   template <class Term>
-  float sum(int count, Term const& term) const {
+  FORESIGHTKV_HOST_DEVICE float sum(int count, Term const& term) const {
     return lanes{}.sum(count, term);
   }
+#if defined(__CUDACC__)
+#pragma nv_exec_check_disable
+#endif
   template <class Term>
-  float max(int count, Term const& term) const {
+  FORESIGHTKV_HOST_DEVICE float max(int count, Term const& term) const {
     return lanes{}.max(count, term);
   }
 };
