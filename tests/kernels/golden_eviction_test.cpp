@@ -137,9 +137,6 @@ double default_scale(problem const& given) {
   return 1.0 / std::sqrt(static_cast<double>(given.shape.head_dim));
 }
 
-/// Attention that all tokens get from all future blocks together.
-double mass(guarded<float> const& means) { return std::accumulate(means.begin(), means.end(), 0.0); }
-
 /// Streams, and checks what comes out against the definition and against the host.
 void check_streaming(golden_config const& config, problem const& given, double tolerance = 3e-6) {
   auto const input = given.input();
