@@ -6,10 +6,8 @@
 
 namespace evict_trace {
 
-/// Whether this program can evict on a CUDA device at all: device_cuda.cpp is part of it, not device_none.cpp.
-[[nodiscard]] bool built_with_cuda();
-
-/// Why evictions cannot run on a CUDA device here; empty where they can.
+/// Why evictions cannot run on a CUDA device here; empty where they can. A program without device_cuda.cpp has
+/// device_none.cpp, which says so.
 [[nodiscard]] std::string cuda_problem();
 
 /// Memory that host and device share. Only where there is no problem.

@@ -21,8 +21,6 @@ class managed_memory : public std::pmr::memory_resource {
 
 }  // namespace
 
-bool built_with_cuda() { return true; }
-
 std::string cuda_problem() {
   int count = 0;
   cudaError_t const error = cudaGetDeviceCount(&count);

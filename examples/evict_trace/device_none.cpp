@@ -3,7 +3,6 @@
 
 namespace evict_trace {
 
-bool built_with_cuda() { return false; }
 std::string cuda_problem() { return "this program was built without CUDA"; }
 std::pmr::memory_resource* cuda_memory() { return nullptr; }
 

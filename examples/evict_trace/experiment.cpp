@@ -31,7 +31,7 @@ int threads_of(options const& chosen) {
 backend backend_of(options const& chosen) {
   backend where;
   where.on_device = chosen.device == device_choice::cuda ||
-                    (chosen.device == device_choice::automatic && built_with_cuda() && cuda_problem().empty());
+                    (chosen.device == device_choice::automatic && cuda_problem().empty());
   if (where.on_device) where.memory = cuda_memory();
   return where;
 }

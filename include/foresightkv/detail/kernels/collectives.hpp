@@ -7,16 +7,25 @@ namespace foresightkv::inline v0::detail::kernels {
 
 // What a warp or a block finds out together; every thread gets the answer.
 
-template <class Context>
-FORESIGHTKV_HOST_DEVICE int warp_sum(Context const& c, int value) {
+template <class Context, class Value>
+FORESIGHTKV_HOST_DEVICE Value warp_sum(Context const& c, Value value) {
   for (int mask = warp_size / 2; mask > 0; mask /= 2) value += c.shuffle_xor(value, mask);
   return value;
 }
 
-template <class Context>
-FORESIGHTKV_HOST_DEVICE int warp_min(Context const& c, int value) {
+template <class Context, class Value>
+FORESIGHTKV_HOST_DEVICE Value warp_max(Context const& c, Value value) {
   for (int mask = warp_size / 2; mask > 0; mask /= 2) {
-    int const other = c.shuffle_xor(value, mask);
+    Value const other = c.shuffle_xor(value, mask);
+    value = other > value ? other : value;
+  }
+  return value;
+}
+
+template <class Context, class Value>
+FORESIGHTKV_HOST_DEVICE Value warp_min(Context const& c, Value value) {
+  for (int mask = warp_size / 2; mask > 0; mask /= 2) {
+    Value const other = c.shuffle_xor(value, mask);
     value = other < value ? other : value;
   }
   return value;

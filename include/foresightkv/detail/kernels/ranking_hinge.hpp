@@ -39,7 +39,7 @@ struct hinge_memory {
 template <class Context>
 FORESIGHTKV_HOST_DEVICE double block_sum(Context const& c, double (&partial)[Context::threads / warp_size], double value,
                                          int number) {
-  for (int mask = warp_size / 2; mask > 0; mask /= 2) value += c.shuffle_xor(value, mask);
+  value = warp_sum(c, value);
   if (c.rank() % warp_size == 0) partial[c.rank() / warp_size] = value;
   c.sync(number);
   value = 0.0;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <foresightkv/detail/kernels/block_context.hpp>
+#include <foresightkv/detail/kernels/collectives.hpp>
 
 namespace foresightkv::inline v0::detail::kernels {
 
@@ -16,8 +17,7 @@ struct warp_lanes {
   FORESIGHTKV_HOST_DEVICE float sum(int count, Term const& term) const {
     float total = 0.0f;
     for (int i = lane(); i < count; i += warp_size) total += term(i);
-    for (int mask = warp_size / 2; mask > 0; mask /= 2) total += context.shuffle_xor(total, mask);
-    return total;
+    return warp_sum(context, total);
   }
   template <class Term>
   FORESIGHTKV_HOST_DEVICE float max(int count, Term const& term) const {
@@ -26,11 +26,7 @@ struct warp_lanes {
       float const next = term(i);
       largest = next > largest ? next : largest;
     }
-    for (int mask = warp_size / 2; mask > 0; mask /= 2) {
-      float const next = context.shuffle_xor(largest, mask);
-      largest = next > largest ? next : largest;
-    }
-    return largest;
+    return warp_max(context, largest);
   }
   FORESIGHTKV_HOST_DEVICE void store(float& target, float value) const {
     if (lane() == 0) target = value;
@@ -69,8 +65,7 @@ struct row_block {
   FORESIGHTKV_HOST_DEVICE float sum(int count, Term const& term) const {
     float total = 0.0f;
     for (int i = context.rank(); i < count; i += Context::threads) total += term(i);
-    for (int mask = warp_size / 2; mask > 0; mask /= 2) total += context.shuffle_xor(total, mask);
-    publish(total);
+    publish(warp_sum(context, total));
     total = 0.0f;
     for (int warp = 0; warp < warps; ++warp) total += memory.partial[warp];
     context.sync(partial_read);
@@ -83,10 +78,7 @@ struct row_block {
       float const next = term(i);
       largest = next > largest ? next : largest;
     }
-    for (int mask = warp_size / 2; mask > 0; mask /= 2) {
-      float const next = context.shuffle_xor(largest, mask);
-      largest = next > largest ? next : largest;
-    }
+    largest = warp_max(context, largest);
     publish(largest);
     for (int warp = 0; warp < warps; ++warp) largest = memory.partial[warp] > largest ? memory.partial[warp] : largest;
     context.sync(partial_read);

@@ -128,10 +128,7 @@ struct visit_kernel {
           std::uint64_t{answer >> 8} << 48 | static_cast<std::uint64_t>(index) << 8 | (answer & 0xffu);
       lowest = here < lowest ? here : lowest;
     }
-    for (int mask = warp_size / 2; mask > 0; mask /= 2) {
-      std::uint64_t const other = c.shuffle_xor(lowest, mask);
-      lowest = other < lowest ? other : lowest;
-    }
+    lowest = warp_min(c, lowest);
     if (c.rank() % warp_size == 0) memory.first_answer[c.rank() / warp_size] = lowest;
     c.sync(answered);
     for (int warp = 0; warp < Context::threads / warp_size; ++warp)
