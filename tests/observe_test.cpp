@@ -88,11 +88,12 @@ constexpr double tolerance = 2e-5;
 
 /// One random case of everything at once.
 template <class Element, class Query, fkv::log_base Base>
-void check_random(std::uint64_t seed) {
+void check_random(std::uint64_t seed, bool long_window = false) {
   CAPTURE(seed);
   random_source choice(seed + 1000);
-  bench<Element, Query, Base> made(
-      seed, choice.chance(0.2) ? choice.integer(150, 300) : choice.integer(1, 70), choice.integer(0, 40));
+  bool const is_long = choice.chance(0.2) || long_window;
+  bench<Element, Query, Base> made(seed, is_long ? choice.integer(150, 300) : choice.integer(1, 70),
+                                   long_window ? choice.integer(64, 150) : choice.integer(0, 40));
   made.place(static_cast<history>(choice.integer(0, 3)));
   auto& window = made.window;
   if (choice.chance(0.4)) {
@@ -138,6 +139,15 @@ TEST_CASE("observe: statistics of random windows, bfloat16 keys and float querie
 TEST_CASE("observe: statistics of random windows, fp8 keys and bfloat16 queries") {
   for (std::uint64_t seed = 300; seed < 320; ++seed)
     check_random<fkv::float8_e4m3, fkv::bfloat16, fkv::log_base::natural>(seed);
+}
+
+// Matrix units have tiles of queries and a shorter way through those that every token of a tile is seen by.
+TEST_CASE("observe: statistics of windows of several tiles") {
+  for (std::uint64_t seed = 400; seed < 406; ++seed) {
+    check_random<fkv::bfloat16, fkv::bfloat16, fkv::log_base::natural>(seed, true);
+    check_random<fkv::half, fkv::half, fkv::log_base::two>(seed + 10, true);
+    check_random<fkv::float8_e5m2, fkv::half, fkv::log_base::natural>(seed + 20, true);
+  }
 }
 
 namespace {

@@ -195,4 +195,19 @@ FORESIGHTKV_HOST_DEVICE constexpr float to_float(Element stored) {
   return element_traits<Element>::load(stored);
 }
 
+namespace detail {
+
+/// The storage type whose bytes an element has: itself, or what its element_traits name as `layout`.
+template <class Element>
+struct layout_of {
+  using type = Element;
+};
+template <class Element>
+  requires requires { typename element_traits<Element>::layout; }
+struct layout_of<Element> {
+  using type = typename element_traits<Element>::layout;
+};
+
+}  // namespace detail
+
 }  // namespace foresightkv::inline v0

@@ -12,24 +12,29 @@ namespace foresightkv::inline v0 {
 //   horizon           (optional) queries of this age and older leave the value alone
 //   fold(a, p, age)   value after a query of that age (0 = the newest of the declared window) gave probability p;
 //                     where a window comes in chunks, several p = 0 in a row must count as one
+//   merge(a, b)       (optional) value after the queries of both, each folded from `initial`. Says that the order of
+//                     queries does not matter: if all statistics of a policy have it, a device uses its tensor cores
 // A carried statistic is a state column: `window` names the window statistic that feeds it, `carry` merges.
 
 /// Largest probability of the window.
 struct maximum {
   static constexpr float initial = 0.0f;
   FORESIGHTKV_HOST_DEVICE static constexpr float fold(float a, float p, int) { return a > p ? a : p; }
+  FORESIGHTKV_HOST_DEVICE static constexpr float merge(float a, float b) { return a > b ? a : b; }
 };
 
 /// Smallest probability of the window. A query that comes before the token counts as 0.
 struct minimum {
   static constexpr float initial = 1.0f;
   FORESIGHTKV_HOST_DEVICE static constexpr float fold(float a, float p, int) { return a < p ? a : p; }
+  FORESIGHTKV_HOST_DEVICE static constexpr float merge(float a, float b) { return a < b ? a : b; }
 };
 
 /// Sum of the window's probabilities.
 struct sum {
   static constexpr float initial = 0.0f;
   FORESIGHTKV_HOST_DEVICE static constexpr float fold(float a, float p, int) { return a + p; }
+  FORESIGHTKV_HOST_DEVICE static constexpr float merge(float a, float b) { return a + b; }
 };
 
 /// Sum over the newest `Width` queries of the declared window.
@@ -39,12 +44,14 @@ struct last {
   static constexpr float initial = 0.0f;
   static constexpr int horizon = Width;
   FORESIGHTKV_HOST_DEVICE static constexpr float fold(float a, float p, int age) { return age < Width ? a + p : a; }
+  FORESIGHTKV_HOST_DEVICE static constexpr float merge(float a, float b) { return a + b; }
 };
 
 /// Sum of squared probabilities (KV-Compress).
 struct sum_of_squares {
   static constexpr float initial = 0.0f;
   FORESIGHTKV_HOST_DEVICE static constexpr float fold(float a, float p, int) { return a + p * p; }
+  FORESIGHTKV_HOST_DEVICE static constexpr float merge(float a, float b) { return a + b; }
 };
 
 /// Sum over every query ever observed while the token was cached (H2O).
@@ -63,6 +70,12 @@ template <class Statistic>
 concept window_statistic = requires(float value, int age) {
   { Statistic::initial } -> std::convertible_to<float>;
   { Statistic::fold(value, value, age) } -> std::same_as<float>;
+};
+
+/// A window statistic whose value does not depend on the order of queries.
+template <class Statistic>
+concept mergeable_statistic = window_statistic<Statistic> && requires(float value) {
+  { Statistic::merge(value, value) } -> std::same_as<float>;
 };
 
 template <class Statistic>

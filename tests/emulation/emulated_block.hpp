@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -230,6 +231,13 @@ class emulated_block {
     thread_->template meet_warp<false>({block_call::mma, 0}, [&] { multiply<Element>(cells); });
     get_sums(own, 3, sums);
   }
+
+  template <class Element>
+  [[nodiscard]] std::uint32_t pack(float low, float high) const {
+    using traits = foresightkv::element_traits<Element>;
+    return std::uint32_t{traits::store(high).bits} << 16 | traits::store(low).bits;
+  }
+  [[nodiscard]] float exp2(float x) const { return x < -126.0f ? 0.0f : std::exp2(x); }
 
  private:
   using cell = exchange_cell;

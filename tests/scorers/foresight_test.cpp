@@ -38,11 +38,12 @@ struct plain_judge {
 
 /// A cache of some layers and heads of a larger model.
 template <class Element>
-void check_judge(std::uint64_t seed) {
+void check_judge(std::uint64_t seed, int longest = 60, int most_queries = 40) {
   CAPTURE(seed);
   using bulk_bench = testing::policy_bench<score_policy<fkv::foresight<>>, Element>;
   random_source choice(seed);
-  bulk_bench made(seed, {loose, {}, {}, {}, {}}, choice.integer(4, 60), choice.integer(0, 40));
+  bulk_bench made(seed, {loose, {}, {}, {}, {}}, choice.integer(longest / 15, longest),
+                  choice.integer(0, most_queries));
   std::vector<int> const model_layers{3, 1};
   made.shape.layers = model_layers.data();
   made.shape.first_kv_head = 1;
@@ -109,6 +110,13 @@ TEST_CASE("foresight: the judge against the oracle and its own generic form, flo
 
 TEST_CASE("foresight: the judge against the oracle and its own generic form, half") {
   for (std::uint64_t seed = 20; seed < 32; ++seed) check_judge<fkv::half>(seed);
+}
+
+TEST_CASE("foresight: the judge over windows of several tiles") {
+  for (std::uint64_t seed = 40; seed < 44; ++seed) {
+    check_judge<fkv::bfloat16>(seed, 250, 150);
+    check_judge<fkv::half>(seed + 4, 250, 150);
+  }
 }
 
 TEST_CASE("foresight: what each feature policy reads") {

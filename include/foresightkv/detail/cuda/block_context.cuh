@@ -57,6 +57,11 @@ struct cuda_block {
   __device__ void mma(float (&sums)[4], std::uint32_t const (&a)[4], std::uint32_t const (&b)[2]) const {
     mma_m16n8k16<Element>(sums, a, b);
   }
+  template <class Element>
+  __device__ std::uint32_t pack(float low, float high) const {
+    return pack_halves<Element>(low, high);
+  }
+  __device__ float exp2(float x) const { return exp2_approximate(x); }
 };
 
 static_assert(kernels::block_context<cuda_block<kernels::warp_size>>);

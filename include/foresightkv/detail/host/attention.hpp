@@ -118,17 +118,6 @@ template <class Isa, class Format, int FirstSpecial>
   out = reinterpret_cast<typename Isa::floats>(sign | wide);
 }
 
-/// The storage type whose bytes an element has: itself, or what its element_traits name as `layout`.
-template <class Element>
-struct layout_of {
-  using type = Element;
-};
-template <class Element>
-requires requires { typename element_traits<Element>::layout; }
-struct layout_of<Element> {
-  using type = typename element_traits<Element>::layout;
-};
-
 /// out = float(from[0, lanes)).
 template <class Isa, element Element>
 [[gnu::always_inline]] inline void widen_lanes(Element const* from, typename Isa::floats& out) {

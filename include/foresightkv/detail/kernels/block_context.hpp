@@ -35,6 +35,8 @@ inline constexpr int warp_size = 32;
 ///   commit(), wait<Pending>()    closes a group of copies; waits until at most Pending groups of this thread are open
 ///   mma<Element>(acc, a, b)      acc[16][8] += a[16][16] b[16][8] of a warp, Element half or bfloat16, fp32 sums, in the
 ///                                register layout of PTX's mma.m16n8k16
+///   pack<Element>(low, high)     two floats rounded to nearest even, in the halves of a word
+///   exp2(x)                      2^x to a few units in the last place; 0 where that is denormal
 template <class Context>
 concept block_context =
     requires(Context const context, typename Context::template scan<std::uint64_t>& scan, std::uint64_t wide, float real,
@@ -54,6 +56,8 @@ concept block_context =
       context.commit();
       context.template wait<0>();
       context.template mma<half>(sums, a, b);
+      { context.template pack<half>(real, real) } -> std::same_as<std::uint32_t>;
+      { context.exp2(real) } -> std::same_as<float>;
     };
 
 /// Starts bodies: `static status run(Exec const&, int blocks, Body const&)`. Specialised for every execution tag whose

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <foresightkv/cache.hpp>
+#include <foresightkv/detail/kernels/observe.hpp>
 #include <foresightkv/policy.hpp>
 #include <foresightkv/workspace.hpp>
 
@@ -15,7 +16,7 @@ struct call_memory {
   using reads = typename Policy::reads;
 
   std::int32_t* accepted = nullptr;       // [max_count]
-  float* lse = nullptr;                   // [place][group][max_queries]
+  exponent_sum* sums = nullptr;           // see window_sums
   float* observed = nullptr;              // [place][max_length][window statistics][group]
   float* carried = nullptr;               // [place][max_length][carried statistics][group]
   float* temporary = nullptr;             // [place][scratch rows][temporary_stride]
@@ -36,7 +37,8 @@ struct call_memory {
     made.temporary_stride = borrowed_row(shape, list.max_length);
     made.accepted = memory.take<std::int32_t>(static_cast<std::size_t>(list.max_count));
     if constexpr (window_statistics<reads>::size > 0)
-      made.lse = memory.take<float>(rows * group * static_cast<std::size_t>(max_queries));
+      made.sums = memory.take<exponent_sum>(rows * static_cast<std::size_t>(window_sums::splits(list.max_length)) * group *
+                                            static_cast<std::size_t>(max_queries));
     made.observed = memory.take<float>(slots * group * window_statistics<reads>::size);
     made.carried = memory.take<float>(slots * group * carried_statistics<reads>::size);
     made.temporary = memory.take<float>(rows * static_cast<std::size_t>(scratch_rows<typename Policy::scorer_type>()) *

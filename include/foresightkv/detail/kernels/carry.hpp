@@ -3,38 +3,36 @@
 
 #include <cstdint>
 #include <foresightkv/detail/kernels/block_context.hpp>
-#include <foresightkv/detail/kernels/rows.hpp>
+#include <foresightkv/detail/kernels/observe.hpp>
 
 namespace foresightkv::inline v0::detail::kernels {
 
-/// Observed window statistics of the rows of a call.
-struct observed_rows {
-  float const* data = nullptr;  // [place or row][capacity][window list][group]
-  int capacity = 0;
-  bool by_row = false;
-
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE float const* of(visited_row const& row, int width) const {
-    return part_of(data, by_row ? row.row : row.place, std::int64_t{capacity} * width);
-  }
-};
-
-/// All carried statistics of one (token, query head) after a window: out[statistic * group]. `out` may be where the old
-/// values stand.
-template <class WindowList, class... Carried>
-FORESIGHTKV_HOST_DEVICE void carry_token(statistics<Carried...>, row_carried const& old, float const* observed, int slot,
-                                         int j, int group, float* out) {
+/// store(place, before, after) for all carried statistics of one (token, query head); seen(statistic) is what a window
+/// statistic observed.
+template <class... Carried, class Seen, class Store>
+FORESIGHTKV_HOST_DEVICE void carry_token(statistics<Carried...>, row_carried const& old, int slot, int j, int group,
+                                         Seen const& seen, Store const& store) {
   int place = 0;
   auto const at = std::int64_t{slot} * old.width + j;
-  auto const now = std::int64_t{slot} * WindowList::size * group + j;
   (
       [&](auto carried) {
         using statistic = decltype(carried);
         float const before = slot < old.stored ? old.values[at + place * group] : 0.0f;
-        float const seen = observed[now + WindowList::template index<typename statistic::window>() * group];
-        out[place * group] = statistic::carry(before, seen);
+        store(place, before, statistic::carry(before, seen(typename statistic::window{})));
         ++place;
       }(Carried{}),
       ...);
+}
+
+/// The same from observed statistics in memory: out[statistic * group]. `out` may be where the old values stand.
+template <class WindowList, class CarriedList>
+FORESIGHTKV_HOST_DEVICE void carry_observed(row_carried const& old, float const* observed, int slot, int j, int group,
+                                            float* out) {
+  float const* const token = observed + std::int64_t{slot} * WindowList::size * group + j;
+  carry_token(
+      CarriedList{}, old, slot, j, group,
+      [&](auto window) { return token[WindowList::template index<decltype(window)>() * group]; },
+      [&](int place, float, float after) { out[place * group] = after; });
 }
 
 /// Folds a window into the carried columns of whole rows, in place, and marks their tokens as seen. A block per row.
@@ -64,7 +62,7 @@ struct carry_kernel {
       row_carried const old = carried_of(state, row.row);
       float const* const seen = observed.of(row, window_list::size * group);
       for (int i = c.rank(); i < row.length * group; i += threads)
-        carry_token<window_list>(carried_list{}, old, seen, i / group, i % group, group,
+        carry_observed<window_list, carried_list>(old, seen, i / group, i % group, group,
                                  state.carried_at(row.row, i / group) + i % group);
     }
     c.sync(columns_done);

@@ -10,6 +10,8 @@
 #include <foresightkv/detail/kernels/observe.hpp>
 #include <foresightkv/detail/kernels/score.hpp>
 #include <foresightkv/detail/kernels/select.hpp>
+#include <foresightkv/detail/kernels/tensor_judge.hpp>
+#include <foresightkv/detail/kernels/tensor_observe.hpp>
 #include <foresightkv/detail/kernels/visit.hpp>
 #include <foresightkv/detail/observer.hpp>
 
@@ -42,7 +44,7 @@ struct kernel_backend : lifecycle<Exec>, golden_kernels<Exec> {
     auto questions = run.questions({smaller(list.max_length, out_capacity)});
     questions.window = extent_of(window);
     run.visit(questions);
-    run.template observe<window_statistics<typename Policy::reads>>(window, {out, out_capacity, true});
+    run.observe(window, {out, out_capacity, true}, no_stage{});
     return run.result();
   }
 
@@ -61,7 +63,7 @@ struct kernel_backend : lifecycle<Exec>, golden_kernels<Exec> {
     return run.result();
   }
 
-  /// As observe, and one launch.
+  /// As observe; one launch more where the scorer sees whole rows or no statistic is observed.
   template <class Policy, class Cache, class Window>
   static status score(Exec const& exec, Policy const& policy, Cache const& cache, sequence_list const& list,
                       Window const& window, row_state const& state, score_view const& scores, workspace scratch) {
@@ -70,11 +72,11 @@ struct kernel_backend : lifecycle<Exec>, golden_kernels<Exec> {
     auto questions = run.questions({smaller(list.max_length, scores.capacity), storable});
     questions.window = extent_of(window);
     run.visit(questions);
-    auto body = run.scoring(window, run.observed(window));
-    body.scores = scores.data;
-    body.scores_capacity = scores.capacity;
-    body.scores_by_row = true;
-    run.launch(run.rows.blocks(body.tiles()), body);
+    auto stage = run.scoring(window);
+    stage.scores = scores.data;
+    stage.scores_capacity = scores.capacity;
+    stage.scores_by_row = true;
+    run.score(window, stage);
     return run.result();
   }
 
@@ -126,11 +128,11 @@ struct kernel_backend : lifecycle<Exec>, golden_kernels<Exec> {
     questions.window = extent_of(window);
     questions.asks_budget = true;
     run.visit(questions);
-    auto scoring = run.scoring(window, run.observed(window));
-    scoring.carries = true;
-    scoring.scores = run.memory.scores;
-    scoring.scores_capacity = list.max_length;
-    run.launch(run.rows.blocks(scoring.tiles()), scoring);
+    auto stage = run.scoring(window);
+    stage.carries = true;
+    stage.scores = run.memory.scores;
+    stage.scores_capacity = list.max_length;
+    run.score(window, stage);
     run.select(run.memory.scores, list.max_length, false, run.own_lists(wanted), new_lengths, !dry_run);
     if (!dry_run) {
       auto const body = run.compaction();
@@ -213,28 +215,43 @@ struct kernel_backend : lifecycle<Exec>, golden_kernels<Exec> {
       launch(list.max_count, body);
     }
 
-    struct statistics_target {
-      float* data;
-      int capacity;
-      bool by_row;
-    };
-    template <class List, class Query, log_base Base>
-    void observe(observation<Query, Base> const& window, statistics_target const& out) {
-      if constexpr (List::size > 0) {
-        window_pass<Cache, Query, Base> const pass{rows, cache, window};
-        observe_kernel<List, Cache, Query, Base> body{pass, nullptr, out.data, out.capacity, out.by_row, list.max_length};
-        if (window.lse == nullptr) {
-          lse_kernel<Cache, Query, Base> const first{pass, memory.lse};
-          body.lse = memory.lse;
-          launch(rows.blocks(first.tiles()) * cache.shape().group, first);
+    /// Observes a window into `out`, and runs what comes after in the same kernel: on tensor cores where the types, the
+    /// dimension and the statistics allow it.
+    template <class Query, log_base Base, class After>
+    void observe(observation<Query, Base> const& window, statistics_rows<float> const& out, After const& after) {
+      if constexpr (window_list::size > 0) {
+        using pass_type = window_pass<Cache, Query, Base>;
+        pass_type pass{rows, cache, window};
+        if (window.lse == nullptr) pass.sums = {memory.sums, list.max_length};
+        if constexpr (!std::is_void_v<pass_element<pass_type>> && folds<window_list>::mergeable) {
+          if (cache.shape().key_head_dim <= max_tensor_dims)
+            return with_tensor_dims(cache.shape().key_head_dim,
+                                    [&](auto dims) { observe_on<decltype(dims)::value>(pass, out, after); });
         }
-        launch(rows.blocks(body.tiles()) * cache.shape().group, body);
+        lse_kernel<Cache, Query, Base> const first{pass};
+        if (window.lse == nullptr) launch(rows.blocks(first.blocks_per_row()), first);
+        observe_kernel<window_list, Cache, Query, Base, After> const body{pass, out, after, list.max_length};
+        launch(rows.blocks(body.tiles()), body);
       }
     }
+    template <int Dims, class Pass, class After>
+    void observe_on(Pass const& pass, statistics_rows<float> const& out, After const& after) {
+      tensor_lse_kernel<Dims, Pass> const first{pass};
+      if (pass.window.lse == nullptr) launch(rows.blocks(first.blocks_per_row()), first);
+      auto const with = [&](auto const& sink) {
+        tensor_observe_kernel<Dims, Pass, std::remove_cvref_t<decltype(sink)>> const body{pass, sink, list.max_length};
+        launch(rows.blocks(body.tiles()), body);
+      };
+      if constexpr (is_judged<After>)
+        with(judge_sink<After>{after});
+      else
+        with(statistics_sink<window_list, Pass, After>{pass, out, after});
+    }
+
     /// Window statistics of the call's rows: observed now, or found where they were observed before.
     template <class Query, log_base Base>
     observed_rows observed(observation<Query, Base> const& window) {
-      observe<window_list>(window, {memory.observed, list.max_length, false});
+      observe(window, {memory.observed, list.max_length, false}, no_stage{});
       return {memory.observed, list.max_length, false};
     }
     template <class List>
@@ -245,19 +262,32 @@ struct kernel_backend : lifecycle<Exec>, golden_kernels<Exec> {
     }
 
     template <class Window>
-    score_kernel<Cache, Window, reads, scorer_type> scoring(Window const& window, observed_rows const& seen) const {
-      score_kernel<Cache, Window, reads, scorer_type> body;
-      body.rows = rows;
-      body.cache = cache;
-      body.window = window;
-      body.scorer = policy.scorer;
-      body.config = policy.config;
-      body.observed = seen;
-      body.carried = memory.carried;
-      body.temporary = memory.temporary;
-      body.temporary_stride = memory.temporary_stride;
-      body.max_length = list.max_length;
-      return body;
+    using stage_of = score_stage<Cache, Window, reads, scorer_type>;
+    template <class Window>
+    [[nodiscard]] stage_of<Window> scoring(Window const& window) const {
+      stage_of<Window> stage;
+      stage.rows = rows;
+      stage.cache = cache;
+      stage.window = window;
+      stage.scorer = policy.scorer;
+      stage.config = policy.config;
+      stage.observed = {memory.observed, list.max_length, false};
+      stage.carried = memory.carried;
+      stage.temporary = memory.temporary;
+      stage.temporary_stride = memory.temporary_stride;
+      stage.max_length = list.max_length;
+      return stage;
+    }
+    /// A scorer that sees a token at a time runs where the token's statistics are made.
+    template <class Window>
+    void score(Window const& window, stage_of<Window> stage) {
+      if constexpr (is_observation<Window> && window_list::size > 0 && !stage_of<Window>::whole_rows) {
+        observe(window, {memory.observed, list.max_length, false}, stage);
+      } else {
+        stage.observed = observed(window);
+        score_kernel<stage_of<Window>> const body{stage};
+        launch(rows.blocks(body.tiles()), body);
+      }
     }
 
     [[nodiscard]] list_targets own_lists(selection const& wanted) const {

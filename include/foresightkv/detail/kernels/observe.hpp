@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <concepts>
 #include <cstdint>
 #include <foresightkv/detail/kernels/dot_tile.hpp>
 #include <foresightkv/detail/kernels/rows.hpp>
@@ -15,12 +16,47 @@ FORESIGHTKV_HOST_DEVICE inline float exponent_of(softmax_rule const& rule, float
   return product * rule.multiply;
 }
 
-/// What both passes over a window share: its queries, the keys that they meet, and who sees whom.
+/// Sum of base-2 exponentials, less their largest exponent. Finite, so that no exponent is infinity less infinity.
+struct exponent_sum {
+  float largest = -3e38f;
+  float total = 0.0f;
+
+  FORESIGHTKV_HOST_DEVICE void add(exponent_sum other) {
+    float const peak = other.largest > largest ? other.largest : largest;
+    total = total * exp2f(largest - peak) + other.total * exp2f(other.largest - peak);
+    largest = peak;
+  }
+};
+
+/// Log-sum-exps that a call computes itself: [place][split][group][max_queries], a part of a row's keys per split, so that
+/// there are blocks enough for a device. How many follows from the host's bound alone.
+struct window_sums {
+  static constexpr int most_splits = 4;
+  static constexpr int least_keys = 384;
+
+  exponent_sum* data = nullptr;
+  int max_length = 0;
+
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE static int splits(int max_length) {
+    return smaller(divide_up(max_length, least_keys), most_splits);
+  }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE int splits() const { return splits(max_length); }
+  /// A multiple of every tile.
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE int keys_per_split() const {
+    return divide_up(divide_up(max_length, splits()), 64) * 64;
+  }
+};
+
+/// What all passes over a window share: its queries, the keys that they meet, and who sees whom.
 template <class Cache, class Query, log_base Base>
 struct window_pass {
+  using cache_type = Cache;
+  using query_type = Query;
+
   visited_rows rows{};
   Cache cache{};
   observation<Query, Base> window{};
+  window_sums sums{};  // where the window brings no log-sum-exp
 
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE cache_shape const& shape() const { return rows.lengths.shape; }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE int query_head(visited_row const& row, int j) const {
@@ -29,22 +65,40 @@ struct window_pass {
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE window_place place(visited_row const& row, row_positions const& positions) const {
     return place_window(window, row.at.sequence, positions.end(row.length));
   }
-  /// Base-2 log-sum-exps that were not handed over: [place][j][max_queries].
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE std::int64_t lse_place(visited_row const& row, int j) const {
-    return (std::int64_t{row.place} * shape().group + j) * window.max_queries;
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE exponent_sum& sum(visited_row const& row, int split, int j, int query) const {
+    std::int64_t const part = (std::int64_t{row.place} * sums.splits() + split) * shape().group + j;
+    return sums.data[part * window.max_queries + query];
+  }
+
+  /// Log-sum-exp of a query, base 2. Not finite for a masked one.
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE float log_sum(visited_row const& row, int j, int query) const {
+    if (sums.data == nullptr) {
+      float const given = window.log_sum_exp(row.at, query_head(row, j), query);
+      return Base == log_base::natural ? given * log2_e : given;
+    }
+    exponent_sum all;
+    for (int split = 0; split < sums.splits(); ++split) all.add(sum(row, split, j, query));
+    if (!(all.total > 0.0f)) return bits_float(0x7fc00000u);
+    if (window.sink_logits != nullptr) {
+      auto const layer = std::int64_t{row.at.layer} * shape().num_kv_heads * shape().group;
+      all.add({window.sink_logits[layer + query_head(row, j)] * log2_e, 1.0f});
+    }
+    return is_finite(all.largest) ? all.largest + log2f(all.total) : bits_float(0x7fc00000u);
   }
 };
 
-/// Log-sum-exp of every query of a window, base 2: one query per thread, keys stream by. NaN for a masked query.
+/// Sums for the log-sum-exp of every query of a window: one query per thread, keys stream by.
 template <class Cache, class Query, log_base Base>
 struct lse_kernel {
   static constexpr int threads = 128;
   enum sync : int { looked_up = 16 };
 
   window_pass<Cache, Query, Base> pass{};
-  float* lse = nullptr;  // [place][j][max_queries]
 
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE int tiles() const { return divide_up(pass.window.max_queries, threads); }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE int blocks_per_row() const {
+    return tiles() * pass.shape().group * pass.sums.splits();
+  }
 
   template <class Context>
   struct shared {
@@ -54,10 +108,10 @@ struct lse_kernel {
 
   template <class Context>
   FORESIGHTKV_HOST_DEVICE void operator()(Context const& c, shared<Context>& memory) const {
-    int const group = pass.shape().group;
     int const first = c.block() % tiles() * threads;
-    int const j = c.block() / tiles() % group;
-    visited_row const row = pass.rows.at(c.block() / tiles() / group);
+    int const j = c.block() / tiles() % pass.shape().group;
+    int const split = c.block() / (tiles() * pass.shape().group) % pass.sums.splits();
+    visited_row const row = pass.rows.at(c.block() / blocks_per_row());
     if (!row.visited()) return;
     row_positions const positions = pass.rows.positions(row);
     window_place const place = pass.place(row, positions);
@@ -68,36 +122,26 @@ struct lse_kernel {
       return first + i < place.count ? pass.window.query(row.at, head, first + i) : nullptr;
     };
     int const position = place.first + first + c.rank();
-    float largest = -3e38f;  // finite, so that no exponent is infinity less infinity
-    float total = 0.0f;
-    for (int key = 0; key < row.length; key += dot_tile::width) {
-      int const count = row.length - key < dot_tile::width ? row.length - key : dot_tile::width;
+    int const end = smaller(row.length, (split + 1) * pass.sums.keys_per_split());
+    exponent_sum all;
+    for (int key = split * pass.sums.keys_per_split(); key < end; key += dot_tile::width) {
+      int const count = smaller(end - key, dot_tile::width);
       float x[dot_tile::width];
       dot_tile::multiply(c, memory.tile, pass.shape().key_head_dim, query_at, count,
                          [&](int i) { return pass.cache.key(row.at, key + i); }, x);
       if (c.rank() < count) memory.position[c.rank()] = positions.at(key + c.rank());
       c.sync(looked_up);
-      float peak = largest;
+      float peak = all.largest;
       for (int i = 0; i < dot_tile::width; ++i) {
         bool const seen = i < count && memory.position[i] >= 0 && memory.position[i] <= position;
         x[i] = seen ? exponent_of(rule, x[i]) : -HUGE_VALF;
         peak = x[i] > peak ? x[i] : peak;
       }
-      total *= exp2f(largest - peak);
-      for (int i = 0; i < dot_tile::width; ++i) total += exp2f(x[i] - peak);
-      largest = peak;
+      all.total *= exp2f(all.largest - peak);
+      for (int i = 0; i < dot_tile::width; ++i) all.total += exp2f(x[i] - peak);
+      all.largest = peak;
     }
-    if (first + c.rank() >= place.count) return;
-    bool const empty = !(total > 0.0f);
-    if (pass.window.sink_logits != nullptr) {
-      float const sink =
-          pass.window.sink_logits[std::int64_t{row.at.layer} * pass.shape().num_kv_heads * group + head] * log2_e;
-      float const peak = sink > largest ? sink : largest;
-      total = total * exp2f(largest - peak) + exp2f(sink - peak);
-      largest = peak;
-    }
-    bool const masked = empty || !is_finite(total) || !is_finite(largest);
-    lse[pass.lse_place(row, j) + first + c.rank()] = masked ? bits_float(0x7fc00000u) : largest + log2f(total);
+    if (first + c.rank() < place.count) pass.sum(row, split, j, first + c.rank()) = all;
   }
 };
 
@@ -107,6 +151,13 @@ struct folds;
 template <class... Statistics>
 struct folds<statistics<Statistics...>> {
   static constexpr int size = static_cast<int>(sizeof...(Statistics));
+  static constexpr bool mergeable = (mergeable_statistic<Statistics> && ...);
+  /// Queries of this age and older are all the same to the list.
+  static constexpr int longest_horizon = [] {
+    int longest = 0;
+    ((longest = horizon<Statistics>() != no_limit && horizon<Statistics>() > longest ? horizon<Statistics>() : longest), ...);
+    return longest;
+  }();
   float value[size > 0 ? size : 1] = {Statistics::initial...};
 
   FORESIGHTKV_HOST_DEVICE void fold(float probability, int age) {
@@ -115,19 +166,61 @@ struct folds<statistics<Statistics...>> {
       ++place),
      ...);
   }
+  /// The same for a query that is older than every horizon.
+  FORESIGHTKV_HOST_DEVICE void fold_old(float probability, int age) {
+    [[maybe_unused]] int place = 0;
+    ((value[place] = horizon<Statistics>() == no_limit ? Statistics::fold(value[place], probability, age) : value[place],
+      ++place),
+     ...);
+  }
+  FORESIGHTKV_HOST_DEVICE void merge(folds const& other) {
+    [[maybe_unused]] int place = 0;
+    ((value[place] = Statistics::merge(value[place], other.value[place]), ++place), ...);
+  }
 };
 
-/// Statistics of a window's attention to every token: one token per thread, queries stream by, oldest first.
-template <class List, class Cache, class Query, log_base Base>
+/// What follows a kernel's own work in the same block, once all threads see its results: nothing.
+struct no_stage {
+  template <class Context>
+  struct shared {};
+  template <class Context>
+  FORESIGHTKV_HOST_DEVICE void operator()(Context const&, shared<Context>&, visited_row const&, int, int) const {}
+};
+
+/// Observed window statistics of the rows of a call.
+template <class Value>
+struct statistics_rows {
+  Value* data = nullptr;  // [place or row][capacity][window list][group]
+  int capacity = 0;
+  bool by_row = false;
+
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE Value* of(visited_row const& row, int width) const {
+    return part_of(data, by_row ? row.row : row.place, std::int64_t{capacity} * width);
+  }
+};
+using observed_rows = statistics_rows<float const>;
+
+/// A chunk of a window begins with what earlier ones left. A token that comes after all of their queries got 0 from
+/// them, and nobody may have written that down.
+template <class List>
+FORESIGHTKV_HOST_DEVICE folds<List> earlier_folds(float const* earlier, int position, window_place const& place, int group) {
+  folds<List> found;
+  found.fold(0.0f, place.end - place.first);
+  if (position >= place.first) return found;
+  for (int s = 0; s < List::size; ++s) found.value[s] = earlier[s * group];
+  return found;
+}
+
+/// Statistics of a window's attention to every token, whatever the types, the dimension and the fold: one token per
+/// thread, queries stream by, oldest first. A block has a tile of tokens, all query heads, and what comes after.
+template <class List, class Cache, class Query, log_base Base, class After>
 struct observe_kernel {
   static constexpr int threads = 128;
-  enum sync : int { looked_up = 16 };
+  enum sync : int { looked_up = 16, observed };
 
   window_pass<Cache, Query, Base> pass{};
-  float const* lse = nullptr;  // as lse_kernel writes it; null where the window brings its own
-  float* out = nullptr;        // [place or row][out_capacity][List][group]
-  int out_capacity = 0;
-  bool by_row = false;  // out is indexed by row, not by place
+  statistics_rows<float> out{};
+  After after{};
   int max_length = 0;
 
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE int tiles() const { return divide_up(max_length, threads); }
@@ -136,42 +229,34 @@ struct observe_kernel {
   struct shared {
     dot_tile::shared<Context::threads> tile;
     float lse[dot_tile::width];
+    typename After::template shared<Context> after;
   };
 
   template <class Context>
   FORESIGHTKV_HOST_DEVICE void operator()(Context const& c, shared<Context>& memory) const {
     int const group = pass.shape().group;
     int const first = c.block() % tiles() * threads;
-    int const j = c.block() / tiles() % group;
-    visited_row const row = pass.rows.at(c.block() / tiles() / group);
+    visited_row const row = pass.rows.at(c.block() / tiles());
     if (!row.visited() || first >= row.length) return;
     int const slot = first + c.rank();
     row_positions const positions = pass.rows.positions(row);
     int const position = slot < row.length ? positions.at(slot) : -1;
-    float* const target = part_of(out, by_row ? row.row : row.place, std::int64_t{out_capacity} * List::size * group) +
-                          std::int64_t{slot} * List::size * group + j;
+    float* const token = out.of(row, List::size * group) + std::int64_t{slot} * List::size * group;
     window_place const place = pass.place(row, positions);
-    if (place.count == 0) {
-      if (!pass.window.continues && slot < row.length)
-        for (int s = 0; s < List::size; ++s) target[s * group] = 0.0f;
-      return;
+    for (int j = 0; j < group; ++j) {
+      folds<List> running;
+      if (pass.window.continues && slot < row.length)
+        running = earlier_folds<List>(token + j, position, place, group);
+      fold_window(c, memory, row, j, first, position, place, running);
+      bool const untouched = place.count == 0 && pass.window.continues;
+      for (int s = 0; s < List::size && slot < row.length && !untouched; ++s)
+        token[s * group + j] = place.count == 0 ? 0.0f : running.value[s];
     }
-    folds<List> running;
-    if (pass.window.continues && slot < row.length) resume(running, target, position, place, group);
-    fold_window(c, memory, row, j, first, position, place, running);
-    if (slot < row.length)
-      for (int s = 0; s < List::size; ++s) target[s * group] = running.value[s];
+    if constexpr (!std::same_as<After, no_stage>) c.sync(observed);
+    after(c, memory.after, row, first, smaller(first + threads, row.length));
   }
 
  private:
-  /// A token that comes after all earlier queries got 0 from them, and nobody may have written that down.
-  FORESIGHTKV_HOST_DEVICE static void resume(folds<List>& running, float const* earlier, int position,
-                                             window_place const& place, int group) {
-    running.fold(0.0f, place.end - place.first);
-    if (position >= place.first) return;
-    for (int s = 0; s < List::size; ++s) running.value[s] = earlier[s * group];
-  }
-
   template <class Context>
   FORESIGHTKV_HOST_DEVICE void fold_window(Context const& c, shared<Context>& memory, visited_row const& row, int j,
                                            int first, int position, window_place const& place,
@@ -182,11 +267,11 @@ struct observe_kernel {
       return first + i < row.length ? pass.cache.key(row.at, first + i) : nullptr;
     };
     for (int query = 0; query < place.count; query += dot_tile::width) {
-      int const count = place.count - query < dot_tile::width ? place.count - query : dot_tile::width;
+      int const count = smaller(place.count - query, dot_tile::width);
       float x[dot_tile::width];
       dot_tile::multiply(c, memory.tile, pass.shape().key_head_dim, key_at, count,
                          [&](int i) { return pass.window.query(row.at, head, query + i); }, x);
-      if (c.rank() < count) memory.lse[c.rank()] = log_sum(row, j, head, query + c.rank());
+      if (c.rank() < count) memory.lse[c.rank()] = pass.log_sum(row, j, query + c.rank());
       c.sync(looked_up);
       for (int i = 0; i < count; ++i) {
         int const asked = place.first + query + i;
@@ -194,12 +279,6 @@ struct observe_kernel {
         running.fold(seen ? exp2f(exponent_of(rule, x[i]) - memory.lse[i]) : 0.0f, place.end - 1 - asked);
       }
     }
-  }
-
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE float log_sum(visited_row const& row, int j, int head, int query) const {
-    if (lse != nullptr) return lse[pass.lse_place(row, j) + query];
-    float const given = pass.window.log_sum_exp(row.at, head, query);
-    return Base == log_base::natural ? given * log2_e : given;
   }
 };
 

@@ -9,14 +9,12 @@
 
 namespace foresightkv::inline v0::detail::kernels {
 
-/// Scores rows. A scorer that sees one token at a time gets a warp per token and a block per tile; one that sees the
-/// row, a block per row.
+/// Scores tokens of a row whose statistics are in memory, by all threads of a block: a part of the row where the scorer
+/// sees one token at a time, else the whole one.
 template <class Cache, class Window, class Reads, class Scorer>
-struct score_kernel {
-  static constexpr int threads = 256;
+struct score_stage {
   static constexpr bool whole_rows = !pointwise_scorer<Scorer>;
-  static constexpr int tile = 64;  // tokens
-  enum sync : int { carried_written };
+  enum sync : int { carried_written = 40 };
   using window_list = window_statistics<Reads>;
   using carried_list = carried_statistics<Reads>;
 
@@ -35,17 +33,12 @@ struct score_kernel {
   bool scores_by_row = false;
   int max_length = 0;
 
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE int tiles() const { return whole_rows ? 1 : divide_up(max_length, tile); }
-
   template <class Context>
   using shared = typename row_block<Context>::shared;
 
   template <class Context>
-  FORESIGHTKV_HOST_DEVICE void operator()(Context const& c, shared<Context>& memory) const {
-    visited_row const row = rows.at(c.block() / tiles());
-    int const first = c.block() % tiles() * tile;
-    if (!row.visited() || first >= row.length) return;
-    int const last = whole_rows ? row.length : smaller(first + tile, row.length);
+  FORESIGHTKV_HOST_DEVICE void operator()(Context const& c, shared<Context>& memory, visited_row const& row, int first,
+                                          int last) const {
     int const group = cache.shape().group;
     row_positions const positions = rows.positions(row);
     auto view = view_row<Reads>(cache, window, config, rows.state, row.at, row.length, positions);
@@ -55,7 +48,11 @@ struct score_kernel {
     view.scratch_stride = static_cast<std::size_t>(temporary_stride);
     if constexpr (carried_list::size > 0) write_carried(c, row, first, last, view.observed);
     row_block<Context> const block{c, memory, first, last};
-    evaluate(scorer, block, view, part_of(scores, scores_by_row ? row.row : row.place, scores_capacity));
+    evaluate(scorer, block, view, scores_of(row));
+  }
+
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE float* scores_of(visited_row const& row) const {
+    return part_of(scores, scores_by_row ? row.row : row.place, scores_capacity);
   }
 
  private:
@@ -66,15 +63,39 @@ struct score_kernel {
     row_carried const old = carried_of(rows.state, row.row);
     float* const target = part_of(carried, row.place, std::int64_t{max_length} * old.width);
     if (carries) {
-      for (int i = first * group + c.rank(); i < last * group; i += threads)
-        carry_token<window_list>(carried_list{}, old, seen, i / group, i % group, group,
+      for (int i = first * group + c.rank(); i < last * group; i += Context::threads)
+        carry_observed<window_list, carried_list>(old, seen, i / group, i % group, group,
                                  target + std::int64_t{i / group} * old.width + i % group);
     } else {
       int const stored = old.stored * old.width;
-      for (int i = first * old.width + c.rank(); i < last * old.width; i += threads)
+      for (int i = first * old.width + c.rank(); i < last * old.width; i += Context::threads)
         target[i] = i < stored ? old.values[i] : 0.0f;
     }
     c.sync(carried_written);
+  }
+};
+
+/// Scores rows: a block per tile of tokens, or per row where the scorer sees the row.
+template <class Stage>
+struct score_kernel {
+  static constexpr int threads = 256;
+  static constexpr int tile = 64;  // tokens
+
+  Stage stage{};
+
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE int tiles() const {
+    return Stage::whole_rows ? 1 : divide_up(stage.max_length, tile);
+  }
+
+  template <class Context>
+  using shared = typename Stage::template shared<Context>;
+
+  template <class Context>
+  FORESIGHTKV_HOST_DEVICE void operator()(Context const& c, shared<Context>& memory) const {
+    visited_row const row = stage.rows.at(c.block() / tiles());
+    int const first = c.block() % tiles() * tile;
+    if (!row.visited() || first >= row.length) return;
+    stage(c, memory, row, first, Stage::whole_rows ? row.length : smaller(first + tile, row.length));
   }
 };
 
