@@ -94,9 +94,9 @@ void check_random(std::uint64_t seed, bool long_window = false) {
   bool const is_long = choice.chance(0.2) || long_window;
   bench<Element, Query, Base> made(seed, is_long ? choice.integer(150, 300) : choice.integer(1, 70),
                                    long_window ? choice.integer(64, 150) : choice.integer(0, 40));
-  made.place(static_cast<history>(choice.integer(0, 3)));
+  made.place(static_cast<history>(choice.integer(0, long_window ? 2 : 3)));
   auto& window = made.window;
-  if (choice.chance(0.4)) {
+  if (choice.chance(long_window ? 0.1 : 0.4)) {
     window.has_counts = true;
     for (auto& count : window.query_count)
       count = choice.chance(0.25) ? 0 : choice.integer(0, window.max_queries);
@@ -111,10 +111,10 @@ void check_random(std::uint64_t seed, bool long_window = false) {
   }
   window.has_end = choice.chance(0.4);
   window.has_first = window.has_end && choice.chance(0.5);
-  window.soft_cap = choice.chance(0.3) ? static_cast<float>(choice.uniform(1.0, 6.0)) : 0.0f;
+  window.soft_cap = choice.chance(long_window ? 0.1 : 0.3) ? static_cast<float>(choice.uniform(1.0, 6.0)) : 0.0f;
   window.scale = choice.chance(0.3) ? static_cast<float>(choice.uniform(0.02, 0.3)) : 0.0f;
   window.has_sinks = choice.chance(0.3);
-  if (choice.chance(0.5)) made.fill_lse(choice.chance(0.5) ? 0.2 : 0.0);
+  if (choice.chance(0.5)) made.fill_lse(choice.chance(long_window ? 0.2 : 0.5) ? 0.2 : 0.0);
   REQUIRE(made.observe(window.view()).ok());
   double const worst = made.worst();
   CHECK(worst <= tolerance);

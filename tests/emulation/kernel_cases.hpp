@@ -92,14 +92,25 @@ struct extent {
 using mixed = fkv::weighted_sum<fkv::standardised<fkv::group_sum<fkv::accumulated>>, fkv::softmax<fkv::key_diff>,
                                 fkv::group_max<fkv::last<8>>>;
 
+/// Reads a statistic of every kind, a token at a time.
+struct spread {
+  using reads = fkv::statistics<fkv::maximum, fkv::minimum, fkv::sum, fkv::last<1>, fkv::last<8>, fkv::last<32>,
+                                fkv::sum_of_squares>;
+  template <class Lanes, class Token>
+  float operator()(Lanes const&, Token const& token) const {
+    return token.mean(fkv::maximum{}) + token.mean(fkv::minimum{}) + token.mean(fkv::sum{}) + token.mean(fkv::last<1>{}) +
+           token.mean(fkv::last<8>{}) - token.mean(fkv::last<32>{}) + token.mean(fkv::sum_of_squares{});
+  }
+};
+
 template <class Scorer, class Selector, class Compaction>
 using policy_of = fkv::policy<fkv::eviction_config, Scorer, Selector, Compaction>;
 
-template <class Policy>
-policy_bench<Policy> bench_of(extent const& size, execution const& exec, typename Policy::scorer_type const& scorer,
-                              int tokens, int queries, int dim = 20) {
-  policy_bench<Policy> made(7, Policy{size.config(), scorer, {}, {}, {}}, size.shape(size.length(tokens), dim),
-                            size.queries(queries));
+template <class Policy, class Element = float>
+policy_bench<Policy, Element> bench_of(extent const& size, execution const& exec,
+                                       typename Policy::scorer_type const& scorer, int tokens, int queries, int dim = 20) {
+  policy_bench<Policy, Element> made(7, Policy{size.config(), scorer, {}, {}, {}}, size.shape(size.length(tokens), dim),
+                                     size.queries(queries));
   made.exec = exec;
   return made;
 }
@@ -111,10 +122,10 @@ std::vector<std::byte> bytes_of(Bench const& made) {
   return all.bytes;
 }
 
-template <class Scorer, class Selector, class Compaction>
-kernel_case evict(extent size, std::string name, Scorer const& scorer, history before, int tokens) {
+template <class Scorer, class Selector, class Compaction, class Element = float>
+kernel_case evict(extent size, std::string name, Scorer const& scorer, history before, int tokens, int queries = 37) {
   return {std::move(name), [=](execution const& exec) {
-            auto made = bench_of<policy_of<Scorer, Selector, Compaction>>(size, exec, scorer, tokens, 37, 40);
+            auto made = bench_of<policy_of<Scorer, Selector, Compaction>, Element>(size, exec, scorer, tokens, queries, 40);
             for (int sequence = 0; sequence < made.shape.num_sequences; ++sequence)
               made.place(sequence, before, made.shape.capacity - sequence);
             require_ok(made.evict(made.window.view()));
@@ -122,9 +133,11 @@ kernel_case evict(extent size, std::string name, Scorer const& scorer, history b
           }};
 }
 
-inline kernel_case judge(extent size) {
-  return {"evict: judge, fill_holes", [=](execution const& exec) {
-            auto made = bench_of<policy_of<fkv::foresight<>, fkv::top_k, fkv::fill_holes>>(size, exec, {}, 171, 21);
+template <class Element>
+kernel_case judge(extent size, std::string name, int tokens, int queries) {
+  return {std::move(name), [=](execution const& exec) {
+            using policy_type = policy_of<fkv::foresight<>, fkv::top_k, fkv::fill_holes>;
+            auto made = bench_of<policy_type, Element>(size, exec, {}, tokens, queries);
             random_judges const judges({1, made.shape.num_kv_heads, made.shape.group, 20, 12}, made.random);
             made.policy.scorer.weights = judges.view();
             for (int sequence = 0; sequence < made.shape.num_sequences; ++sequence)
@@ -307,7 +320,10 @@ inline std::vector<kernel_case> kernel_cases(bool small = false) {
   all.push_back(evict<fkv::r_kv<>, top_k, fkv::ordered>(size, "evict: r_kv", {}, history::ordered, 150));
   all.push_back(
       evict<fkv::window_sum, top_k, fkv::fill_holes>(size, "evict: window_sum", {}, history::pristine, 200));
-  all.push_back(cases::judge(size));
+  all.push_back(cases::judge<float>(size, "evict: judge, fill_holes", 171, 21));
+  all.push_back(cases::judge<fkv::bfloat16>(size, "evict: judge on matrix units", 230, 90));
+  all.push_back(evict<cases::spread, top_k, fkv::ordered, fkv::half>(size, "evict: statistics on matrix units", {},
+                                                                     history::pristine, 230, 70));
   all.push_back(cases::stages(size, mixed));
   all.push_back(cases::due(size));
   all.push_back(cases::lifecycle(size));

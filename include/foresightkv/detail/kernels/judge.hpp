@@ -48,7 +48,7 @@ FORESIGHTKV_HOST_DEVICE void bulk_score(foresight<Features> const& scorer, row_b
       if (lane == 0 && first + t < end) scores[first + t] = score + bias[2 * units];
     }
   }
-  c.sync(row_block<Context>::visited_tokens);
+  if (block.end == block.all) c.sync(row_block<Context>::visited_tokens);
 }
 
 }  // namespace foresightkv::inline v0::detail::kernels

@@ -34,7 +34,7 @@ struct warp_lanes {
 };
 
 /// The threads of a block as a scorer sees them: see detail::archetype::block. A block may own a part of a row's tokens
-/// only; then for_each_token visits those, and no more can be asked of it.
+/// only; then for_each_token visits those, without a barrier, and no more can be asked of it.
 template <class Context>
 struct row_block {
   static constexpr int warps = Context::threads / warp_size;
@@ -46,8 +46,9 @@ struct row_block {
 
   Context const& context;
   shared& memory;
+  static constexpr int all = 0x7fffffff;
   int begin = 0;  // tokens that this block owns
-  int end = 0x7fffffff;
+  int end = all;
 
   template <class Body>
   FORESIGHTKV_HOST_DEVICE void for_each(int count, Body const& body) const {
@@ -59,7 +60,7 @@ struct row_block {
     warp_lanes<Context> const lanes{context};
     int const owned = end < count ? end : count;
     for (int i = begin + context.rank() / warp_size; i < owned; i += warps) body(lanes, i);
-    context.sync(visited_tokens);
+    if (end == all) context.sync(visited_tokens);
   }
   template <class Term>
   FORESIGHTKV_HOST_DEVICE float sum(int count, Term const& term) const {

@@ -47,7 +47,7 @@ struct score_stage {
     view.scratch_base = part_of(temporary, row.place, scratch_rows<Scorer>() * temporary_stride);
     view.scratch_stride = static_cast<std::size_t>(temporary_stride);
     if constexpr (carried_list::size > 0) write_carried(c, row, first, last, view.observed);
-    row_block<Context> const block{c, memory, first, last};
+    row_block<Context> const block{c, memory, first, whole_rows ? row_block<Context>::all : last};
     evaluate(scorer, block, view, scores_of(row));
   }
 

@@ -182,6 +182,7 @@ struct tensor_observe_kernel {
 
   /// The part of a row that a warp has.
   struct share {
+    static constexpr int tokens = tile::own;
     visited_row row{};
     window_place place{};
     int first = 0;  // slot
@@ -302,7 +303,7 @@ template <class List, class Pass, class After>
 struct statistics_sink {
   using list = List;
   static constexpr int together = List::size <= 3 ? 4 : List::size <= 6 ? 2 : 1;  // query heads: what memory is there for
-  enum sync : int { staged = 20, flushed, observed };
+  enum sync : int { staged = 20, observed };
 
   Pass pass{};
   statistics_rows<float> out{};
@@ -321,9 +322,9 @@ struct statistics_sink {
   template <class Tile, class Context, class Share>
   FORESIGHTKV_HOST_DEVICE void head(Context const& c, shared<Context>& memory, Share const& mine, int j,
                                     folds<List> (&of)[Tile::own_of_thread]) const {
-    if (mine.place.count == 0 && pass.window.continues) return;
     int const group = pass.shape().group;
     float* const row = out.of(mine.row, List::size * group);
+    if (mine.place.count == 0) return clear(c, mine, row, j);
     auto& mine_staged = memory.value[c.rank() / warp_size];
     unrolled<Tile::own_of_thread>([&](int i) {
       if (c.rank() % 4 != i) return;
@@ -346,13 +347,23 @@ struct statistics_sink {
       copy_vector(reinterpret_cast<std::byte*>(to), reinterpret_cast<std::byte const*>(mine_staged[token][i % List::size]),
                   static_cast<int>(sizeof(float)) * (j + 1 - from));
     }
-    c.sync_warp(flushed);
-  }
+  }  // and a tile of the next head has a barrier before anything is staged again
 
   template <class Tile, class Context, class Share>
   FORESIGHTKV_HOST_DEVICE void end(Context const& c, shared<Context>& memory, Share const& mine, int first, int last) const {
     if constexpr (!std::same_as<After, no_stage>) c.sync(observed);
     after(c, memory.after, mine.row, first, last);
+  }
+
+ private:
+  /// Without a query all statistics of a window are 0; a later chunk changes nothing.
+  template <class Context, class Share>
+  FORESIGHTKV_HOST_DEVICE void clear(Context const& c, Share const& mine, float* row, int j) const {
+    if (pass.window.continues) return;
+    int const group = pass.shape().group;
+    int const last = smaller(mine.first + Share::tokens, mine.row.length) * List::size;
+    for (int i = mine.first * List::size + c.rank() % warp_size; i < last; i += warp_size)
+      row[std::int64_t{i} * group + j] = 0.0f;
   }
 };
 
