@@ -52,6 +52,20 @@ FORESIGHTKV_HOST_DEVICE constexpr bool is_finite(double value) {
   return (__builtin_bit_cast(std::uint64_t, value) & 0x7fff'ffff'ffff'ffffu) < 0x7ff0'0000'0000'0000u;
 }
 
+/// The larger (smaller) of two numbers; on a device one instruction, which knows no NaN.
+FORESIGHTKV_HOST_DEVICE constexpr float larger(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  if (!__builtin_is_constant_evaluated()) return fmaxf(a, b);
+#endif
+  return a > b ? a : b;
+}
+FORESIGHTKV_HOST_DEVICE constexpr float lesser(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  if (!__builtin_is_constant_evaluated()) return fminf(a, b);
+#endif
+  return a < b ? a : b;
+}
+
 /// A binary format of 1 + ExponentBits + MantissaBits bits with IEEE bias and denormals.
 template <int ExponentBits, int MantissaBits>
 struct narrow_format {

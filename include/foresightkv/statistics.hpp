@@ -2,7 +2,7 @@
 #pragma once
 
 #include <concepts>
-#include <foresightkv/execution.hpp>
+#include <foresightkv/element.hpp>
 #include <type_traits>
 
 namespace foresightkv::inline v0 {
@@ -19,15 +19,15 @@ namespace foresightkv::inline v0 {
 /// Largest probability of the window.
 struct maximum {
   static constexpr float initial = 0.0f;
-  FORESIGHTKV_HOST_DEVICE static constexpr float fold(float a, float p, int) { return a > p ? a : p; }
-  FORESIGHTKV_HOST_DEVICE static constexpr float merge(float a, float b) { return a > b ? a : b; }
+  FORESIGHTKV_HOST_DEVICE static constexpr float fold(float a, float p, int) { return detail::larger(a, p); }
+  FORESIGHTKV_HOST_DEVICE static constexpr float merge(float a, float b) { return detail::larger(a, b); }
 };
 
 /// Smallest probability of the window. A query that comes before the token counts as 0.
 struct minimum {
   static constexpr float initial = 1.0f;
-  FORESIGHTKV_HOST_DEVICE static constexpr float fold(float a, float p, int) { return a < p ? a : p; }
-  FORESIGHTKV_HOST_DEVICE static constexpr float merge(float a, float b) { return a < b ? a : b; }
+  FORESIGHTKV_HOST_DEVICE static constexpr float fold(float a, float p, int) { return detail::lesser(a, p); }
+  FORESIGHTKV_HOST_DEVICE static constexpr float merge(float a, float b) { return detail::lesser(a, b); }
 };
 
 /// Sum of the window's probabilities.

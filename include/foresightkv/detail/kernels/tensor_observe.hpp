@@ -144,7 +144,7 @@ struct tensor_lse_kernel {
       } else {
         value *= rule.multiply;
       }
-      peak[i] = value > peak[i] ? value : peak[i];
+      peak[i] = larger(value, peak[i]);
     });
     unrolled<rows>([&](int i) {
       sums[i].total *= c.exp2(sums[i].largest - peak[i]);
