@@ -8,7 +8,7 @@ using namespace benchmarks;
 /// Judges of 36 layers.
 class random_judges {
  public:
-  random_judges() : packed_(fkv::packed_judge_floats(shape)) { packed_.fill_normal(2); }
+  random_judges() : packed_(fkv::packed_judge_floats(shape)) { packed_.fill_normal(); }
   [[nodiscard]] fkv::foresight<> scorer() const { return {{packed_.data(), shape}}; }
 
  private:
@@ -16,18 +16,36 @@ class random_judges {
   device_buffer<float> packed_;
 };
 
+/// What a scorer cannot do without, for its floor.
+template <class Scorer>
+scorer_reads reads_of(model_axes const& extents) {
+  double const carried = fkv::carried_statistics<typename Scorer::reads>::size;
+  if constexpr (std::is_same_v<Scorer, fkv::foresight<>>)
+    return {.queries = 1.0 * extents.interval, .values = true, .carried = carried, .judge = true};
+  else if constexpr (std::is_same_v<Scorer, fkv::snap_kv<>>)
+    return {.queries = 8};
+  else
+    return {.queries = Scorer::reads::size > 0 ? extents.interval : 0.0, .carried = carried};
+}
+
+template <class Scorer, class Compaction>
+work removal(model_axes const& extents) {
+  double const moved = std::is_same_v<Compaction, fkv::ordered> ? extents.budget : extents.interval;
+  return select_work(extents.row().rows, extents.tokens()) +
+         move_work(extents.row(), moved, fkv::carried_statistics<typename Scorer::reads>::size);
+}
+
 template <class Scorer, class Compaction, bool WithLse>
 void evict(benchmark::State& run, Scorer const& scorer) {
   model_axes const extents(run);
-  auto const rule = fkv::compose(extents.config(), scorer, fkv::top_k{}, Compaction{});
-  using setting = device_setting<fkv::bfloat16, std::remove_const_t<decltype(rule)>>;
-  auto settings = rotation<setting>(extents, rule);
-  replay(run, settings, [](auto const& exec, setting& at) {
-    if constexpr (WithLse)
-      return fkv::evict(exec, at.rule, at.cache(), at.list, at.window_with_lse(), at.state, at.new_lengths(), at.scratch());
-    else
-      return fkv::evict(exec, at.rule, at.cache(), at.list, at.window(), at.state, at.new_lengths(), at.scratch());
+  auto settings = cold_models(extents, fkv::compose(extents.config(), scorer, fkv::top_k{}, Compaction{}));
+  call_time const time = time_verb(settings, [](auto const& exec, auto& at) {
+    auto const window = WithLse ? at.window_with_lse() : at.window();
+    return fkv::evict(exec, at.rule, at.cache(), at.list, window, at.state, at.new_lengths(), at.scratch());
   });
+  for (auto const& setting : settings) setting.check();
+  work const lse = WithLse ? work{} : lse_work(extents.row());
+  report(run, time, {lse, score_work(extents.row(), reads_of<Scorer>(extents)), removal<Scorer, Compaction>(extents)});
 }
 
 template <class Compaction, bool WithLse>
@@ -35,15 +53,30 @@ void judge(benchmark::State& run) {
   random_judges const weights;
   evict<fkv::foresight<>, Compaction, WithLse>(run, weights.scorer());
 }
-template <class Scorer>
+template <class Scorer, class Compaction>
 void free_scorer(benchmark::State& run) {
-  evict<Scorer, fkv::fill_holes, true>(run, {});
+  evict<Scorer, Compaction, true>(run, {});
+}
+
+/// A copy of what the judge's eviction must read and write.
+void copy(benchmark::State& run) {
+  model_axes const extents(run);
+  work const bytes = score_work(extents.row(), reads_of<fkv::foresight<>>(extents)) +
+                     removal<fkv::foresight<>, fkv::fill_holes>(extents);
+  report(run, time_copy({bytes}), {{bytes.bytes, 0.0}});
 }
 
 }  // namespace
 
-BENCHMARK(judge<fkv::fill_holes, true>)->Name("cuda/evict/foresight/fill_holes/lse")->Apply(model_sweep);
-BENCHMARK(judge<fkv::fill_holes, false>)->Name("cuda/evict/foresight/fill_holes")->Apply(model_sweep);
-BENCHMARK(judge<fkv::ordered, true>)->Name("cuda/evict/foresight/ordered/lse")->Apply(model_sweep);
-BENCHMARK(free_scorer<fkv::window_sum>)->Name("cuda/evict/window_sum/fill_holes/lse")->Apply(model_sweep);
-BENCHMARK(free_scorer<fkv::key_norm>)->Name("cuda/evict/key_norm/fill_holes")->Apply(model_sweep);
+BENCHMARK(on_device<judge<fkv::fill_holes, true>>)->Name("evict/ours/foresight/fill_holes/lse")->Apply(model_sweep);
+BENCHMARK(on_device<judge<fkv::fill_holes, false>>)->Name("evict/ours/foresight/fill_holes")->Apply(model_sweep);
+BENCHMARK(on_device<judge<fkv::ordered, true>>)->Name("evict/ours/foresight/ordered/lse")->Apply(model_corner);
+BENCHMARK(on_device<judge<fkv::ordered, false>>)->Name("evict/ours/foresight/ordered")->Apply(model_corner);
+BENCHMARK(on_device<free_scorer<fkv::window_sum, fkv::fill_holes>>)
+    ->Name("evict/ours/window_sum/fill_holes/lse")->Apply(model_corner);
+BENCHMARK(on_device<free_scorer<fkv::h2o, fkv::fill_holes>>)->Name("evict/ours/h2o/fill_holes/lse")->Apply(model_corner);
+BENCHMARK(on_device<free_scorer<fkv::snap_kv<>, fkv::ordered>>)->Name("evict/ours/snap_kv/ordered")->Apply(model_corner);
+BENCHMARK(on_device<free_scorer<fkv::key_norm, fkv::fill_holes>>)
+    ->Name("evict/ours/key_norm/fill_holes")->Apply(model_corner);
+BENCHMARK(on_device<copy>)
+    ->Name("evict/copy/foresight/fill_holes/lse")->Apply(model_sweep);

@@ -11,7 +11,7 @@ using namespace benchmarks;
 void sequence_axis(benchmark::internal::Benchmark* run) {
   run->ArgNames({"tokens", "budget", "interval"});
   for (int tokens : {4096, 16384, 32768}) run->Args({tokens, 1024, 128});
-  run->Unit(benchmark::kMillisecond)->UseManualTime();
+  one_measurement(run);
 }
 
 struct recorded_layer {
@@ -30,8 +30,8 @@ struct recorded_layer {
         labels(static_cast<std::size_t>(8 * given.steps(tokens)) * static_cast<std::size_t>(given.budget)),
         evicted(static_cast<std::size_t>(8 * given.steps(tokens)) * static_cast<std::size_t>(given.interval)),
         scratch(fkv::golden_eviction_bytes(fkv::prepare(traits()), given, shape)) {
-    queries.fill_normal(1);
-    keys.fill_normal(2);
+    queries.fill_normal();
+    keys.fill_normal();
   }
 };
 
@@ -40,14 +40,16 @@ void golden_eviction(benchmark::State& run) {
   fkv::golden_config const config{.budget = static_cast<int>(run.range(1)), .interval = static_cast<int>(run.range(2))};
   std::vector<recorded_layer> settings;
   settings.emplace_back(tokens, config);
-  replay(run, settings, [](auto const& exec, recorded_layer& at) {
+  call_time const time = time_verb(settings, [](auto const& exec, recorded_layer& at) {
     fkv::golden_input<fkv::bfloat16> const input{.queries = at.queries.data(), .keys = at.keys.data(), .shape = at.shape};
     return fkv::golden_eviction(exec, at.config, input, {.labels = at.labels.data(), .evicted = at.evicted.data()},
                                 {at.scratch.data(), at.scratch.size()});
   });
-  count_flops(run, 2.0 * 2.0 * 32.0 * 128.0 * 0.5 * tokens * static_cast<double>(tokens));
+  // Two causal passes over queries and keys.
+  double const bytes = 2.0 * 40.0 * tokens * 128.0 * 2.0;
+  report(run, time, {{bytes, 2.0 * 2.0 * 32.0 * 128.0 * 0.5 * tokens * static_cast<double>(tokens)}});
 }
 
 }  // namespace
 
-BENCHMARK(golden_eviction)->Name("cuda/golden_eviction/bfloat16")->Apply(sequence_axis);
+BENCHMARK(on_device<golden_eviction>)->Name("golden/ours")->Apply(sequence_axis);

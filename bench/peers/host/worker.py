@@ -9,8 +9,11 @@ A worker prepares its inputs, prints one JSON line, and then obeys standard inpu
 
 import json
 import os
+import pathlib
 import statistics
 import sys
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))  # reference.py
 
 
 def add_arguments(parser):
