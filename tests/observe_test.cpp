@@ -156,6 +156,33 @@ using float_bench = bench<float, float, fkv::log_base::natural>;
 
 }  // namespace
 
+TEST_CASE("observe: a cache type that fixes the key dimension gives the same bytes") {
+  fkv::cache_shape const shape{1, 2, 2, 3, 72, 5, 60};
+  bench<fkv::half, fkv::half, fkv::log_base::natural> made(21, shape, 70);
+  made.place(history::ordered);
+  REQUIRE(made.observe(made.window.view()).ok());
+  auto const wanted = made.out.values;
+  auto const free = made.cache.view();
+  auto const observe = [&]<int KeyHeadDim>() {
+    using cache_type = fkv::dense_cache<fkv::half, fkv::length_domain::row, KeyHeadDim>;
+    cache_type const fixed{free.keys, free.values, free.row_lengths, free.extents, free.key_strides, free.value_strides,
+                           free.layer_keys, free.layer_values};
+    testing::owned_workspace work(fkv::observe_bytes<all_statistics>(testing::exec, shape, made.list(), 70));
+    return fkv::observe(testing::exec, fixed, made.list(), made.window.view(), made.state.view, made.out.view(),
+                        work.view());
+  };
+  for (float& value : made.out.values) value = -1.0f;
+  REQUIRE(observe.template operator()<72>().ok());
+  CHECK(made.worst() <= tolerance);
+  made.each_row([&](fkv::row_index at) {
+    auto const row = static_cast<std::size_t>(shape.row(at) * made.out.view().capacity);
+    auto const first = row * static_cast<std::size_t>(all_statistics::size * shape.group);
+    auto const count = static_cast<std::size_t>(made.length(at) * all_statistics::size * shape.group);
+    CHECK(std::equal(wanted.begin() + first, wanted.begin() + first + count, made.out.values.begin() + first));
+  });
+  CHECK(observe.template operator()<71>().code == fkv::errc::invalid_shape);
+}
+
 TEST_CASE("observe: every group size, with an odd head_dim") {
   for (int group = 1; group <= 16; ++group) {
     CAPTURE(group);
@@ -210,11 +237,11 @@ TEST_CASE("observe: a query sees no token behind it, whatever that token holds")
   CHECK_FALSE(made.out.values.same_bytes(before));
 }
 
-TEST_CASE("observe: a window in chunks gives the statistics of the whole") {
-  for (std::uint64_t seed = 400; seed < 424; ++seed) {
+TEST_CASE_TEMPLATE("observe: a window in chunks gives the statistics of the whole", Element, float, fkv::half) {
+  for (std::uint64_t seed = 400; seed < 416; ++seed) {
     CAPTURE(seed);
     random_source choice(seed);
-    float_bench made(seed, 60, 37);
+    bench<Element, Element, fkv::log_base::natural> made(seed, 60, 37);
     made.place(static_cast<history>(choice.integer(0, 3)));
     made.window.has_sinks = choice.chance(0.5);
     if (choice.chance(0.5)) made.fill_lse(0.1);
@@ -242,8 +269,9 @@ TEST_CASE("observe: a window in chunks gives the statistics of the whole") {
   }
 }
 
-TEST_CASE("observe: a later chunk of no queries changes nothing, a first one gives zeros") {
-  float_bench made(11, 40, 8);
+TEST_CASE_TEMPLATE("observe: a later chunk of no queries changes nothing, a first one gives zeros", Element, float,
+                   fkv::half) {
+  bench<Element, Element, fkv::log_base::natural> made(11, 40, 8);
   made.place(history::ordered);
   REQUIRE(made.observe(made.window.view()).ok());
   auto const before = made.out.values;

@@ -8,6 +8,7 @@ namespace benchmarks {
 /// A model at the moment of an eviction. Axes: batch, budget, interval; Qwen3-4B otherwise: 36 layers, 8 KV heads, group
 /// 4, head dimension 128.
 struct model_axes {
+  static constexpr int head_dim = 128;
   int batch, budget, interval;
 
   explicit model_axes(benchmark::State const& state)
@@ -17,8 +18,8 @@ struct model_axes {
 
   [[nodiscard]] int tokens() const { return budget + interval; }
   [[nodiscard]] fkv::cache_shape shape() const {
-    return {.num_layers = 36, .num_sequences = batch, .num_kv_heads = 8, .group = 4, .key_head_dim = 128,
-            .value_head_dim = 128, .capacity = tokens()};
+    return {.num_layers = 36, .num_sequences = batch, .num_kv_heads = 8, .group = 4, .key_head_dim = head_dim,
+            .value_head_dim = head_dim, .capacity = tokens()};
   }
   [[nodiscard]] fkv::eviction_config config() const { return {.budget = budget, .interval = interval}; }
   [[nodiscard]] row_extents row() const {
@@ -76,7 +77,8 @@ class device_setting {
   }
 
   [[nodiscard]] auto cache() const {
-    return fkv::dense_cache<Element>::hnd(keys_.data(), values_.data(), lengths_.data(), shape);
+    return fkv::dense_cache<Element, fkv::length_domain::sequence, model_axes::head_dim>::hnd(
+        keys_.data(), values_.data(), lengths_.data(), shape);
   }
   [[nodiscard]] auto window() const { return fkv::observation<Element>::hnd(queries_.data(), shape, interval_); }
   [[nodiscard]] auto window_with_lse() const { return window().with_lse(lse_.data()); }

@@ -92,6 +92,8 @@ FORESIGHTKV_HOST_DEVICE constexpr int num_lengths(length_domain domain, cache_sh
 ///   key(row, slot), value(...)  first of key_head_dim (value_head_dim) contiguous elements of a token
 ///   check()                     what the host can see: extents, missing pointers, alignment
 ///   key_scale(row), value_scale(row)  (optional) what a row's stored keys (values) are multiplied by, such as fp8 ones
+///   fixed_key_head_dim          (optional) static constexpr int, the key_head_dim of every shape() or 0: a device backend is
+///                               compiled for this one alone
 template <class Cache>
 concept kv_cache = std::is_trivially_copyable_v<Cache> && element<typename Cache::element_type> &&
                    requires(Cache const cache, row_index at, int slot) {
@@ -114,6 +116,13 @@ template <class Cache>
 FORESIGHTKV_HOST_DEVICE constexpr float value_scale_of(Cache const& cache, row_index at) {
   if constexpr (requires { cache.value_scale(at); }) return cache.value_scale(at);
   return 1.0f;
+}
+
+/// Key dimension that a cache type fixes; 0 where it fixes none.
+template <class Cache>
+constexpr int fixed_key_head_dim() {
+  if constexpr (requires { Cache::fixed_key_head_dim; }) return Cache::fixed_key_head_dim;
+  return 0;
 }
 
 template <class Cache>

@@ -33,10 +33,12 @@ struct cache_strides {
 };
 
 /// Keys and values in strided arrays: one allocation, or one per layer.
-template <element Element, length_domain Domain = length_domain::sequence>
+/// \tparam KeyHeadDim  where it is known at compile time; 0: a device backend is compiled for several
+template <element Element, length_domain Domain = length_domain::sequence, int KeyHeadDim = 0>
 struct dense_cache {
   using element_type = Element;
   static constexpr length_domain domain = Domain;
+  static constexpr int fixed_key_head_dim = KeyHeadDim;
 
   Element* keys = nullptr;    ///< null where layer_keys is given
   Element* values = nullptr;  ///< null where layer_values is given
@@ -86,6 +88,7 @@ struct dense_cache {
 
   [[nodiscard]] status check() const {
     if (!extents.valid()) return {errc::invalid_shape};
+    if (KeyHeadDim != 0 && extents.key_head_dim != KeyHeadDim) return {errc::invalid_shape};
     if (row_lengths == nullptr) return {errc::null_pointer};
     if ((keys == nullptr && layer_keys == nullptr) || (values == nullptr && layer_values == nullptr))
       return {errc::null_pointer};

@@ -224,9 +224,9 @@ struct kernel_backend : lifecycle<Exec>, golden_kernels<Exec> {
         pass_type pass{rows, cache, window};
         if (window.lse == nullptr) pass.sums = {memory.sums, list.max_length};
         if constexpr (!std::is_void_v<pass_element<pass_type>> && folds<window_list>::mergeable) {
-          if (cache.shape().key_head_dim <= max_tensor_dims)
-            return with_tensor_dims(cache.shape().key_head_dim,
-                                    [&](auto dims) { observe_on<decltype(dims)::value>(pass, out, after); });
+          bool const done = with_tensor_dims<fixed_key_head_dim<Cache>()>(
+              cache.shape().key_head_dim, [&](auto dims) { observe_on<decltype(dims)::value>(pass, out, after); });
+          if (done) return;
         }
         lse_kernel<Cache, Query, Base> const first{pass};
         if (window.lse == nullptr) launch(rows.blocks(first.blocks_per_row()), first);

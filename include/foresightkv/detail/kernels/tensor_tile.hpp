@@ -7,6 +7,7 @@
 #include <foresightkv/detail/kernels/unrolled.hpp>
 #include <foresightkv/detail/kernels/vector_copy.hpp>
 #include <foresightkv/element.hpp>
+#include <type_traits>
 
 namespace foresightkv::inline v0::detail::kernels {
 
@@ -35,14 +36,29 @@ using tensor_element = decltype(tensor_element_of<typename layout_of<A>::type, t
 /// Largest dimension of vectors that tensor cores multiply here: it decides how many registers a warp's vectors take.
 inline constexpr int max_tensor_dims = 256;
 
-/// Calls with(std::integral_constant<int, Dims>) for the smallest supported number that `dims` fits into.
-template <class With>
-void with_tensor_dims(int dims, With const& with) {
-  if (dims <= 64) return with(std::integral_constant<int, 64>{});
-  if (dims <= 96) return with(std::integral_constant<int, 96>{});
-  if (dims <= 128) return with(std::integral_constant<int, 128>{});
-  if (dims <= 192) return with(std::integral_constant<int, 192>{});
-  return with(std::integral_constant<int, max_tensor_dims>{});
+/// The smallest number of dimensions that kernels are written for and that `dims` fit into; 0 if none is.
+constexpr int tensor_dims(int dims) {
+  for (int const fits : {64, 96, 128, 192, max_tensor_dims})
+    if (dims <= fits) return fits;
+  return 0;
+}
+
+/// Calls with(std::integral_constant<int, tensor_dims(dims)>), compiled for Known dimensions alone where that is not 0.
+/// False if tensor cores cannot do it.
+template <int Known, class With>
+bool with_tensor_dims(int dims, With const& with) {
+  auto const call = [&]<int Dims>() {
+    if (tensor_dims(dims) != Dims) return false;
+    with(std::integral_constant<int, Dims>{});
+    return true;
+  };
+  if constexpr (tensor_dims(Known) == 0)
+    return false;
+  else if constexpr (Known != 0)
+    return call.template operator()<tensor_dims(Known)>();
+  else
+    return call.template operator()<64>() || call.template operator()<96>() || call.template operator()<128>() ||
+           call.template operator()<192>() || call.template operator()<max_tensor_dims>();
 }
 
 /// Dot products on tensor cores: of vectors that a warp has in its registers (`own`) with vectors that pass through shared
@@ -149,11 +165,23 @@ struct tensor_tile {
     Stored const* const from = vector + first;
     if constexpr (as_stored)
       if (dims - first >= 8 && aligned_to(from, from, vector_bytes)) return *reinterpret_cast<vector16 const*>(from);
-    for (int pair = 0; pair < 4; ++pair) {
-      float const low = first + 2 * pair < dims ? to_float(from[2 * pair]) : 0.0f;
-      float const high = first + 2 * pair + 1 < dims ? to_float(from[2 * pair + 1]) : 0.0f;
-      eight.word[pair] = c.template pack<Element>(low, high);
-    }
+    auto const element = [&](int i) { return first + i < dims ? to_float(from[i]) : 0.0f; };
+    if constexpr (sizeof(Stored) == 1)
+      if (dims - first >= 8 && aligned_to(from, from, 8)) return widen_eight(c, *reinterpret_cast<vector8<Stored> const*>(from));
+    for (int pair = 0; pair < 4; ++pair)
+      eight.word[pair] = c.template pack<Element>(element(2 * pair), element(2 * pair + 1));
+    return eight;
+  }
+  template <class Stored>
+  struct [[gnu::may_alias]] alignas(8) vector8 {
+    Stored element[8];
+  };
+  template <class Context, class Stored>
+  FORESIGHTKV_HOST_DEVICE static vector16 widen_eight(Context const& c, vector8<Stored> narrow) {
+    vector16 eight;
+    for (int pair = 0; pair < 4; ++pair)
+      eight.word[pair] =
+          c.template pack<Element>(to_float(narrow.element[2 * pair]), to_float(narrow.element[2 * pair + 1]));
     return eight;
   }
   template <class Context, class Stored>
