@@ -322,7 +322,7 @@ inline std::vector<kernel_case> kernel_cases(bool small = false) {
   all.push_back(cases::golden("golden_eviction: in registers", false, small ? 300 : 1200, golden_reduction::mean));
   all.push_back(cases::select<top_k>("select: in registers", small ? 300 : 2040));
   if (small) return all;
-  all.push_back(cases::select<sampled_top_k>("select: sampled, in registers", 8000));
+  all.push_back(cases::select<sampled_top_k>("select: sampled, in registers", 4000));
   all.push_back(cases::select<sampled_top_k>("select: sampled, in memory", 20000));
   return all;
 }

@@ -89,7 +89,7 @@ struct kernel_backend : lifecycle<Exec>, golden_kernels<Exec> {
     list_targets targets;
     targets.wanted = lists;
     targets.max_length = list.max_length;
-    run.select(scores.data, scores.capacity, true, targets, nullptr, false);
+    run.choose({scores.data, scores.capacity, true}, [&](auto const& chooser) { run.select(chooser, targets, nullptr); });
     return run.result();
   }
 
@@ -131,7 +131,8 @@ struct kernel_backend : lifecycle<Exec>, golden_kernels<Exec> {
     scoring.scores = run.memory.scores;
     scoring.scores_capacity = list.max_length;
     run.launch(run.rows.blocks(scoring.tiles()), scoring);
-    run.select(run.memory.scores, list.max_length, false, run.own_lists(wanted), new_lengths, !dry_run);
+    run.choose({run.memory.scores, list.max_length, false},
+               [&](auto const& chooser) { run.select(chooser, run.own_lists(wanted), new_lengths); });
     if (!dry_run) {
       auto const body = run.compaction();
       run.launch(run.rows.blocks(body.parts()), body);
@@ -263,31 +264,46 @@ struct kernel_backend : lifecycle<Exec>, golden_kernels<Exec> {
     [[nodiscard]] list_targets own_lists(selection const& wanted) const {
       return {wanted, memory.kept, memory.evicted, memory.evicted_count, memory.kept_count, list.max_length};
     }
-    /// The instance follows from the longest row that the host promised.
-    void select(float const* scores, int capacity, bool by_row, list_targets const& targets, std::int32_t* new_lengths,
-                bool compacts) {
-      auto const with = [&](auto body) {
-        body.rows = rows;
-        body.config = policy.config;
-        body.selector = policy.selector;
-        body.budget = policy.budget;
-        body.scores = scores;
-        body.scores_capacity = capacity;
-        body.scores_by_row = by_row;
-        body.keys = memory.keys;
-        body.lists = targets;
-        body.new_lengths = new_lengths;
-        body.compacts = compacts;
-        launch(rows.blocks(1), body);
+    struct score_source {
+      float const* data;
+      int capacity;
+      bool by_row;
+    };
+    /// start(chooser): which instance follows from the longest row that the host promised.
+    template <class Start>
+    void choose(score_source const& scores, Start const& start) {
+      auto const with = [&](auto chooser) {
+        chooser.rows = rows;
+        chooser.config = policy.config;
+        chooser.selector = policy.selector;
+        chooser.budget = policy.budget;
+        chooser.scores = scores.data;
+        chooser.scores_capacity = scores.capacity;
+        chooser.scores_by_row = scores.by_row;
+        chooser.keys = memory.keys;
+        chooser.max_length = list.max_length;
+        start(chooser);
       };
       constexpr bool moves = Policy::compaction_type::moves_tokens;
       using selector_type = typename Policy::selector_type;
-      if (list.max_length <= 256 * 8)
-        with(select_kernel<selector_type, budget_type, moves, 256, 8, true>{});
-      else if (list.max_length <= 512 * 16)
-        with(select_kernel<selector_type, budget_type, moves, 512, 16, true>{});
+      if (list.max_length <= 128 * 8)
+        with(row_chooser<selector_type, budget_type, moves, 128, 8, true>{});
+      else if (list.max_length <= 256 * 8)
+        with(row_chooser<selector_type, budget_type, moves, 256, 8, true>{});
+      else if (list.max_length <= 256 * 16)
+        with(row_chooser<selector_type, budget_type, moves, 256, 16, true>{});
+      else if (list.max_length <= 512 * 32)
+        with(row_chooser<selector_type, budget_type, moves, 512, 32, true>{});
       else
-        with(select_kernel<selector_type, budget_type, moves, 512, 16, false>{});
+        with(row_chooser<selector_type, budget_type, moves, 512, 16, false>{});
+    }
+    template <class Chooser>
+    void select(Chooser const& chooser, list_targets const& targets, std::int32_t* new_lengths) {
+      select_kernel<Chooser> body;
+      body.chooser = chooser;
+      body.lists = targets;
+      body.new_lengths = new_lengths;
+      launch(rows.blocks(1), body);
     }
 
     [[nodiscard]] compact_kernel<Cache, typename Policy::compaction_type> compaction() const {
