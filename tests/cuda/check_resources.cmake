@@ -4,7 +4,7 @@
 # is not there is an error too. Prints a line per kernel and architecture.
 cmake_minimum_required(VERSION 3.25)
 set(spill_limit 64)
-set(bodies append carry compact fork gather golden_evict golden_fold golden_means golden_softmax
+set(bodies append carry compact evict fork gather golden_evict golden_fold golden_means golden_softmax
   hinge_count hinge_gradient hinge_result lse observe recall reset
   restore save score select visit)
 
@@ -37,7 +37,7 @@ foreach(arch IN LISTS archs)
     endif()
     message("sm_${arch} ${body}: ${registers} registers, ${shared} bytes of shared memory, ${spilled} bytes spilled")
     set(limit ${spill_limit})
-    if(body MATCHES "^(select|compact)$")
+    if(body MATCHES "^(compact|evict|select)$")
       set(limit 0)
     endif()
     if(spilled GREATER limit)

@@ -59,6 +59,7 @@ class written {
     add(made.lists.kept);
     add(made.lists.evicted);
     add(made.lists.evicted_count);
+    add(made.lists.evicted_positions);
     add(made.new_lengths);
   }
   std::vector<std::byte> bytes;
@@ -307,6 +308,8 @@ inline std::vector<kernel_case> kernel_cases(bool small = false) {
   all.push_back(evict<fkv::r_kv<>, top_k, fkv::ordered>(size, "evict: r_kv", {}, history::ordered, 150));
   all.push_back(
       evict<fkv::window_sum, top_k, fkv::fill_holes>(size, "evict: window_sum", {}, history::pristine, 200));
+  all.push_back(
+      evict<fkv::accumulated_sum, top_k, fkv::fill_holes>(size, "evict: accumulated_sum, empty slots filled", {}, history::holes, 200));
   all.push_back(cases::judge(size));
   all.push_back(cases::stages(size, mixed));
   all.push_back(cases::due(size));

@@ -96,7 +96,7 @@ struct compact_kernel {
 
   /// Blocks per row.
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE int parts() const {
-    return Compaction::moves_tokens ? 1 + divide_up(token_vectors<Cache>::count(cache.shape()), strip) : 1;
+    return Compaction::moves_tokens ? 1 + divide_up(vectors_of(cache), strip) : 1;
   }
 
   template <class Context>
@@ -113,20 +113,20 @@ struct compact_kernel {
       if (c.rank() == 0) store_length(new_lengths, rows.lengths, row, num_kept < 0 || !Compaction::moves_tokens ? row.length : num_kept);
       if (num_kept >= 0) move_columns(c, row, list, num_kept);
     } else if (num_kept >= 0) {
-      token_vectors<Cache> const tokens(cache, row.at);
-      move_strip(c, memory, tokens, {(part - 1) * strip, tokens.count(), strip}, list, num_kept);
+      move_strip(c, memory, row.at, {(part - 1) * strip, vectors_of(cache), strip}, list, num_kept);
     }
   }
 
  private:
   template <class Context>
-  FORESIGHTKV_HOST_DEVICE static void move_strip(Context const& c, shared<Context>& memory, token_vectors<Cache> const& tokens,
-                                                 vector_strip const& part, std::int32_t const* list, int num_kept) {
+  FORESIGHTKV_HOST_DEVICE void move_strip(Context const& c, shared<Context>& memory, row_index at, vector_strip const& part,
+                                          std::int32_t const* list, int num_kept) const {
     if constexpr (std::same_as<Compaction, ordered>) {
-      close_up(c, memory, tokens, part, list, unmoved_prefix(list, num_kept), num_kept, no_column{});
+      close_up(c, memory, cache, at, part, list, unmoved_prefix(list, num_kept), num_kept, no_column{});
     } else {
       auto const moves = moves_of(list, num_kept);
-      copy_tokens(c, tokens, part, moves.count(), [&](int i) { return moves.source(i); }, [&](int i) { return moves.hole(i); });
+      copy_tokens(c, cache, at, part, moves.count(), [&](int i) { return moves.source(i); },
+                  [&](int i) { return moves.hole(i); });
     }
   }
 

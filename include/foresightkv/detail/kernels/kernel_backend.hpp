@@ -3,13 +3,12 @@
 
 #include <foresightkv/detail/check.hpp>
 #include <foresightkv/detail/kernels/call_memory.hpp>
-#include <foresightkv/detail/kernels/compact.hpp>
+#include <foresightkv/detail/kernels/evict_row.hpp>
 #include <foresightkv/detail/kernels/launches.hpp>
 #include <foresightkv/detail/kernels/golden_eviction.hpp>
 #include <foresightkv/detail/kernels/lifecycle.hpp>
 #include <foresightkv/detail/kernels/observe.hpp>
 #include <foresightkv/detail/kernels/score.hpp>
-#include <foresightkv/detail/kernels/select.hpp>
 #include <foresightkv/detail/kernels/visit.hpp>
 #include <foresightkv/detail/observer.hpp>
 
@@ -114,7 +113,8 @@ struct kernel_backend : lifecycle<Exec>, golden_kernels<Exec> {
     return run.result();
   }
 
-  /// visit, observe (2 kernels without a log-sum-exp, 1 with it, 0 if nothing is read), score, select, compact.
+  /// visit, observe (2 kernels without a log-sum-exp, 1 with it, 0 if nothing is read), score, evict; select and compact in
+  /// place of evict where rows are too long for one block's registers.
   template <class Policy, class Cache, class Window>
   static status evict(Exec const& exec, Policy const& policy, Cache const& cache, sequence_list const& list,
                       Window const& window, row_state const& state, std::int32_t* new_lengths, selection const& output,
@@ -132,11 +132,7 @@ struct kernel_backend : lifecycle<Exec>, golden_kernels<Exec> {
     scoring.scores_capacity = list.max_length;
     run.launch(run.rows.blocks(scoring.tiles()), scoring);
     run.choose({run.memory.scores, list.max_length, false},
-               [&](auto const& chooser) { run.select(chooser, run.own_lists(wanted), new_lengths); });
-    if (!dry_run) {
-      auto const body = run.compaction();
-      run.launch(run.rows.blocks(body.parts()), body);
-    }
+               [&](auto const& chooser) { run.cut(chooser, wanted, new_lengths, !dry_run); });
     return run.result();
   }
 
@@ -304,6 +300,27 @@ struct kernel_backend : lifecycle<Exec>, golden_kernels<Exec> {
       body.lists = targets;
       body.new_lengths = new_lengths;
       launch(rows.blocks(1), body);
+    }
+
+    /// Selects and compacts.
+    template <class Chooser>
+    void cut(Chooser const& chooser, selection const& wanted, std::int32_t* new_lengths, bool moves) {
+      if constexpr (Chooser::keys_type::in_registers) {
+        evict_kernel<Cache, typename Policy::compaction_type, Chooser> body;
+        body.chooser = chooser;
+        body.cache = cache;
+        body.wanted = wanted;
+        body.new_lengths = new_lengths;
+        body.moves = moves;
+        body.carried = memory.carried;
+        body.slots = memory.kept;
+        body.max_length = list.max_length;
+        launch(rows.blocks(1), body);
+      } else {
+        select(chooser, own_lists(wanted), new_lengths);
+        auto const body = compaction();
+        if (moves) launch(rows.blocks(body.parts()), body);
+      }
     }
 
     [[nodiscard]] compact_kernel<Cache, typename Policy::compaction_type> compaction() const {

@@ -30,7 +30,7 @@ FORESIGHTKV_HOST_DEVICE void keep_lowest(Context const& c, typename Context::tem
     keys.in_chunk(first, [&](int, std::uint32_t key) { mine += key == lowest.threshold; });
     std::uint32_t all = 0;
     int left = lowest.ties - earlier - static_cast<int>(c.exclusive_sum(scan, mine, all));
-    c.sync(ties_counted);  // the scan's scratch serves again
+    if constexpr (!Keys::in_registers) c.sync(ties_counted);  // the scratch serves again
     keys.in_chunk(first, [&](int, std::uint32_t& key) {
       bool const tie = key == lowest.threshold;
       if (tie ? left <= 0 : key > lowest.threshold) protect(key);
@@ -155,6 +155,7 @@ struct row_chooser {
   struct shared {
     radix_memory radix;
     counter counted[Threads / warp_size];
+    typename Context::template scan<std::uint32_t> tie_scan;
     typename Context::template scan<std::uint32_t> scan;
     typename Context::template scan<std::uint32_t> empty_scan;
   };
@@ -194,7 +195,7 @@ struct row_chooser {
     if (wanted > candidates) flag(c, row, sequence_flag::over_budget);
     int const count = smaller(wanted, candidates);
     draw_source const source = source_of(row);
-    block_selection<Context, keys_type> choice(c, search, memory.scan, own, row_scores, positions, source, count, candidates);
+    block_selection<Context, keys_type> choice(c, search, memory.tie_scan, own, row_scores, positions, source, count, candidates);
     if (count > 0) selector(choice);
     made.num_evicted = choice.evicted();
     made.lowest = choice.lowest();

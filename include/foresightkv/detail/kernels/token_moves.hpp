@@ -2,49 +2,66 @@
 #pragma once
 
 #include <cstdint>
+#include <foresightkv/caches/dense.hpp>
 #include <foresightkv/detail/kernels/rows.hpp>
 #include <foresightkv/detail/kernels/vector_copy.hpp>
 
 namespace foresightkv::inline v0::detail::kernels {
 
-/// Part of a token's key or value that one thread moves.
-struct token_vector {
-  bool of_key = false;
-  int offset = 0;  // bytes
-  int bytes = 0;   // vector_bytes, or what is left
-};
-
-/// A row's tokens as vectors: those of a token's key, then those of its value, numbered through.
+/// One vector of every token of a row: part of the key, or of the value.
 template <class Cache>
-class token_vectors {
- public:
-  FORESIGHTKV_HOST_DEVICE token_vectors(Cache const& cache, row_index at) : cache_(cache), at_(at) {}
+struct vector_path {
+  Cache const* cache;
+  row_index at;
+  bool of_key;
+  int offset;  // bytes
+  int bytes;   // vector_bytes, or what is left
 
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE static int count(cache_shape const& shape) {
-    return divide_up(bytes(shape.key_head_dim), vector_bytes) + divide_up(bytes(shape.value_head_dim), vector_bytes);
+  FORESIGHTKV_HOST_DEVICE vector_path(Cache const& tokens, row_index row, bool key, int begin, int size)
+      : cache(&tokens), at(row), of_key(key), offset(begin), bytes(size) {}
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE std::byte* operator()(int slot) const {
+    auto* const token = of_key ? cache->key(at, slot) : cache->value(at, slot);
+    return reinterpret_cast<std::byte*>(token) + offset;
   }
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE int count() const { return count(cache_.shape()); }
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE token_vector operator[](int index) const {
-    int const key_bytes = bytes(cache_.shape().key_head_dim);
-    int const key_vectors = divide_up(key_bytes, vector_bytes);
-    bool const of_key = index < key_vectors;
-    int const offset = (of_key ? index : index - key_vectors) * vector_bytes;
-    int const end = of_key ? key_bytes : bytes(cache_.shape().value_head_dim);
-    return {of_key, offset, smaller(end - offset, vector_bytes)};
+  /// Whether it can be copied in one step.
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE bool is_whole(int slot) const {
+    return bytes == vector_bytes && aligned_to((*this)(slot), (*this)(slot), vector_bytes);
   }
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE std::byte* address(token_vector const& vector, int slot) const {
-    auto* const token = vector.of_key ? cache_.key(at_, slot) : cache_.value(at_, slot);
-    return reinterpret_cast<std::byte*>(token) + vector.offset;
-  }
-
- private:
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE static int bytes(int dim) {
-    return static_cast<int>(sizeof(typename Cache::element_type)) * dim;
-  }
-
-  Cache const& cache_;
-  row_index at_;
 };
+
+/// In a dense cache, with all worked out that does not depend on the slot: moves spend their time on addresses otherwise.
+template <class Element, length_domain Domain>
+struct vector_path<dense_cache<Element, Domain>> {
+  std::byte* base;
+  std::int64_t stride;
+  int bytes;
+  bool whole;
+
+  FORESIGHTKV_HOST_DEVICE vector_path(dense_cache<Element, Domain> const& tokens, row_index row, bool key, int begin, int size)
+      : base(reinterpret_cast<std::byte*>(key ? tokens.key(row, 0) : tokens.value(row, 0)) + begin),
+        stride((key ? tokens.key_strides : tokens.value_strides).token * static_cast<std::int64_t>(sizeof(Element))),
+        bytes(size),
+        whole(size == vector_bytes && stride % vector_bytes == 0 && aligned_to(base, base, vector_bytes)) {}
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE std::byte* operator()(int slot) const { return base + slot * stride; }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE bool is_whole(int) const { return whole; }
+};
+
+/// Vectors of a token: those of its key, then those of its value, numbered through.
+template <class Cache>
+FORESIGHTKV_HOST_DEVICE int vectors_of(Cache const& cache) {
+  constexpr int size = sizeof(typename Cache::element_type);
+  return divide_up(size * cache.shape().key_head_dim, vector_bytes) + divide_up(size * cache.shape().value_head_dim, vector_bytes);
+}
+template <class Cache>
+FORESIGHTKV_HOST_DEVICE vector_path<Cache> path_of(Cache const& cache, row_index at, int vector) {
+  constexpr int size = sizeof(typename Cache::element_type);
+  int const key_bytes = size * cache.shape().key_head_dim;
+  int const key_vectors = divide_up(key_bytes, vector_bytes);
+  bool const of_key = vector < key_vectors;
+  int const offset = (of_key ? vector : vector - key_vectors) * vector_bytes;
+  int const end = of_key ? key_bytes : size * cache.shape().value_head_dim;
+  return {cache, at, of_key, offset, smaller(end - offset, vector_bytes)};
+}
 
 /// Vectors [first, end) of every token, at most a warp's, and how threads share them: `lanes` to a token.
 struct vector_strip {
@@ -59,33 +76,31 @@ struct vector_strip {
   }
 };
 
-/// Copies one strip of tokens from(i) to to(i); no destination is a source. Several vectors of a thread are on their way at
-/// a time.
+/// Copies one strip of a row's tokens from(i) to to(i); no destination is a source. Several vectors of a thread are on
+/// their way at a time.
 template <class Context, class Cache, class From, class To>
-FORESIGHTKV_HOST_DEVICE void copy_tokens(Context const& c, token_vectors<Cache> const& tokens, vector_strip const& strip,
-                                         int count, From const& from, To const& to) {
+FORESIGHTKV_HOST_DEVICE void copy_tokens(Context const& c, Cache const& cache, row_index at, vector_strip const& strip, int count,
+                                         From const& from, To const& to) {
   constexpr int together = 8;
-  int const index = strip.first + c.rank() % strip.lanes;
-  if (index >= strip.end) return;
-  token_vector const vector = tokens[index];
+  int const vector = strip.first + c.rank() % strip.lanes;
+  if (vector >= strip.end) return;
+  vector_path<Cache> const path = path_of(cache, at, vector);
   int const step = Context::threads / strip.lanes;
   for (int first = c.rank() / strip.lanes; first < count; first += together * step) {
     vector16 held[together];
-    std::byte* target[together];
-    bool whole = vector.bytes == vector_bytes;
+    bool whole = true;
     for (int i = 0; i < together; ++i) {
-      if (first + i * step >= count) continue;
-      std::byte const* const source = tokens.address(vector, from(first + i * step));
-      target[i] = tokens.address(vector, to(first + i * step));
-      whole = whole && aligned_to(target[i], source, vector_bytes);
-      if (whole) held[i] = *reinterpret_cast<vector16 const*>(source);
+      int const move = first + i * step;
+      if (move >= count) continue;
+      whole = whole && path.is_whole(from(move)) && path.is_whole(to(move));
+      if (whole) held[i] = *reinterpret_cast<vector16 const*>(path(from(move)));
     }
     if (whole) {
       for (int i = 0; i < together; ++i)
-        if (first + i * step < count) *reinterpret_cast<vector16*>(target[i]) = held[i];
+        if (first + i * step < count) *reinterpret_cast<vector16*>(path(to(first + i * step))) = held[i];
     } else {
       for (int move = first; move < smaller(count, first + together * step); move += step)
-        copy_vector(tokens.address(vector, to(move)), tokens.address(vector, from(move)), vector.bytes);
+        copy_vector(path(to(move)), path(from(move)), path.bytes);
     }
   }
 }
@@ -114,27 +129,26 @@ enum ring_sync : int { tile_landed = 60 };
 /// a barrier: a tile is stored when all loads of this and of earlier ones have landed, and what is still on its way comes
 /// from behind it, since sources never lie before destinations.
 template <class Context, class Cache, class Ring, class Slot, class Column>
-FORESIGHTKV_HOST_DEVICE void close_up(Context const& c, Ring& ring, token_vectors<Cache> const& tokens,
-                                      vector_strip const& strip, Slot const* list, int first, int count,
-                                      Column const& column) {
+FORESIGHTKV_HOST_DEVICE void close_up(Context const& c, Ring& ring, Cache const& cache, row_index at, vector_strip const& strip,
+                                      Slot const* list, int first, int count, Column const& column) {
   static_assert(Ring::vectors % Context::threads == 0);
   int const in_tile = Ring::vectors / strip.lanes;  // tokens
   int const tiles = divide_up(count - first, in_tile);
-  int const index = strip.first + c.rank() % strip.lanes;
-  token_vector const vector = tokens[smaller(index, strip.end - 1)];
+  int const vector = strip.first + c.rank() % strip.lanes;
+  vector_path<Cache> const path = path_of(cache, at, smaller(vector, strip.end - 1));
   auto const each = [&](int tile, auto const& body) {
     for (int part = 0; part < Ring::vectors; part += Context::threads) {
       int const place = part + c.rank();
       int const to = first + tile * in_tile + place / strip.lanes;
-      if (to < count && index < strip.end)
+      if (to < count && vector < strip.end)
         body(to, ring.stage[tile % Ring::stages][place], &ring.word[tile % Ring::stages][place / strip.lanes]);
     }
   };
   auto const fetch = [&](int tile) {
     if (tile < tiles)
       each(tile, [&](int to, std::byte* stage, std::int32_t* word) {
-        fetch_vector(c, stage, tokens.address(vector, list[to]), vector.bytes);
-        if (index == strip.first) column.fetch(c, word, list[to]);
+        fetch_vector(c, stage, path(list[to]), path.bytes);
+        if (vector == strip.first) column.fetch(c, word, list[to]);
       });
     c.commit();
   };
@@ -144,8 +158,8 @@ FORESIGHTKV_HOST_DEVICE void close_up(Context const& c, Ring& ring, token_vector
     c.template wait<Ring::stages - 1>();
     c.sync(tile_landed);
     each(now, [&](int to, std::byte* stage, std::int32_t* word) {
-      copy_vector(tokens.address(vector, to), stage, vector.bytes);
-      if (index == strip.first) column.store(to, word);
+      copy_vector(path(to), stage, path.bytes);
+      if (vector == strip.first) column.store(to, word);
     });
   }
   c.template wait<0>();
