@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # cmake -Dnvcc=... -Dinclude_dir=... -Dsource=... -Darchs=80,90,100 -P check_resources.cmake: compiles and reads what ptxas
-# says of every kernel. No kernel may spill more than 64 bytes, those that select or compact none at all; a body that
+# says of every kernel. No kernel may spill more than 64 bytes, those that select, compact or do both none at all; a body that
 # is not there is an error too. Prints a line per kernel and architecture.
 cmake_minimum_required(VERSION 3.25)
 set(spill_limit 64)

@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <cstring>
 #include <numeric>
 #include <vector>
 
@@ -58,8 +59,12 @@ void cut_on_host(Bench& made) {
   auto const bytes = fkv::evict_bytes<typename Bench::policy_type>(fkv::host, made.shape, made.list(), 0);
   testing::owned_workspace work(bytes);
   auto const cache = made.cache.view();
-  REQUIRE(fkv::select(fkv::host, made.policy, cache, made.list(), made.scores.view(), made.state.view, made.lists.view(), work.view()).ok());
-  REQUIRE(fkv::compact(fkv::host, made.policy, cache, made.list(), made.lists.view(), made.state.view, made.new_lengths.data(), work.view()).ok());
+  auto const lists = made.lists.view();
+  auto const& state = made.state.view;
+  auto const scores = made.scores.view();
+  REQUIRE(fkv::select(fkv::host, made.policy, cache, made.list(), scores, state, lists, work.view()).ok());
+  std::int32_t* const lengths = made.new_lengths.data();
+  REQUIRE(fkv::compact(fkv::host, made.policy, cache, made.list(), lists, state, lengths, work.view()).ok());
 }
 
 /// What the verb evict starts behind the scores, with this instance.
@@ -242,7 +247,8 @@ TEST_CASE("evict kernel: a cache in pages") {
 }
 
 TEST_CASE("evict kernel: a stage before the choice, and the barrier behind it") {
-  using kernel = kernels::evict_kernel<fkv::dense_cache<float>, fkv::fill_holes, chooser_of<fkv::fill_holes, 512, 32>, late_scores>;
+  using chooser = chooser_of<fkv::fill_holes, 512, 32>;
+  using kernel = kernels::evict_kernel<fkv::dense_cache<float>, fkv::fill_holes, chooser, late_scores>;
   int shown = 0;
   for (std::uint64_t seed = 0; seed < 4; ++seed) {
     CHECK(stage_works({}, seed));

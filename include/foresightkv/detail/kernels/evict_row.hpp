@@ -53,7 +53,7 @@ struct evict_kernel {
   template <class Context>
   struct shared {
     phases<Context> now;
-    int split;  // kept slots that stay: before the first one that is not kept (ordered), below the new length (fill_holes)
+    int split;  // kept slots that stay: before the first one that goes (ordered), below the new length (fill_holes)
     std::uint16_t slots[shares_lists<Context> ? longest : 1];
   };
 

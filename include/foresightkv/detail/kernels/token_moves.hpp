@@ -50,7 +50,8 @@ struct vector_path<dense_cache<Element, Domain>> {
 template <class Cache>
 FORESIGHTKV_HOST_DEVICE int vectors_of(Cache const& cache) {
   constexpr int size = sizeof(typename Cache::element_type);
-  return divide_up(size * cache.shape().key_head_dim, vector_bytes) + divide_up(size * cache.shape().value_head_dim, vector_bytes);
+  cache_shape const& shape = cache.shape();
+  return divide_up(size * shape.key_head_dim, vector_bytes) + divide_up(size * shape.value_head_dim, vector_bytes);
 }
 template <class Cache>
 FORESIGHTKV_HOST_DEVICE vector_path<Cache> path_of(Cache const& cache, row_index at, int vector) {
