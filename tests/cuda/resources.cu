@@ -46,6 +46,9 @@ void foresightkv_resources(cache const& tokens, window const& seen, fkv::sequenc
                            fkv::foresight<> const& judge) {
   using fkv::fill_holes, fkv::ordered, fkv::sampled_top_k, fkv::slot_list, fkv::top_k;
   (void)evict<fkv::foresight<>, top_k, fill_holes>(tokens, seen, list, exec, memory, lengths, judge);
+  auto const sampling = fkv::compose({.budget = 1024, .interval = 128}, fkv::key_norm{}, sampled_top_k{}, ordered{});
+  auto const state = fkv::make_state<std::remove_const_t<decltype(sampling)>>(tokens.shape(), 1152, memory);
+  (void)fkv::select(exec, sampling, tokens, list, {}, state, {}, memory);
   (void)evict<fkv::r_kv<>, sampled_top_k, ordered>(tokens, seen, list, exec, memory, lengths, {});
   (void)evict<fkv::h2o_per_query, top_k, slot_list>(tokens, seen, list, exec, memory, lengths, {});
 }

@@ -94,7 +94,7 @@ struct scans {
   }
 };
 
-/// Every lane's value seen from every other one, as an int and as a float.
+/// Every lane's value seen from every other one, as an int and as a float, with both shuffles.
 struct shuffles {
   static constexpr int threads = 64;
   template <class Context>
@@ -106,9 +106,25 @@ struct shuffles {
     for (int mask = 0; mask < warp_size; ++mask) {
       int const number = context.shuffle_xor(1000 * mask + context.rank(), mask);
       float const real = context.shuffle_xor(0.5f * static_cast<float>(context.rank()), mask);
-      values[context.rank() * warp_size + mask] = number + static_cast<int>(2.0f * real);
+      int const turned = context.shuffle(context.rank(), (context.rank() + mask) % warp_size);
+      values[context.rank() * warp_size + mask] = number + static_cast<int>(2.0f * real) + 10000 * turned;
     }
   }
+};
+
+/// What each warp says to questions that its lanes answer differently.
+struct votes {
+  static constexpr int threads = 64;
+  template <class Context>
+  struct shared {};
+  std::uint32_t* said;  // [thread][question]
+
+  template <class Context>
+  void operator()(Context const& context, shared<Context>&) const {
+    for (int question = 0; question < warp_size; ++question)
+      said[context.rank() * warp_size + question] = context.vote(answer(context.rank(), question));
+  }
+  static bool answer(int rank, int question) { return (rank * 7 + question) % 5 < 2; }
 };
 
 /// Sums of stages of 4 words per thread, through a ring of two stages: thread i adds what thread i + 1 has

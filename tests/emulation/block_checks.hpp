@@ -103,8 +103,23 @@ void check_shuffles(grid_options const& options) {
   int wrong = 0;
   for (int rank = 0; rank < 64; ++rank)
     for (int mask = 0; mask < 32; ++mask)
-      wrong += values[static_cast<std::size_t>(rank * 32 + mask)] != 1000 * mask + 2 * (rank ^ mask);
+      wrong += values[static_cast<std::size_t>(rank * 32 + mask)] !=
+               1000 * mask + 2 * (rank ^ mask) + 10000 * (rank / 32 * 32 + (rank + mask) % 32);
   CHECK(wrong == 0);
+}
+
+template <class Grid>
+void check_votes(grid_options const& options) {
+  words said(64 * 32), wanted;
+  for (int rank = 0; rank < 64; ++rank)
+    for (int question = 0; question < 32; ++question) {
+      std::uint32_t votes = 0;
+      for (int lane = 0; lane < 32; ++lane)
+        votes |= static_cast<std::uint32_t>(bodies::votes::answer(rank / 32 * 32 + lane, question)) << lane;
+      wanted.push_back(votes);
+    }
+  (void)Grid::run(options, 1, bodies::votes{said.data()});
+  CHECK(said == wanted);
 }
 
 /// Sums of exact products in a given order are equal to the bit.
@@ -145,6 +160,7 @@ void check_everything(grid_options const& options) {
   CHECK(wrong_scans<Grid>(options, 3) == 0);
   CHECK(wrong_copies<Grid>(options, 5) == 0);
   check_shuffles<Grid>(options);
+  check_votes<Grid>(options);
   check_products<Grid, foresightkv::half>(options);
   check_products<Grid, foresightkv::bfloat16>(options);
   check_counters<Grid>(options);
@@ -188,6 +204,16 @@ void check_misuse(grid_options const& options) {
   });
   check_refused<Grid, 64>(options, "shuffle_xor(1)",
                           [](auto const& c, auto&) { (void)c.shuffle_xor(1, c.rank() == 5 ? 2 : 1); });
+  check_refused<Grid, 64>(options, "a shuffle", [](auto const& c, auto&) {
+    if (c.rank() == 5)
+      (void)c.vote(true);
+    else
+      (void)c.shuffle(1, 1);
+  });
+  check_refused<Grid, 64>(options, "a vote", [](auto const& c, auto&) {
+    if (c.rank() != 5) (void)c.vote(true);
+    c.sync(0);
+  });
   check_refused<Grid, 64>(options, "sync_warp(1)", [](auto const& c, auto&) {
     if (c.rank() == 37)
       c.sync_warp(1);
@@ -230,6 +256,7 @@ void check_misuse(grid_options const& options) {
   check_refused<Grid, 32>(options, "not in global memory",
                           [&](auto const& c, auto& memory) { c.raise(memory.words, 1u); });
   check_refused<Grid, 32>(options, "no lane", [&](auto const& c, auto&) { (void)c.shuffle_xor(1, 32); });
+  check_refused<Grid, 32>(options, "no lane", [&](auto const& c, auto&) { (void)c.shuffle(1, -1); });
   check_refused<Grid, 32>(options, "[0, 64)", [&](auto const& c, auto&) { c.sync(64); });
 }
 

@@ -34,7 +34,7 @@ inline void fill_with_poison(std::span<std::byte> shared) {
 /// What a thread asks of its block, as one word: threads that meet have to ask for the same thing.
 class block_call {
  public:
-  enum kind : unsigned { none, sync, sync_warp, exclusive_sum, shuffle_xor, mma };
+  enum kind : unsigned { none, sync, sync_warp, exclusive_sum, shuffle_xor, shuffle, vote, mma };
 
   constexpr block_call() = default;
   block_call(kind what, int number)
@@ -58,6 +58,10 @@ class block_call {
         return "an exclusive_sum";
       case shuffle_xor:
         return numbered("shuffle_xor");
+      case shuffle:
+        return "a shuffle";
+      case vote:
+        return "a vote";
       case mma:
         return "an mma";
       default:
@@ -185,16 +189,21 @@ class emulated_block {
 
   template <class T>
   T shuffle_xor(T value, int mask) const {
-    static_assert(std::is_arithmetic_v<T> && sizeof(T) <= sizeof(std::uint64_t));
     if (mask < 0 || mask >= warp_size) throw block_misuse("shuffle_xor: no lane of the warp has this number");
+    return exchange({block_call::shuffle_xor, mask}, value, lane() ^ mask);
+  }
+  template <class T>
+  T shuffle(T value, int source) const {
+    if (source < 0 || source >= warp_size) throw block_misuse("shuffle: no lane of the warp has this number");
+    return exchange({block_call::shuffle, 0}, value, source);
+  }
+  [[nodiscard]] std::uint32_t vote(bool said) const {
     auto& cells = thread_->in_warp->cell[thread_->warp_calls++ % 2];
-    std::uint64_t word = 0;
-    std::memcpy(&word, &value, sizeof value);
-    put(cells[lane()][0], word);
-    thread_->template meet_warp<false>({block_call::shuffle_xor, mask}, [] {});
-    word = get(cells[lane() ^ mask][0]);
-    std::memcpy(&value, &word, sizeof value);
-    return value;
+    put(cells[lane()][0], said ? 1u : 0u);
+    thread_->template meet_warp<false>({block_call::vote, 0}, [] {});
+    std::uint64_t votes = 0;
+    for (int i = 0; i < warp_size; ++i) votes |= get(cells[i][0]) << i;
+    return low(votes);
   }
 
   void count(std::uint32_t* counter) const {
@@ -242,6 +251,19 @@ class emulated_block {
  private:
   using cell = exchange_cell;
   using lane_cells = cell[warp_size][warp_exchange::words];
+
+  template <class T>
+  T exchange(block_call call, T value, int source) const {
+    static_assert(std::is_arithmetic_v<T> && sizeof(T) <= sizeof(std::uint64_t));
+    auto& cells = thread_->in_warp->cell[thread_->warp_calls++ % 2];
+    std::uint64_t word = 0;
+    std::memcpy(&word, &value, sizeof value);
+    put(cells[lane()][0], word);
+    thread_->template meet_warp<false>(call, [] {});
+    word = get(cells[source][0]);
+    std::memcpy(&value, &word, sizeof value);
+    return value;
+  }
 
   [[nodiscard]] int lane() const { return thread_->rank % warp_size; }
   [[nodiscard]] std::size_t place() const { return static_cast<std::size_t>(thread_->rank); }

@@ -59,6 +59,7 @@ class written {
     add(made.lists.kept);
     add(made.lists.evicted);
     add(made.lists.evicted_count);
+    add(made.lists.evicted_positions);
     add(made.new_lengths);
   }
   std::vector<std::byte> bytes;
@@ -324,6 +325,8 @@ inline std::vector<kernel_case> kernel_cases(bool small = false) {
   all.push_back(cases::judge<fkv::bfloat16>(size, "evict: judge on matrix units", 230, 90));
   all.push_back(evict<cases::spread, top_k, fkv::ordered, fkv::half>(size, "evict: statistics on matrix units", {},
                                                                      history::pristine, 230, 70));
+  all.push_back(
+      evict<fkv::accumulated_sum, top_k, fkv::fill_holes>(size, "evict: accumulated_sum, empty slots filled", {}, history::holes, 200));
   all.push_back(cases::stages(size, mixed));
   all.push_back(cases::due(size));
   all.push_back(cases::lifecycle(size));
@@ -338,7 +341,7 @@ inline std::vector<kernel_case> kernel_cases(bool small = false) {
   all.push_back(cases::golden("golden_eviction: in registers", false, small ? 300 : 1200, golden_reduction::mean));
   all.push_back(cases::select<top_k>("select: in registers", small ? 300 : 2040));
   if (small) return all;
-  all.push_back(cases::select<sampled_top_k>("select: sampled, in registers", 8000));
+  all.push_back(cases::select<sampled_top_k>("select: sampled, in registers", 4000));
   all.push_back(cases::select<sampled_top_k>("select: sampled, in memory", 20000));
   return all;
 }

@@ -28,7 +28,7 @@ void compare(int length, hostile kind, std::uint64_t seed) {
 
 TEST_CASE("kernels: select around the sizes of its instances") {
   std::uint64_t seed = 1;
-  for (int const length : {1, 2, 31, 255, 256, 257, 2047, 2048, 2049, 8191, 8192, 8193})
+  for (int const length : {1, 2, 31, 255, 1023, 1024, 1025, 2048, 2049, 4096, 4097, 16384, 16385})
     for (hostile const kind : {hostile::ordinary, hostile::few_levels, hostile::all_equal}) compare(length, kind, seed++);
 }
 

@@ -38,6 +38,11 @@ struct cuda_block {
   __device__ Value shuffle_xor(Value value, int mask) const {
     return __shfl_xor_sync(0xffffffffu, value, mask);
   }
+  template <class Value>
+  __device__ Value shuffle(Value value, int lane) const {
+    return __shfl_sync(0xffffffffu, value, lane);
+  }
+  __device__ std::uint32_t vote(bool said) const { return __ballot_sync(0xffffffffu, said); }
 
   // Without use of the result, the hardware adds equal addresses of a warp in one step.
   __device__ void count(std::uint32_t* counter) const { atomicAdd(counter, 1u); }

@@ -15,8 +15,8 @@ namespace foresightkv::inline v0::detail::kernels {
 // The context is all that a body knows of where it runs: detail/cuda has one for a device, tests/emulation two for a
 // CPU, on which every body is run with hostile schedules. Hence the rules:
 //   - threads of a block meet only in calls of the context, and all of them make the same calls in the same order
-//     (of shuffles, copies and sync_warp: all threads of a warp);
-//   - a shuffle, a counter and a scan order no memory: what one thread wrote and another reads has a sync between;
+//     (of shuffles, votes, copies and sync_warp: all threads of a warp);
+//   - a shuffle, a vote, a counter and a scan order no memory: what one thread wrote and another reads has a sync between;
 //   - every sync has a number of its own, so that a test can take it away and see something fail.
 
 /// Threads that shuffle among themselves.
@@ -29,6 +29,8 @@ inline constexpr int warp_size = 32;
 ///   exclusive_sum(scan, x, all)  sum of x over lower ranks; `all` becomes the block's sum. No overflow check. The
 ///                                scratch may be used again after a sync
 ///   shuffle_xor(x, mask)         x of the lane whose number differs in these bits
+///   shuffle(x, lane)             x of that lane; every lane may name another one
+///   vote(said)                   bit i: what lane i said
 ///   count(counter)               adds 1 to a counter in shared memory
 ///   raise(flags, bits)           sets bits of a word in global memory
 ///   copy_async<Bytes>(to, from)  global to shared memory, 4, 8 or 16 aligned bytes; lands when this thread waits for it
@@ -50,6 +52,8 @@ concept block_context =
       { context.exclusive_sum(scan, wide, wide) } -> std::same_as<std::uint64_t>;
       { context.shuffle_xor(real, 1) } -> std::same_as<float>;
       { context.shuffle_xor(1, 1) } -> std::same_as<int>;
+      { context.shuffle(real, 1) } -> std::same_as<float>;
+      { context.vote(true) } -> std::same_as<std::uint32_t>;
       context.count(word);
       context.raise(word, 1u);
       context.template copy_async<16>(to, from);

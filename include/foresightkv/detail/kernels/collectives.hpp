@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <bit>
+#include <cstdint>
 #include <foresightkv/detail/kernels/block_context.hpp>
 
 namespace foresightkv::inline v0::detail::kernels {
@@ -31,11 +33,13 @@ FORESIGHTKV_HOST_DEVICE Value warp_min(Context const& c, Value value) {
   return value;
 }
 
-/// Bits that some lane has.
-template <class Context>
-FORESIGHTKV_HOST_DEVICE int warp_or(Context const& c, int bits) {
-  for (int mask = warp_size / 2; mask > 0; mask /= 2) bits |= c.shuffle_xor(bits, mask);
-  return bits;
+/// Lowest lane of a vote that some lane said yes to.
+FORESIGHTKV_HOST_DEVICE inline int first_lane(std::uint32_t votes) {
+#if defined(__CUDA_ARCH__)
+  return __ffs(static_cast<int>(votes)) - 1;
+#else
+  return std::countr_zero(votes);
+#endif
 }
 
 /// Sum of `value` over lower lanes; `all` becomes the warp's sum.
@@ -55,7 +59,7 @@ FORESIGHTKV_HOST_DEVICE int warp_exclusive_sum(Context const& c, int value, int&
 template <class Context>
 FORESIGHTKV_HOST_DEVICE bool block_any(Context const& c, int (&said)[Context::threads / warp_size], bool mine,
                                        int number) {
-  int const warp = warp_or(c, mine ? 1 : 0);
+  bool const warp = c.vote(mine) != 0;
   if (c.rank() % warp_size == 0) said[c.rank() / warp_size] = warp;
   c.sync(number);
   int all = 0;

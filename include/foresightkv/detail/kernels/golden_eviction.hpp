@@ -264,7 +264,10 @@ struct golden_evict_kernel {
   int kv_heads = 0;    // of the output
 
   template <class Context>
-  using shared = radix_memory<Context>;
+  struct shared {
+    radix_memory radix;
+    typename Context::template scan<std::uint64_t> scan;
+  };
 
   template <class Context>
   FORESIGHTKV_HOST_DEVICE void operator()(Context const& c, shared<Context>& memory) const {
@@ -275,6 +278,7 @@ struct golden_evict_kernel {
     std::int32_t* now = candidates + std::int64_t{2} * c.block() * config.budget;
     std::int32_t* next = now + config.budget;
     own.each([&](int i, std::uint32_t&) { now[i] = i; });
+    radix_search<Context, keys_type> search(c, memory.radix, own);
     for (int step = 0; step < steps; ++step) {
       std::int64_t const row = std::int64_t{step} * kv_heads + first_head + c.block();
       float const* const future = scores + (std::int64_t{c.block()} * blocks + step) * tokens;
@@ -283,7 +287,7 @@ struct golden_evict_kernel {
         if (output.labels != nullptr) output.labels[row * config.budget + i] = score;
         key = order_key(score);
       });
-      evict(c, memory, own, row, now, next);
+      evict(c, memory, own, search.find_lowest(config.interval), row, now, next);
       // The tokens that this step protected are the newest candidates of the next one.
       for (int i = c.rank(); i < config.interval; i += threads)
         next[config.budget - config.interval + i] = config.budget + step * config.interval + i;
@@ -297,9 +301,8 @@ struct golden_evict_kernel {
  private:
   /// Writes the lists of one step and who survives it, both ascending.
   template <class Context>
-  FORESIGHTKV_HOST_DEVICE void evict(Context const& c, shared<Context>& memory, keys_type& own,
+  FORESIGHTKV_HOST_DEVICE void evict(Context const& c, shared<Context>& memory, keys_type& own, lowest_keys lowest,
                                      std::int64_t row, std::int32_t const* now, std::int32_t* next) const {
-    lowest_keys const lowest = find_lowest(c, memory, own, config.interval);
     std::uint64_t earlier = 0;  // ties above, keys below the threshold below
     for (int first = 0; first < config.budget; first += keys_type::chunk) {
       if (first > 0) c.sync(chunk_ranked);  // the scan's scratch serves again

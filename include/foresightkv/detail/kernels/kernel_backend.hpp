@@ -3,13 +3,12 @@
 
 #include <foresightkv/detail/check.hpp>
 #include <foresightkv/detail/kernels/call_memory.hpp>
-#include <foresightkv/detail/kernels/compact.hpp>
+#include <foresightkv/detail/kernels/evict_row.hpp>
 #include <foresightkv/detail/kernels/launches.hpp>
 #include <foresightkv/detail/kernels/golden_eviction.hpp>
 #include <foresightkv/detail/kernels/lifecycle.hpp>
 #include <foresightkv/detail/kernels/observe.hpp>
 #include <foresightkv/detail/kernels/score.hpp>
-#include <foresightkv/detail/kernels/select.hpp>
 #include <foresightkv/detail/kernels/tensor_judge.hpp>
 #include <foresightkv/detail/kernels/tensor_observe.hpp>
 #include <foresightkv/detail/kernels/visit.hpp>
@@ -91,7 +90,7 @@ struct kernel_backend : lifecycle<Exec>, golden_kernels<Exec> {
     list_targets targets;
     targets.wanted = lists;
     targets.max_length = list.max_length;
-    run.select(scores.data, scores.capacity, true, targets, nullptr, false);
+    run.choose({scores.data, scores.capacity, true}, [&](auto const& chooser) { run.select(chooser, targets, nullptr); });
     return run.result();
   }
 
@@ -116,7 +115,9 @@ struct kernel_backend : lifecycle<Exec>, golden_kernels<Exec> {
     return run.result();
   }
 
-  /// visit, observe (2 kernels without a log-sum-exp, 1 with it, 0 if nothing is read), score, select, compact.
+  /// visit, observe (2 kernels without a log-sum-exp, 1 with it), evict: a scorer that sees a token at a time runs in observe, one
+  /// that sees a row in evict. If nothing is observed, score comes in place of observe. Where rows are too long for one
+  /// block's registers, (score), select and compact come in place of evict.
   template <class Policy, class Cache, class Window>
   static status evict(Exec const& exec, Policy const& policy, Cache const& cache, sequence_list const& list,
                       Window const& window, row_state const& state, std::int32_t* new_lengths, selection const& output,
@@ -132,12 +133,7 @@ struct kernel_backend : lifecycle<Exec>, golden_kernels<Exec> {
     stage.carries = true;
     stage.scores = run.memory.scores;
     stage.scores_capacity = list.max_length;
-    run.score(window, stage);
-    run.select(run.memory.scores, list.max_length, false, run.own_lists(wanted), new_lengths, !dry_run);
-    if (!dry_run) {
-      auto const body = run.compaction();
-      run.launch(run.rows.blocks(body.parts()), body);
-    }
+    run.evict(window, stage, {wanted, new_lengths, !dry_run});
     return run.result();
   }
 
@@ -293,31 +289,95 @@ struct kernel_backend : lifecycle<Exec>, golden_kernels<Exec> {
     [[nodiscard]] list_targets own_lists(selection const& wanted) const {
       return {wanted, memory.kept, memory.evicted, memory.evicted_count, memory.kept_count, list.max_length};
     }
-    /// The instance follows from the longest row that the host promised.
-    void select(float const* scores, int capacity, bool by_row, list_targets const& targets, std::int32_t* new_lengths,
-                bool compacts) {
-      auto const with = [&](auto body) {
-        body.rows = rows;
-        body.config = policy.config;
-        body.selector = policy.selector;
-        body.budget = policy.budget;
-        body.scores = scores;
-        body.scores_capacity = capacity;
-        body.scores_by_row = by_row;
-        body.keys = memory.keys;
-        body.lists = targets;
-        body.new_lengths = new_lengths;
-        body.compacts = compacts;
+    struct score_source {
+      float const* data;
+      int capacity;
+      bool by_row;
+    };
+    template <int Threads, int Items, bool InRegisters = true>
+    using chooser_of = row_chooser<typename Policy::selector_type, budget_type, Policy::compaction_type::moves_tokens, Threads,
+                                   Items, InRegisters>;
+    using longest_chooser = chooser_of<512, 32>;
+    using memory_chooser = chooser_of<512, 16, false>;
+
+    template <class Chooser, class Start>
+    void choose_by(score_source const& scores, Start const& start) {
+      Chooser chooser;
+      chooser.rows = rows;
+      chooser.config = policy.config;
+      chooser.selector = policy.selector;
+      chooser.budget = policy.budget;
+      chooser.scores = scores.data;
+      chooser.scores_capacity = scores.capacity;
+      chooser.scores_by_row = scores.by_row;
+      chooser.keys = memory.keys;
+      chooser.max_length = list.max_length;
+      start(chooser);
+    }
+    /// start(chooser): which instance follows from the longest row that the host promised.
+    template <class Start>
+    void choose(score_source const& scores, Start const& start) {
+      if (list.max_length <= chooser_of<128, 8>::longest) return choose_by<chooser_of<128, 8>>(scores, start);
+      if (list.max_length <= chooser_of<256, 8>::longest) return choose_by<chooser_of<256, 8>>(scores, start);
+      if (list.max_length <= chooser_of<256, 16>::longest) return choose_by<chooser_of<256, 16>>(scores, start);
+      if (list.max_length <= longest_chooser::longest) return choose_by<longest_chooser>(scores, start);
+      choose_by<memory_chooser>(scores, start);
+    }
+    template <class Chooser>
+    void select(Chooser const& chooser, list_targets const& targets, std::int32_t* new_lengths) {
+      select_kernel<Chooser> body;
+      body.chooser = chooser;
+      body.lists = targets;
+      body.new_lengths = new_lengths;
+      launch(rows.blocks(1), body);
+    }
+
+    /// What an eviction writes beside cache and state.
+    struct cut_target {
+      selection wanted;
+      std::int32_t* new_lengths;
+      bool moves;
+    };
+    /// Selects and compacts; before that a block may do something else for its row.
+    template <class Chooser, class Before>
+    void cut(Chooser const& chooser, cut_target const& target, Before const& before) {
+      if constexpr (Chooser::keys_type::in_registers) {
+        evict_kernel<Cache, typename Policy::compaction_type, Chooser, Before> body;
+        body.chooser = chooser;
+        body.cache = cache;
+        body.before = before;
+        body.wanted = target.wanted;
+        body.new_lengths = target.new_lengths;
+        body.moves = target.moves;
+        body.carried = memory.carried;
+        body.slots = memory.kept;
+        body.max_length = list.max_length;
         launch(rows.blocks(1), body);
-      };
-      constexpr bool moves = Policy::compaction_type::moves_tokens;
-      using selector_type = typename Policy::selector_type;
-      if (list.max_length <= 256 * 8)
-        with(select_kernel<selector_type, budget_type, moves, 256, 8, true>{});
-      else if (list.max_length <= 512 * 16)
-        with(select_kernel<selector_type, budget_type, moves, 512, 16, true>{});
-      else
-        with(select_kernel<selector_type, budget_type, moves, 512, 16, false>{});
+      } else {
+        select(chooser, own_lists(target.wanted), target.new_lengths);
+        auto const body = compaction();
+        if (target.moves) launch(rows.blocks(body.parts()), body);
+      }
+    }
+    /// Scores and cuts all rows.
+    template <class Window>
+    void evict(Window const& window, stage_of<Window> stage, cut_target const& target) {
+      score_source const scores{stage.scores, stage.scores_capacity, false};
+      auto const cut_alone = [&](auto const& chooser) { cut(chooser, target, no_stage{}); };
+      if constexpr (!stage_of<Window>::whole_rows) {
+        score(window, stage);
+        choose(scores, cut_alone);
+      } else if (list.max_length > longest_chooser::longest) {
+        score(window, stage);
+        choose_by<memory_chooser>(scores, cut_alone);
+      } else {
+        stage.observed = observed(window);
+        auto const score_and_cut = [&](auto const& chooser) { cut(chooser, target, stage); };
+        if (list.max_length <= chooser_of<256, 16>::longest)
+          choose_by<chooser_of<256, 16>>(scores, score_and_cut);
+        else
+          choose_by<longest_chooser>(scores, score_and_cut);
+      }
     }
 
     [[nodiscard]] compact_kernel<Cache, typename Policy::compaction_type> compaction() const {

@@ -46,13 +46,15 @@ FORESIGHTKV_HOST_DEVICE listed_sequence first_listing(Context const& c, sequence
   int const sequence = list.slots == nullptr ? entry : list.slots[entry];
   if (sequence < 0 || sequence >= num_sequences) return {};
   if (list.slots == nullptr) return {sequence, false};
-  constexpr int before = 1, behind = 2;
-  int mine = 0;
-  for (int other = c.rank() % warp_size; other < count; other += warp_size)
-    if (list.slots[other] == sequence && other != entry) mine |= other < entry ? before : behind;
-  int const named = warp_or(c, mine);
-  if ((named & before) != 0) return {};
-  return {sequence, named != 0};
+  bool before = false, behind = false;
+  for (int other = c.rank() % warp_size; other < count; other += warp_size) {
+    bool const named = list.slots[other] == sequence;
+    before = before || (named && other < entry);
+    behind = behind || (named && other > entry);
+  }
+  bool const repeated = c.vote(behind) != 0;
+  if (c.vote(before) != 0) return {};
+  return {sequence, repeated};
 }
 
 /// Starts sequences anew. A block per entry of the list.
@@ -174,8 +176,8 @@ struct append_kernel {
     for (int first = 0; first < count; first += warp_size) {
       int const i = first + lane(c);
       bool const elsewhere = i < count && state.position[state.column(row, last - i)] != newest - i;
-      int const found = warp_min(c, elsewhere ? i : count);
-      if (found < count) return found;
+      std::uint32_t const others = c.vote(elsewhere);
+      if (others != 0) return first + first_lane(others);
     }
     return count;
   }
@@ -290,7 +292,7 @@ struct fork_kernel {
     bool named = false;
     for (int other = c.rank() % warp_size; other < count; other += warp_size)
       named = named || sources[other] == target || (other != pair && targets[other] == target);
-    return warp_or(c, named ? 1 : 0) != 0;
+    return c.vote(named) != 0;
   }
 
   template <class Context>

@@ -179,14 +179,6 @@ struct folds<statistics<Statistics...>> {
   }
 };
 
-/// What follows a kernel's own work in the same block, once all threads see its results: nothing.
-struct no_stage {
-  template <class Context>
-  struct shared {};
-  template <class Context>
-  FORESIGHTKV_HOST_DEVICE void operator()(Context const&, shared<Context>&, visited_row const&, int, int) const {}
-};
-
 /// Observed window statistics of the rows of a call.
 template <class Value>
 struct statistics_rows {

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <cstdint>
-#include <foresightkv/detail/kernels/block_context.hpp>
+#include <foresightkv/detail/kernels/collectives.hpp>
 #include <foresightkv/detail/order_key.hpp>
 
 namespace foresightkv::inline v0::detail::kernels {
@@ -14,6 +14,7 @@ namespace foresightkv::inline v0::detail::kernels {
 template <int Threads, int Items, bool InRegisters>
 struct row_keys {
   static constexpr int chunk = Threads * Items;
+  static constexpr bool in_registers = InRegisters;
 
   std::uint32_t registers[InRegisters ? Items : 1];
   std::uint32_t* memory = nullptr;  // [length]
@@ -23,93 +24,145 @@ struct row_keys {
   /// body(slot, key) for every slot of one chunk that is this thread's, ascending.
   template <class Body>
   FORESIGHTKV_HOST_DEVICE void in_chunk(int first, Body const& body) {
+    int const begin = first + rank * Items;
+    int const left = length - begin;
+    if constexpr (InRegisters) {
 #if defined(__CUDA_ARCH__)
 #pragma unroll
 #endif
-    for (int item = 0; item < Items; ++item) {
-      int const slot = first + rank * Items + item;
-      if (slot >= length) continue;  // not break: the loop must unroll for the keys to stay in registers
-      if constexpr (InRegisters)
-        body(slot, registers[item]);
-      else
-        body(slot, memory[slot]);
+      for (int item = 0; item < Items; ++item)  // to the end: the loop must unroll for the keys to stay in registers
+        if (item < left) body(begin + item, registers[item]);
+    } else {
+      for (int item = 0; item < Items && item < left; ++item) body(begin + item, memory[begin + item]);
     }
+  }
+  /// Keys of this thread's slots of one chunk; those behind the row are left out.
+  FORESIGHTKV_HOST_DEVICE void set(int first, std::uint32_t const (&values)[Items]) {
+    for (int item = 0; item < Items; ++item) {
+      if constexpr (InRegisters)
+        registers[item] = values[item];
+      else if (first + rank * Items + item < length)
+        memory[first + rank * Items + item] = values[item];
+    }
+  }
+  /// body(first) for the first slot of every chunk.
+  template <class Body>
+  FORESIGHTKV_HOST_DEVICE void each_chunk(Body const& body) const {
+    if constexpr (InRegisters)
+      body(0);
+    else
+      for (int first = 0; first < length; first += chunk) body(first);
   }
   template <class Body>
   FORESIGHTKV_HOST_DEVICE void each(Body const& body) {
-    if constexpr (InRegisters)
-      in_chunk(0, body);
-    else
-      for (int first = 0; first < length; first += chunk) in_chunk(first, body);
+    each_chunk([&](int first) { in_chunk(first, body); });
   }
 };
 
-/// What the radix search over a row's keys keeps in shared memory.
-template <class Context>
+/// What the radix search over a row's keys keeps in shared memory: histograms of digits.
 struct radix_memory {
   static constexpr int bins = 256;
+  static constexpr int turns = 3;
 
-  std::uint32_t histogram[bins];
-  typename Context::template scan<std::uint64_t> scan;
-  std::uint32_t digit;
-  int below;  // keys with a lower digit
-  int found;  // keys with this digit
+  alignas(16) std::uint32_t histogram[turns][bins];
 };
 
-enum radix_sync : int { histogram_cleared = 48, histogram_filled, digit_found, ties_counted };
+enum radix_sync : int { histograms_cleared = 48, keys_counted };
 
-/// Finds the `count` lowest of a row's keys, 0 < count <= length: an exact radix search, eight bits at a time from the
-/// top. A bin that is wanted as a whole ends it. The answer is the same in every thread.
+/// Exact radix search over a row's keys, eight bits at a time from the top, with one barrier per pass: behind it every
+/// warp finds the digit for itself. Histograms take turns. While one is filled and the next one is clear, the third may
+/// still be read by a warp that is late; after the barrier it is read no more, and cleared.
 template <class Context, class Keys>
-FORESIGHTKV_HOST_DEVICE lowest_keys find_lowest(Context const& c, radix_memory<Context>& memory, Keys& keys, int count) {
-  constexpr int bins = radix_memory<Context>::bins;
-  static_assert(Context::threads >= bins);
-  std::uint32_t prefix = 0;
-  std::uint32_t known = 0;  // bits of the prefix that are decided
-  int remaining = count;
-  for (int shift = 24;; shift -= 8) {
-    if (c.rank() < bins) memory.histogram[c.rank()] = 0;
-    c.sync(histogram_cleared);
-    keys.each([&](int, std::uint32_t key) {
-      if ((key & known) == prefix) c.count(&memory.histogram[key >> shift & (bins - 1)]);
-    });
-    c.sync(histogram_filled);
-    std::uint64_t all = 0;
-    int const mine = c.rank() < bins ? static_cast<int>(memory.histogram[c.rank()]) : 0;
-    auto const before = static_cast<int>(c.exclusive_sum(memory.scan, static_cast<std::uint64_t>(mine), all));
-    if (before < remaining && remaining <= before + mine) {
-      memory.digit = static_cast<std::uint32_t>(c.rank());
-      memory.below = before;
-      memory.found = mine;
-    }
-    c.sync(digit_found);
-    prefix |= memory.digit << shift;
-    known |= 0xffu << shift;
-    remaining -= memory.below;
-    if (shift == 0) return {prefix, remaining};
-    if (memory.found == remaining) return {prefix | ~known, remaining};  // the whole bin
+class radix_search {
+ public:
+  FORESIGHTKV_HOST_DEVICE radix_search(Context const& context, radix_memory& memory, Keys& keys)
+      : context_(context), memory_(memory), keys_(keys) {
+    clear(0);
+    clear(1);
+    context.sync(histograms_cleared);
   }
-}
 
-/// body(slot, key, ties before it) for every slot of this thread that holds `tie`, and -1 ties for every other one.
-template <class Context, class Keys, class Body>
-FORESIGHTKV_HOST_DEVICE void rank_ties(Context const& c, radix_memory<Context>& memory, Keys& keys, std::uint32_t tie,
-                                       Body const& body) {
-  int earlier = 0;
-  for (int first = 0; first < keys.length; first += Keys::chunk) {
-    int mine = 0;
-    keys.in_chunk(first, [&](int, std::uint32_t key) { mine += key == tie; });
-    std::uint64_t all = 0;
-    int before = earlier +
-                 static_cast<int>(c.exclusive_sum(memory.scan, static_cast<std::uint64_t>(mine), all));
-    c.sync(ties_counted);  // the scan's scratch serves again
-    keys.in_chunk(first, [&](int slot, std::uint32_t& key) {
-      bool const equal = key == tie;
-      body(slot, key, equal ? before : -1);
-      before += equal;
-    });
-    earlier += static_cast<int>(all);
+  /// The first pass, before it is known how many keys are wanted. Ends in a barrier.
+  FORESIGHTKV_HOST_DEVICE void count_ahead() {
+    count(0, 0, top);
+    counted_ahead_ = true;
   }
-}
+  /// What was counted ahead are no longer the keys.
+  FORESIGHTKV_HOST_DEVICE void keys_change() { counted_ahead_ = false; }
+
+  /// Finds the `wanted` lowest keys, 0 < wanted <= length. A bin that is wanted as a whole ends the search. The answer is
+  /// the same in every thread.
+  FORESIGHTKV_HOST_DEVICE lowest_keys find_lowest(int wanted) {
+    std::uint32_t prefix = 0;
+    std::uint32_t known = 0;  // bits of the prefix that are decided
+    for (int shift = top;; shift -= digit_bits) {
+      if (!counted_ahead_) count(prefix, known, shift);
+      counted_ahead_ = false;
+      found_digit const found = digit_of(wanted);
+      prefix |= found.digit << shift;
+      known |= (bins - 1u) << shift;
+      wanted -= found.below;
+      if (shift == 0) return {prefix, wanted};
+      if (found.whole) return {prefix | ~known, wanted};
+    }
+  }
+
+ private:
+  static constexpr int bins = radix_memory::bins;
+  static constexpr int digit_bits = 8;
+  static constexpr int top = 32 - digit_bits;
+  static constexpr int per_lane = bins / warp_size;
+
+  struct found_digit {
+    std::uint32_t digit;
+    int below;   // keys with a lower digit
+    bool whole;  // all keys with this digit are wanted
+  };
+
+  FORESIGHTKV_HOST_DEVICE void clear(int turn) const {
+    for (int first = 0; first < bins; first += Context::threads)
+      if (first + context_.rank() < bins) memory_.histogram[turn][first + context_.rank()] = 0;
+  }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE static int after(int turn) { return turn + 1 < radix_memory::turns ? turn + 1 : 0; }
+
+  FORESIGHTKV_HOST_DEVICE void count(std::uint32_t prefix, std::uint32_t known, int shift) {
+    turn_ = after(turn_);
+    std::uint32_t* const histogram = memory_.histogram[turn_];
+    keys_.each([&](int, std::uint32_t key) {
+      if ((key & known) == prefix) context_.count(&histogram[key >> shift & (bins - 1)]);
+    });
+    context_.sync(keys_counted);
+    clear(after(after(turn_)));
+  }
+
+  /// The digit of the wanted-th key among those counted last, by each warp: a lane looks at neighbouring bins.
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE found_digit digit_of(int wanted) const {
+    int const lane = context_.rank() % warp_size;
+    std::uint32_t const* const mine = memory_.histogram[turn_] + lane * per_lane;
+    int counted[per_lane];
+    int sum = 0;
+    for (int i = 0; i < per_lane; ++i) sum += counted[i] = static_cast<int>(mine[i]);
+    int all = 0;
+    int below = warp_exclusive_sum(context_, sum, all);
+    int const holder = first_lane(context_.vote(below < wanted && wanted <= below + sum));
+    int digit = 0;
+    bool whole = false;
+    for (int i = 0; i < per_lane; ++i) {
+      if (digit < i) continue;  // found already
+      whole = below + counted[i] == wanted;
+      if (below + counted[i] >= wanted) continue;
+      below += counted[i];
+      ++digit;
+    }
+    int const packed = context_.shuffle((lane * per_lane + digit) * 2 + (whole ? 1 : 0), holder);
+    return {static_cast<std::uint32_t>(packed / 2), context_.shuffle(below, holder), packed % 2 != 0};
+  }
+
+  Context const& context_;
+  radix_memory& memory_;
+  Keys& keys_;
+  int turn_ = radix_memory::turns - 1;
+  bool counted_ahead_ = false;
+};
 
 }  // namespace foresightkv::inline v0::detail::kernels

@@ -67,4 +67,13 @@ FORESIGHTKV_HOST_DEVICE inline void store_length(std::int32_t* new_lengths, leng
     new_lengths[length_index(lengths.domain, lengths.shape, row.at)] = new_length;
 }
 
+/// What a block does for a row, or for its tokens [first, last), before or after a kernel's own work: a struct with
+/// `template <class Context> shared` and operator()(context, shared, row, first, last), called by all threads. This is none.
+struct no_stage {
+  template <class Context>
+  struct shared {};
+  template <class Context>
+  FORESIGHTKV_HOST_DEVICE void operator()(Context const&, shared<Context>&, visited_row const&, int, int) const {}
+};
+
 }  // namespace foresightkv::inline v0::detail::kernels

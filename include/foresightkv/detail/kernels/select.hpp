@@ -4,20 +4,54 @@
 #include <cstdint>
 #include <foresightkv/detail/kernels/row_keys.hpp>
 #include <foresightkv/detail/kernels/rows.hpp>
+#include <foresightkv/detail/kernels/vector_copy.hpp>
 #include <foresightkv/detail/random.hpp>
 #include <foresightkv/selection.hpp>
+#include <type_traits>
 
 namespace foresightkv::inline v0::detail::kernels {
+
+/// Key of a slot without a token: above every score's, too.
+inline constexpr std::uint32_t empty_key = protected_key - 1;
+
+FORESIGHTKV_HOST_DEVICE inline void protect(std::uint32_t& key) {
+  if (key != empty_key) key = protected_key;
+}
+
+enum selection_sync : int { ties_counted = 52, chunk_counted };
+
+/// Protects all candidates but the lowest.
+template <class Context, class Keys>
+FORESIGHTKV_HOST_DEVICE void keep_lowest(Context const& c, typename Context::template scan<std::uint32_t>& scan, Keys& keys,
+                                         lowest_keys lowest) {
+  int earlier = 0;  // ties
+  keys.each_chunk([&](int first) {
+    std::uint32_t mine = 0;
+    keys.in_chunk(first, [&](int, std::uint32_t key) { mine += key == lowest.threshold; });
+    std::uint32_t all = 0;
+    int left = lowest.ties - earlier - static_cast<int>(c.exclusive_sum(scan, mine, all));
+    if constexpr (!Keys::in_registers) c.sync(ties_counted);  // the scratch serves again
+    keys.in_chunk(first, [&](int, std::uint32_t& key) {
+      bool const tie = key == lowest.threshold;
+      if (tie ? left <= 0 : key > lowest.threshold) protect(key);
+      left -= tie;
+    });
+    earlier += static_cast<int>(all);
+  });
+}
 
 /// One row of scores as a selector sees it: see detail::archetype::selection_row. All threads make the same calls.
 template <class Context, class Keys>
 class block_selection {
  public:
-  FORESIGHTKV_HOST_DEVICE block_selection(Context const& context, radix_memory<Context>& memory, Keys& keys,
-                                          float const* scores, row_positions const& positions, draw_source const& source,
-                                          int count, int candidates)
+  using scan = typename Context::template scan<std::uint32_t>;
+
+  FORESIGHTKV_HOST_DEVICE block_selection(Context const& context, radix_search<Context, Keys>& search, scan& scratch,
+                                          Keys& keys, float const* scores, row_positions const& positions,
+                                          draw_source const& source, int count, int candidates)
       : context_(context),
-        memory_(memory),
+        search_(search),
+        scratch_(scratch),
         keys_(keys),
         scores_(scores),
         positions_(positions),
@@ -36,24 +70,21 @@ class block_selection {
     if (count >= candidates_) return;
     candidates_ = count > 0 ? count : 0;
     if (candidates_ == 0) {
-      keys_.each([](int, std::uint32_t& key) { key = protected_key; });
-      return;
+      keys_.each([](int, std::uint32_t& key) { protect(key); });
+      return search_.keys_change();
     }
-    lowest_keys const lowest = find_lowest(context_, memory_, keys_, count);
-    rank_ties(context_, memory_, keys_, lowest.threshold, [&](int, std::uint32_t& key, int ties) {
-      bool const stays = ties >= 0 ? ties < lowest.ties : key < lowest.threshold;
-      if (!stays) key = protected_key;
-    });
+    keep_lowest(context_, scratch_, keys_, search_.find_lowest(count));
   }
   template <class Score>
   FORESIGHTKV_HOST_DEVICE void rescore(Score const& score) {
     keys_.each([&](int slot, std::uint32_t& key) {
-      if (key != protected_key) key = order_key(score(slot));
+      if (key < empty_key) key = order_key(score(slot));
     });
+    search_.keys_change();
   }
   FORESIGHTKV_HOST_DEVICE void evict_lowest(int count) {
     evicted_ = count < 0 ? 0 : smaller(count, candidates_);
-    if (evicted_ > 0) lowest_ = find_lowest(context_, memory_, keys_, evicted_);
+    if (evicted_ > 0) lowest_ = search_.find_lowest(evicted_);
   }
 
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE int evicted() const { return evicted_; }
@@ -65,7 +96,8 @@ class block_selection {
   }
 
   Context const& context_;
-  radix_memory<Context>& memory_;
+  radix_search<Context, Keys>& search_;
+  scan& scratch_;
   Keys& keys_;
   float const* scores_;
   row_positions const& positions_;
@@ -76,34 +108,33 @@ class block_selection {
   lowest_keys lowest_{};
 };
 
-/// Lists that a select kernel writes: the caller's, and those that the next kernel reads.
-struct list_targets {
-  selection wanted{};             // by row; any pointer may be null
-  std::int32_t* kept = nullptr;   // [place][max_length]
-  std::int32_t* evicted = nullptr;
-  std::int32_t* evicted_count = nullptr;  // [place]
-  std::int32_t* kept_count = nullptr;     // [place] negative: the row stays as it is
-  int max_length = 0;
+/// What is decided of a row.
+struct row_choice {
+  int num_tokens = 0;
+  int num_evicted = 0;
+  lowest_keys lowest{};      // whose tokens go
+  bool has_empties = false;  // slots without a token
+  bool storable = true;      // what stays fits into the state's columns
 
-  FORESIGHTKV_HOST_DEVICE void keep(visited_row const& row, int index, int slot) const {
-    if (wanted.kept != nullptr) wanted.kept[wanted.at(row.row) + static_cast<std::size_t>(index)] = slot;
-    if (kept != nullptr) kept[std::int64_t{row.place} * max_length + index] = slot;
-  }
-  FORESIGHTKV_HOST_DEVICE void evict(visited_row const& row, int index, int slot, int position) const {
-    auto const at = wanted.at(row.row) + static_cast<std::size_t>(index);
-    if (wanted.evicted != nullptr) wanted.evicted[at] = slot;
-    if (wanted.evicted_positions != nullptr) wanted.evicted_positions[at] = position;
-    if (evicted != nullptr) evicted[std::int64_t{row.place} * max_length + index] = slot;
-  }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE int num_kept() const { return num_tokens - num_evicted; }
 };
 
-/// Chooses what goes of every row, writes the lists and the new lengths. A block per row, one launch for all of them.
-/// Threads * Items is a row's chunk; in registers no row may be longer.
+enum class slot_fate : int { kept, evicted, empty };
+
+/// A slot among those of its row.
+struct placed_slot {
+  int slot = 0;
+  int kept = 0;     // before it
+  int evicted = 0;  // before it
+  slot_fate fate{};
+};
+
+/// How a block chooses what goes of its row. Threads * Items is a row's chunk; in registers no row may be longer.
 template <class Selector, class Budget, bool MovesTokens, int Threads, int Items, bool InRegisters>
-struct select_kernel {
+struct row_chooser {
   static constexpr int threads = Threads;
-  enum sync : int { row_counted, chunk_counted };
   using keys_type = row_keys<Threads, Items, InRegisters>;
+  static constexpr int longest = InRegisters ? keys_type::chunk : no_limit;  // row
 
   visited_rows rows{};
   eviction_config config{};
@@ -113,51 +144,109 @@ struct select_kernel {
   int scores_capacity = 0;
   bool scores_by_row = false;
   std::uint32_t* keys = nullptr;  // [place][max_length], where keys are not in registers
-  list_targets lists{};
-  std::int32_t* new_lengths = nullptr;  // null: not wanted
-  bool compacts = false;                // the next kernel moves tokens
+  int max_length = 0;
 
+ private:
+  // Two counts of a row's slots, a half each.
+  using counter = std::conditional_t<InRegisters, std::uint32_t, std::uint64_t>;
+  static constexpr int half = sizeof(counter) * 4;
+
+ public:
   template <class Context>
   struct shared {
-    radix_memory<Context> radix;
+    radix_memory radix;
+    counter counted[Threads / warp_size];
+    typename Context::template scan<std::uint32_t> tie_scan;
+    typename Context::template scan<std::uint32_t> scan;
+    typename Context::template scan<std::uint32_t> empty_scan;
   };
 
   template <class Context>
-  FORESIGHTKV_HOST_DEVICE void operator()(Context const& c, shared<Context>& memory) const {
-    visited_row const row = rows.at(c.block());
-    if (!row.visited()) return;
-    if (lists.kept_count != nullptr && c.rank() == 0) lists.kept_count[row.place] = -1;
-    row_positions const positions = rows.positions(row);
-    float const* const row_scores = part_of(scores, scores_by_row ? row.row : row.place, scores_capacity);
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE keys_type keys_of(Context const& c, visited_row const& row) const {
     keys_type own;
-    own.memory = part_of(keys, row.place, lists.max_length);
+    own.memory = part_of(keys, row.place, max_length);
     own.length = row.length;
     own.rank = c.rank();
+    return own;
+  }
 
-    counts const found = make_keys(c, memory.radix, own, row_scores, positions);
-    int const wanted = found.tokens - budget(config, rows.lengths.shape, row.at);
-    if (wanted <= 0) {
-      emit(c, memory.radix, own, row, positions, {});
-      return finish(c, row, 0, 0, row.length);
-    }
-    int const count = smaller(wanted, found.candidates);
-    if (wanted > found.candidates) flag(c, row, sequence_flag::over_budget);
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE static int new_length(visited_row const& row, row_choice const& choice) {
+    return MovesTokens && choice.num_evicted > 0 ? choice.num_kept() : row.length;
+  }
+
+  /// Sets the keys and decides what goes.
+  template <class Context>
+  FORESIGHTKV_HOST_DEVICE row_choice choose(Context const& c, shared<Context>& memory, keys_type& own,
+                                            visited_row const& row, row_positions const& positions) const {
+    float const* const row_scores = part_of(scores, scores_by_row ? row.row : row.place, scores_capacity);
+    radix_search<Context, keys_type> search(c, memory.radix, own);
+    counter const mine = warp_sum(c, make_keys(own, row_scores, positions));
+    if (c.rank() % warp_size == 0) memory.counted[c.rank() / warp_size] = mine;
+    search.count_ahead();
+    counter all = 0;
+    for (counter const part : memory.counted) all += part;
+    auto const candidates = static_cast<int>(all & ((counter{1} << half) - 1));
+    auto const empties = static_cast<int>(all >> half);
+
+    row_choice made;
+    made.num_tokens = row.length - empties;
+    made.has_empties = empties > 0;
+    int const wanted = made.num_tokens - budget(config, rows.lengths.shape, row.at);
+    if (wanted <= 0) return made;
+    if (wanted > candidates) flag(c, row, sequence_flag::over_budget);
+    int const count = smaller(wanted, candidates);
     draw_source const source = source_of(row);
-    block_selection<Context, keys_type> choice(c, memory.radix, own, row_scores, positions, source, count,
-                                               found.candidates);
+    block_selection<Context, keys_type> choice(c, search, memory.tie_scan, own, row_scores, positions, source, count, candidates);
     if (count > 0) selector(choice);
-    int const num_kept = found.tokens - choice.evicted();
-    if (MovesTokens && num_kept > rows.state.capacity) return flag(c, row, sequence_flag::state_overflow);
-    emit(c, memory.radix, own, row, positions, choice.lowest());
-    finish(c, row, choice.evicted(), num_kept, MovesTokens ? num_kept : row.length);
+    made.num_evicted = choice.evicted();
+    made.lowest = choice.lowest();
+    made.storable = !MovesTokens || made.num_kept() <= rows.state.capacity;
+    if (!made.storable) flag(c, row, sequence_flag::state_overflow);
+    return made;
+  }
+
+  /// body(placed_slot) for every slot of this thread, ascending: what is below the threshold goes, and the first ties of
+  /// what equals it.
+  template <class Context, class Body>
+  FORESIGHTKV_HOST_DEVICE void place(Context const& c, shared<Context>& memory, keys_type& own, row_choice const& choice,
+                                     Body const& body) const {
+    static_assert(keys_type::chunk < 1 << 16);
+    lowest_keys const lowest = choice.lowest;
+    auto const is_lower = [&](std::uint32_t key) { return key < lowest.threshold; };
+    auto const is_tie = [&](std::uint32_t key) { return key == lowest.threshold && lowest.ties > 0; };
+    int below = 0, equal = 0, empty = 0;  // before this chunk
+    own.each_chunk([&](int first) {
+      std::uint32_t mine = 0, mine_empty = 0;
+      own.in_chunk(first, [&](int, std::uint32_t key) {
+        mine += (is_lower(key) ? 1u : 0u) + (is_tie(key) ? 1u << 16 : 0u);
+        mine_empty += key == empty_key;
+      });
+      std::uint32_t all = 0, all_empty = 0, empty_before = 0;
+      std::uint32_t const before = c.exclusive_sum(memory.scan, mine, all);
+      if (choice.has_empties) empty_before = c.exclusive_sum(memory.empty_scan, mine_empty, all_empty);
+      if constexpr (!InRegisters) c.sync(chunk_counted);  // the scratch serves again
+      int b = below + static_cast<int>(before & 0xffffu);
+      int e = equal + static_cast<int>(before >> 16);
+      int n = empty + static_cast<int>(empty_before);
+      own.in_chunk(first, [&](int slot, std::uint32_t key) {
+        bool const lower = is_lower(key);
+        bool const tie = is_tie(key);
+        bool const none = key == empty_key;
+        int const gone = b + smaller(e, lowest.ties);
+        bool const goes = lower || (tie && e < lowest.ties);
+        body(placed_slot{slot, slot - gone - n, gone,
+                         goes ? slot_fate::evicted : (none ? slot_fate::empty : slot_fate::kept)});
+        b += lower;
+        e += tie;
+        n += none;
+      });
+      below += static_cast<int>(all & 0xffffu);
+      equal += static_cast<int>(all >> 16);
+      empty += static_cast<int>(all_empty);
+    });
   }
 
  private:
-  struct counts {
-    int tokens = 0;
-    int candidates = 0;
-  };
-
   template <class Context>
   FORESIGHTKV_HOST_DEVICE void flag(Context const& c, visited_row const& row, sequence_flag which) const {
     if (c.rank() == 0) c.raise(rows.state.flags + row.at.sequence, static_cast<std::uint32_t>(which));
@@ -170,73 +259,123 @@ struct select_kernel {
             rows.state.step[row.row]};
   }
 
-  /// Scores in order, with every token that may not go protected.
-  template <class Context>
-  FORESIGHTKV_HOST_DEVICE counts make_keys(Context const& c, radix_memory<Context>& memory, keys_type& own,
-                                           float const* row_scores, row_positions const& positions) const {
+  /// Scores in order, with every token that may not go protected. Counts candidates and, above them, empty slots.
+  FORESIGHTKV_HOST_DEVICE counter make_keys(keys_type& own, float const* row_scores, row_positions const& positions) const {
     int const protected_from = positions.end(own.length) - config.recent();
-    std::uint64_t mine = 0;  // tokens above, candidates below
-    own.each([&](int slot, std::uint32_t& key) {
-      int const position = positions.at(slot);
-      bool const free = position >= config.sink_tokens && position < protected_from;
-      key = free ? order_key(row_scores[slot]) : protected_key;
-      mine += (position >= 0 ? std::uint64_t{1} << 32 : 0) + (free ? 1u : 0u);
+    counter mine = 0;
+    own.each_chunk([&](int first) {
+      int const begin = first + own.rank * Items;
+      float score[Items] = {};
+      std::int32_t position[Items];
+      load_neighbours(row_scores + begin, own.length - begin, score);
+      load_positions(positions, begin, position);
+      std::uint32_t made[Items];
+      for (int i = 0; i < Items; ++i) {  // what is behind the row is neither: its positions are behind the newest one
+        bool const empty = position[i] < 0;
+        bool const free = position[i] >= config.sink_tokens && position[i] < protected_from;
+        std::uint32_t const ordered = order_key(score[i]);
+        made[i] = free ? ordered : (empty ? empty_key : protected_key);
+        mine += (empty ? counter{1} << half : 0) + (free ? 1u : 0u);
+      }
+      own.set(first, made);
     });
-    std::uint64_t all = 0;
-    (void)c.exclusive_sum(memory.scan, mine, all);
-    c.sync(row_counted);
-    return {static_cast<int>(all >> 32), static_cast<int>(all & 0xffffffffu)};
+    return mine;
+  }
+  FORESIGHTKV_HOST_DEVICE static void load_positions(row_positions const& positions, int begin, std::int32_t (&to)[Items]) {
+    bool const stored = positions.column != nullptr;
+    int const implied = stored ? positions.next + (begin - positions.seen) : begin;
+    for (int i = 0; i < Items; ++i) to[i] = implied + i;
+    if (stored && begin < positions.seen) load_neighbours(positions.column + begin, positions.seen - begin, to);
+  }
+};
+
+/// Enters a slot into its row's lists, which share an array: kept slots, and evicted ones behind them.
+template <class Slot>
+FORESIGHTKV_HOST_DEVICE void add_slot(Slot* slots, row_choice const& choice, placed_slot const& at) {
+  if (at.fate == slot_fate::empty) return;
+  int const index = at.fate == slot_fate::kept ? at.kept : choice.num_kept() + at.evicted;
+  slots[index] = static_cast<Slot>(at.slot);
+}
+
+/// Lists that a call asked for, and those that its next kernel reads.
+struct list_targets {
+  selection wanted{};             // by row; any pointer may be null
+  std::int32_t* kept = nullptr;   // [place][max_length]
+  std::int32_t* evicted = nullptr;
+  std::int32_t* evicted_count = nullptr;  // [place]
+  std::int32_t* kept_count = nullptr;     // [place] negative: the row stays as it is
+  int max_length = 0;
+
+  FORESIGHTKV_HOST_DEVICE void write(visited_row const& row, row_positions const& positions, placed_slot const& at) const {
+    if (at.fate == slot_fate::kept) keep(row, at.kept, at.slot);
+    if (at.fate == slot_fate::evicted) evict(row, at.evicted, at.slot, positions);
+  }
+  /// The same out of shared memory, by all threads of a row.
+  template <class Context, class Lists>
+  FORESIGHTKV_HOST_DEVICE void write_all(Context const& c, visited_row const& row, row_positions const& positions,
+                                         row_choice const& choice, Lists const& lists) const {
+    bool const keeps = wanted.kept != nullptr || kept != nullptr;
+    bool const evicts = wanted.evicted != nullptr || wanted.evicted_positions != nullptr || evicted != nullptr;
+    for (int i = c.rank(); keeps && i < choice.num_kept(); i += Context::threads) keep(row, i, lists[i]);
+    for (int i = c.rank(); evicts && i < choice.num_evicted; i += Context::threads)
+      evict(row, i, lists[choice.num_kept() + i], positions);
+  }
+  /// By one thread of the row. Rows that cannot be stored have no lists.
+  FORESIGHTKV_HOST_DEVICE void write_counts(visited_row const& row, row_choice const& choice) const {
+    bool const compacts = choice.storable && choice.num_evicted > 0;
+    if (kept_count != nullptr) kept_count[row.place] = compacts ? choice.num_kept() : -1;
+    if (!choice.storable) return;
+    if (wanted.evicted_count != nullptr) wanted.evicted_count[row.row] = choice.num_evicted;
+    if (evicted_count != nullptr) evicted_count[row.place] = choice.num_evicted;
   }
 
-  /// Writes both lists, ascending: what is below the threshold goes, and the first ties of what equals it.
+ private:
+  FORESIGHTKV_HOST_DEVICE void keep(visited_row const& row, int index, int slot) const {
+    if (wanted.kept != nullptr) wanted.kept[wanted.at(row.row) + static_cast<std::size_t>(index)] = slot;
+    if (kept != nullptr) kept[std::int64_t{row.place} * max_length + index] = slot;
+  }
+  FORESIGHTKV_HOST_DEVICE void evict(visited_row const& row, int index, int slot, row_positions const& positions) const {
+    auto const at = wanted.at(row.row) + static_cast<std::size_t>(index);
+    if (wanted.evicted != nullptr) wanted.evicted[at] = slot;
+    if (wanted.evicted_positions != nullptr) wanted.evicted_positions[at] = positions.at(slot);
+    if (evicted != nullptr) evicted[std::int64_t{row.place} * max_length + index] = slot;
+  }
+};
+
+/// Chooses what goes of every row, writes the lists and the new lengths. A block per row, one launch for all of them.
+template <class Chooser>
+struct select_kernel {
+  static constexpr int threads = Chooser::threads;
+  static constexpr bool in_registers = Chooser::keys_type::in_registers;
+  enum sync : int { listed = 54 };
+
+  Chooser chooser{};
+  list_targets lists{};
+  std::int32_t* new_lengths = nullptr;  // null: not wanted
+
   template <class Context>
-  FORESIGHTKV_HOST_DEVICE void emit(Context const& c, radix_memory<Context>& memory, keys_type& own,
-                                    visited_row const& row, row_positions const& positions, lowest_keys lowest) const {
-    constexpr int field = 21;  // bits per counter: a chunk has fewer slots
-    constexpr std::uint64_t mask = (std::uint64_t{1} << field) - 1;
-    int below = 0, equal = 0, above = 0;
-    for (int first = 0; first < own.length; first += keys_type::chunk) {
-      std::uint64_t mine = 0;
-      own.in_chunk(first, [&](int slot, std::uint32_t key) {
-        if (key < lowest.threshold)
-          mine += 1;
-        else if (key == lowest.threshold && lowest.ties > 0)
-          mine += std::uint64_t{1} << field;
-        else if (positions.at(slot) >= 0)
-          mine += std::uint64_t{1} << 2 * field;
-      });
-      std::uint64_t all = 0;
-      std::uint64_t const before = c.exclusive_sum(memory.scan, mine, all);
-      c.sync(chunk_counted);
-      int b = below + static_cast<int>(before & mask);
-      int e = equal + static_cast<int>(before >> field & mask);
-      int a = above + static_cast<int>(before >> 2 * field);
-      own.in_chunk(first, [&](int slot, std::uint32_t key) {
-        int const position = positions.at(slot);
-        bool const tie = key == lowest.threshold && lowest.ties > 0;
-        bool const lower = key < lowest.threshold;
-        if (lower || (tie && e < lowest.ties))
-          lists.evict(row, b + smaller(e, lowest.ties), slot, position);
-        else if (tie || position >= 0)
-          lists.keep(row, a + (e > lowest.ties ? e - lowest.ties : 0), slot);
-        b += lower;
-        e += tie;
-        a += !lower && !tie && position >= 0;
-      });
-      below += static_cast<int>(all & mask);
-      equal += static_cast<int>(all >> field & mask);
-      above += static_cast<int>(all >> 2 * field);
+  struct shared {
+    typename Chooser::template shared<Context> choosing;
+    std::uint16_t slots[in_registers ? Chooser::keys_type::chunk : 1];
+  };
+
+  template <class Context>
+  FORESIGHTKV_HOST_DEVICE void operator()(Context const& c, shared<Context>& memory) const {
+    visited_row const row = chooser.rows.at(c.block());
+    if (!row.visited()) return;
+    row_positions const positions = chooser.rows.positions(row);
+    auto own = chooser.keys_of(c, row);
+    row_choice const choice = chooser.choose(c, memory.choosing, own, row, positions);
+    if (c.rank() == 0) lists.write_counts(row, choice);
+    if (!choice.storable) return;
+    if (c.rank() == 0) store_length(new_lengths, chooser.rows.lengths, row, Chooser::new_length(row, choice));
+    if constexpr (in_registers) {
+      chooser.place(c, memory.choosing, own, choice, [&](placed_slot const& at) { add_slot(memory.slots, choice, at); });
+      c.sync(listed);
+      lists.write_all(c, row, positions, choice, memory.slots);
+    } else {
+      chooser.place(c, memory.choosing, own, choice, [&](placed_slot const& at) { lists.write(row, positions, at); });
     }
-  }
-
-  template <class Context>
-  FORESIGHTKV_HOST_DEVICE void finish(Context const& c, visited_row const& row, int num_evicted, int num_kept,
-                                      int new_length) const {
-    if (c.rank() != 0) return;
-    if (lists.wanted.evicted_count != nullptr) lists.wanted.evicted_count[row.row] = num_evicted;
-    if (lists.evicted_count != nullptr) lists.evicted_count[row.place] = num_evicted;
-    if (lists.kept_count != nullptr && compacts && num_evicted > 0) lists.kept_count[row.place] = num_kept;
-    store_length(new_lengths, rows.lengths, row, new_length);
   }
 };
 

@@ -263,7 +263,7 @@ struct tensor_observe_kernel {
     bool masked = false;
     for (int i = c.rank() % warp_size; i < tile::width; i += warp_size) masked = masked || !is_finite(lse[i]);
     int const youngest = place.end - place.first - first - tile::width;  // age of the tile's last query
-    return warp_or(c, masked ? 1 : 0) != 0 || rule.soft_cap > 0.0f || first + tile::width > place.count ||
+    return c.vote(masked) != 0 || rule.soft_cap > 0.0f || first + tile::width > place.count ||
            youngest < running::longest_horizon || !sees_all(place.first + first, newest);
   }
 

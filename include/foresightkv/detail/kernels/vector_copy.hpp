@@ -32,6 +32,23 @@ FORESIGHTKV_HOST_DEVICE inline void copy_vector(std::byte* to, std::byte const* 
   for (int i = 0; !words && i < bytes; ++i) to[i] = from[i];
 }
 
+/// Loads the first `count` entries of `from`, as vectors where it is aligned for that. What is behind them is not read.
+template <class Word, int Most>
+FORESIGHTKV_HOST_DEVICE void load_neighbours(Word const* from, int count, Word (&to)[Most]) {
+  constexpr int words = vector_bytes / sizeof(Word);
+  static_assert(sizeof(Word) == 4 && Most % words == 0);
+  bool const whole = aligned_to(from, from, vector_bytes);
+  for (int i = 0; i < Most; i += words) {
+    if (whole && i + words <= count) {
+      auto const vector = *reinterpret_cast<vector16 const*>(from + i);
+      for (int j = 0; j < words; ++j) to[i + j] = __builtin_bit_cast(Word, vector.word[j]);
+    } else {
+      for (int j = i; j < i + words; ++j)
+        if (j < count) to[j] = from[j];
+    }
+  }
+}
+
 /// Starts the copy of one vector into shared memory; what cannot go asynchronously is there on return.
 template <class Context>
 FORESIGHTKV_HOST_DEVICE void fetch_vector(Context const& c, std::byte* shared, std::byte const* from, int bytes) {
