@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Kernels whose registers and spills are looked at: see check_resources.cmake. Every body once at least, as bf16.
+// Kernels whose registers and spills are looked at: see check_resources.cmake. Every body once at least, as bf16; observe and
+// evict as fp8 with half queries too, where the key dimension is fixed.
 #include <foresightkv/foresightkv.cuh>
 #include <foresightkv/golden_eviction.hpp>
 #include <foresightkv/training/ranking_hinge.hpp>
@@ -10,6 +11,8 @@ namespace {
 
 using cache = fkv::dense_cache<fkv::bfloat16>;
 using window = fkv::observation<fkv::bfloat16>;
+using narrow_cache = fkv::dense_cache<fkv::float8_e4m3, fkv::length_domain::sequence, 128>;
+using half_window = fkv::observation<fkv::half, fkv::log_base::two>;
 
 template <class Scorer, class Selector, class Compaction>
 fkv::status evict(cache const& tokens, window const& seen, fkv::sequence_list const& list, fkv::cuda_execution const& exec,
@@ -40,7 +43,14 @@ void foresightkv_golden_resources(fkv::cuda_execution const& exec, fkv::golden_i
   (void)fkv::golden_eviction(exec, {}, input, output, memory);
 }
 
-// Never called, as the one above: exported so that everything is compiled.
+void foresightkv_narrow_resources(fkv::cuda_execution const& exec, narrow_cache const& tokens, half_window const& seen,
+                                  fkv::sequence_list const& list, std::int32_t* lengths, fkv::workspace memory) {
+  auto const policy = fkv::compose({.budget = 1024, .interval = 128}, fkv::window_sum{}, fkv::top_k{}, fkv::fill_holes{});
+  auto const state = fkv::make_state<std::remove_const_t<decltype(policy)>>(tokens.shape(), 1152, memory);
+  (void)fkv::evict(exec, policy, tokens, list, seen, state, lengths, memory);
+}
+
+// Never called, as those above: exported so that everything is compiled.
 void foresightkv_resources(cache const& tokens, window const& seen, fkv::sequence_list const& list,
                            fkv::cuda_execution const& exec, fkv::workspace memory, std::int32_t* lengths,
                            fkv::foresight<> const& judge) {

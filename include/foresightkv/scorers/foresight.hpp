@@ -33,6 +33,13 @@ struct reference_checkpoint : judge_features<maximum, minimum, sum, sum, sum, su
 /// What the published evaluation code computes: as reference_checkpoint, and its decayed sum never decays.
 struct reference_evaluation : judge_features<maximum, minimum, sum, sum, sum, sum, accumulated, accumulated> {};
 
+namespace detail {
+
+/// Exact GELU.
+FORESIGHTKV_HOST_DEVICE inline float gelu(float x) { return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f)); }
+
+}  // namespace detail
+
 /// The learned scorer of ForesightKV (arXiv 2602.03203, section 3): a two-layer network per layer and KV head over the
 /// token's key (after RoPE), its value and eight attention statistics per query head; exact (erf) GELU.
 /// The packed weights already score "higher = keep".
@@ -61,7 +68,7 @@ struct foresight {
         for (int j = 0; j < group; ++j) x += token.statistic(feature, j) * row[j * hidden];
         row += group * hidden;
       });
-      score += 0.5f * x * (1.0f + erff(x * 0.70710678118654752f)) * bias[hidden + unit];
+      score += detail::gelu(x) * bias[hidden + unit];
     }
     return score;
   }

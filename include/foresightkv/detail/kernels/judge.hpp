@@ -43,7 +43,7 @@ FORESIGHTKV_HOST_DEVICE void bulk_score(foresight<Features> const& scorer, row_b
     for (int t = 0; t < together; ++t) {
       x[t] += c.shuffle_xor(x[t], units);
       x[t] += bias[unit];
-      float score = 0.5f * x[t] * (1.0f + erff(x[t] * 0.70710678118654752f)) * bias[units + unit];
+      float score = gelu(x[t]) * bias[units + unit];
       for (int mask = units / 2; mask > 0; mask /= 2) score += c.shuffle_xor(score, mask);
       if (lane == 0 && first + t < end) scores[first + t] = score + bias[2 * units];
     }

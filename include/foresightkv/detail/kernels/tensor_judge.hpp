@@ -21,7 +21,8 @@ inline constexpr bool is_judged<score_stage<Cache, Window, Reads, foresight<Feat
 /// never leave them, values are read once. A lane has four of the sixteen hidden units of the tokens whose products it has.
 ///
 /// Keys and values are multiplied on tensor cores with weights that are split into two 16-bit floats, so that 16 bits (bf16)
-/// or 22 (half) of a weight's mantissa count; statistics in fp32.
+/// or 22 (half) of a weight's mantissa count; statistics in fp32. Half cannot hold a weight (times the cache's scale) of 65,520
+/// or more.
 template <class Stage>
 struct judge_sink;
 template <class Cache, class Window, class Reads, class Features>
@@ -105,7 +106,7 @@ struct judge_sink<score_stage<Cache, Window, Reads, foresight<Features>>> {
         int const half = n / 2, side = n % 2;
         int const unit = Tile::common_of(c, half, side);
         float const sum = x[half][i / 2][2 * (i % 2) + side] + bias[unit];
-        score += 0.5f * sum * (1.0f + erff(sum * 0.70710678118654752f)) * bias[units + unit];
+        score += gelu(sum) * bias[units + unit];
       });
       for (int mask = 1; mask < 4; mask *= 2) score += c.shuffle_xor(score, mask);
       int const slot = mine.first + Tile::own_of(c, i);
