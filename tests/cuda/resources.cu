@@ -45,7 +45,8 @@ void foresightkv_golden_resources(fkv::cuda_execution const& exec, fkv::golden_i
 
 void foresightkv_narrow_resources(fkv::cuda_execution const& exec, narrow_cache const& tokens, half_window const& seen,
                                   fkv::sequence_list const& list, std::int32_t* lengths, fkv::workspace memory) {
-  auto const policy = fkv::compose({.budget = 1024, .interval = 128}, fkv::window_sum{}, fkv::top_k{}, fkv::fill_holes{});
+  using scorer = fkv::weighted_sum<fkv::standardised<fkv::foresight<>>, fkv::standardised<fkv::window_sum>>;
+  auto const policy = fkv::compose({.budget = 1024, .interval = 128}, scorer{}, fkv::top_k{}, fkv::fill_holes{});
   auto const state = fkv::make_state<std::remove_const_t<decltype(policy)>>(tokens.shape(), 1152, memory);
   (void)fkv::evict(exec, policy, tokens, list, seen, state, lengths, memory);
 }

@@ -134,13 +134,17 @@ kernel_case evict(extent size, std::string name, Scorer const& scorer, history b
           }};
 }
 
-template <class Element>
+inline void give(fkv::foresight<>& judge, fkv::judge_weights const& weights) { judge.weights = weights; }
+using one_term = fkv::weighted_sum<fkv::foresight<>>;
+inline void give(one_term& sum, fkv::judge_weights const& weights) { sum = one_term{1.0f, {weights}}; }
+
+template <class Scorer, class Element>
 kernel_case judge(extent size, std::string name, int tokens, int queries) {
   return {std::move(name), [=](execution const& exec) {
-            using policy_type = policy_of<fkv::foresight<>, fkv::top_k, fkv::fill_holes>;
+            using policy_type = policy_of<Scorer, fkv::top_k, fkv::fill_holes>;
             auto made = bench_of<policy_type, Element>(size, exec, {}, tokens, queries);
             random_judges const judges({1, made.shape.num_kv_heads, made.shape.group, 20, 12}, made.random);
-            made.policy.scorer.weights = judges.view();
+            give(made.policy.scorer, judges.view());
             for (int sequence = 0; sequence < made.shape.num_sequences; ++sequence)
               made.place(sequence, history::filled, made.shape.capacity);
             require_ok(made.evict(made.window.view()));
@@ -321,8 +325,9 @@ inline std::vector<kernel_case> kernel_cases(bool small = false) {
   all.push_back(evict<fkv::r_kv<>, top_k, fkv::ordered>(size, "evict: r_kv", {}, history::ordered, 150));
   all.push_back(
       evict<fkv::window_sum, top_k, fkv::fill_holes>(size, "evict: window_sum", {}, history::pristine, 200));
-  all.push_back(cases::judge<float>(size, "evict: judge, fill_holes", 171, 21));
-  all.push_back(cases::judge<fkv::bfloat16>(size, "evict: judge on matrix units", 230, 90));
+  all.push_back(cases::judge<fkv::foresight<>, float>(size, "evict: judge, fill_holes", 171, 21));
+  all.push_back(cases::judge<fkv::foresight<>, fkv::bfloat16>(size, "evict: judge on matrix units", 230, 90));
+  all.push_back(cases::judge<cases::one_term, fkv::half>(size, "evict: judge as a term, on matrix units", 300, 9));
   all.push_back(evict<cases::spread, top_k, fkv::ordered, fkv::half>(size, "evict: statistics on matrix units", {},
                                                                      history::pristine, 230, 70));
   all.push_back(

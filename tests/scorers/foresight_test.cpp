@@ -7,6 +7,7 @@
 #include <vector>
 
 #include <foresightkv/caches/dense.hpp>
+#include <foresightkv/combinators/weighted_sum.hpp>
 #include <foresightkv/score.hpp>
 #include <foresightkv/scorers/foresight.hpp>
 
@@ -36,11 +37,16 @@ struct plain_judge {
   }
 };
 
+void give(fkv::foresight<>& judge, fkv::judge_weights const& weights) { judge.weights = weights; }
+/// As a term of a scorer that sees whole rows.
+using one_term = fkv::weighted_sum<fkv::foresight<>>;
+void give(one_term& sum, fkv::judge_weights const& weights) { sum = one_term{1.0f, {weights}}; }
+
 /// A cache of some layers and heads of a larger model.
-template <class Element>
+template <class Element, class Scorer = fkv::foresight<>>
 void check_judge(std::uint64_t seed, int longest = 60, int most_queries = 40) {
   CAPTURE(seed);
-  using bulk_bench = testing::policy_bench<score_policy<fkv::foresight<>>, Element>;
+  using bulk_bench = testing::policy_bench<score_policy<Scorer>, Element>;
   random_source choice(seed);
   bulk_bench made(seed, {loose, {}, {}, {}, {}}, choice.integer(longest / 15, longest),
                   choice.integer(0, most_queries));
@@ -54,7 +60,7 @@ void check_judge(std::uint64_t seed, int longest = 60, int most_queries = 40) {
   testing::random_judges const judges(
       {4, made.shape.model_kv_heads(), made.shape.group, made.shape.key_head_dim, made.shape.value_head_dim},
       made.random);
-  made.policy.scorer.weights = judges.view();
+  give(made.policy.scorer, judges.view());
   REQUIRE(made.score(made.window.view()).ok());
 
   testing::policy_bench<score_policy<plain_judge>, Element> plain(
@@ -116,6 +122,14 @@ TEST_CASE("foresight: the judge over windows of several tiles") {
   for (std::uint64_t seed = 40; seed < 44; ++seed) {
     check_judge<fkv::bfloat16>(seed, 250, 150);
     check_judge<fkv::half>(seed + 4, 250, 150);
+  }
+}
+
+TEST_CASE("foresight: the judge as a term of another scorer") {
+  for (std::uint64_t seed = 50; seed < 54; ++seed) {
+    check_judge<float, one_term>(seed);
+    check_judge<fkv::bfloat16, one_term>(seed + 4);
+    check_judge<fkv::float8_e4m3, one_term>(seed + 8, 300);
   }
 }
 

@@ -15,8 +15,8 @@ namespace foresightkv::inline v0::detail::kernels {
 template <class Cache, class Compaction, class Chooser, class Before = no_stage>
 struct evict_kernel {
   static constexpr int threads = Chooser::threads;
-  // Rows that share a multiprocessor hide each other's latency; a stage gets all the registers that it asks for.
-  static constexpr int min_blocks = threads <= 256 && std::same_as<Before, no_stage> ? 768 / threads : 1;
+  // Rows that share a multiprocessor hide each other's latency; a stage takes more registers.
+  static constexpr int min_blocks = threads > 256 ? 1 : (std::same_as<Before, no_stage> ? 768 : 512) / threads;
   static constexpr int longest = Chooser::longest;
   static constexpr std::size_t shared_limit = 48 * 1024;
   static_assert(Chooser::keys_type::in_registers);

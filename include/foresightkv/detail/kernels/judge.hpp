@@ -1,16 +1,45 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <cmath>
+#include <foresightkv/detail/kernels/judge_units.hpp>
 #include <foresightkv/detail/kernels/row_block.hpp>
-#include <foresightkv/scorers/foresight.hpp>
+#include <type_traits>
 
 namespace foresightkv::inline v0::detail::kernels {
 
-/// The judge over a block's tokens. A lane holds one hidden unit of a few tokens: the two halves of a warp take every
+/// The judge over a block's tokens, 16-bit keys and values or narrower ones: on tensor cores, a tile of tokens per warp.
+template <class Features, class Context, class Row>
+FORESIGHTKV_HOST_DEVICE void score_narrow(foresight<Features> const& scorer, row_block<Context> const& block, Row const& row,
+                                          float* scores) {
+  using element = typename Row::element_type;
+  using tile = tensor_tile<tensor_element<element, element>, row_block<Context>::dims>;
+  Context const& c = block.context;
+  judge_shape const& shape = scorer.weights.shape;
+  float const* const weights = scorer.weights.head(row.layer(), row.kv_head());
+  auto const weights_of = [&](int input) { return weights + static_cast<std::ptrdiff_t>(input) * judge_shape::hidden; };
+  int const end = block.end < row.length() ? block.end : row.length();
+  for (int first = block.begin; first < end; first += block.warps * tile::own) {
+    int const mine = first + c.rank() / warp_size * tile::own;
+    auto const slot_of = [&](int i) { return mine + i < end ? mine + i : end - 1; };
+    judge_units<tile> hidden{};
+    hidden.add_from(c, block.memory.common, weights, shape.key_head_dim, row.key_scale, [&](int i) { return row.keys(slot_of(i)); });
+    hidden.add_from(c, block.memory.common, weights_of(shape.key_head_dim), shape.value_head_dim, row.value_scale,
+                    [&](int i) { return row.values(slot_of(i)); });
+    int input = shape.key_head_dim + shape.value_head_dim;
+    Features::for_each([&](auto feature) {
+      for (int j = 0; j < shape.group; ++j)
+        hidden.add_statistic(c, weights_of(input++), [&](int i) { return row.statistic(feature, slot_of(tile::own_of(c, i)), j); });
+    });
+    hidden.finish(c, weights_of(shape.inputs()), [&](int i, float score) {
+      if (mine + tile::own_of(c, i) < end) scores[mine + tile::own_of(c, i)] = score;
+    });
+  }
+}
+
+/// The same in fp32, whatever the storage. A lane holds one hidden unit of a few tokens: the two halves of a warp take every
 /// other input, so that a warp reads two rows of weights in one line, once for all its tokens.
 template <class Features, class Context, class Row>
-FORESIGHTKV_HOST_DEVICE void bulk_score(foresight<Features> const& scorer, row_block<Context> const& block, Row const& row,
+FORESIGHTKV_HOST_DEVICE void score_wide(foresight<Features> const& scorer, row_block<Context> const& block, Row const& row,
                                         float* scores) {
   constexpr int units = judge_shape::hidden;
   constexpr int together = 4;  // tokens that share a pass over the weights
@@ -48,7 +77,17 @@ FORESIGHTKV_HOST_DEVICE void bulk_score(foresight<Features> const& scorer, row_b
       if (lane == 0 && first + t < end) scores[first + t] = score + bias[2 * units];
     }
   }
-  if (block.end == block.all) c.sync(row_block<Context>::visited_tokens);
+}
+
+template <class Features, class Context, class Row>
+FORESIGHTKV_HOST_DEVICE void bulk_score(foresight<Features> const& scorer, row_block<Context> const& block, Row const& row,
+                                        float* scores) {
+  using element = typename Row::element_type;
+  if constexpr (std::is_void_v<tensor_element<element, element>>)
+    score_wide(scorer, block, row, scores);
+  else
+    score_narrow(scorer, block, row, scores);
+  if (block.end == block.all) block.context.sync(row_block<Context>::visited_tokens);
 }
 
 }  // namespace foresightkv::inline v0::detail::kernels

@@ -3,6 +3,7 @@
 
 #include <foresightkv/detail/kernels/block_context.hpp>
 #include <foresightkv/detail/kernels/collectives.hpp>
+#include <foresightkv/detail/kernels/tensor_tile.hpp>
 
 namespace foresightkv::inline v0::detail::kernels {
 
@@ -40,8 +41,11 @@ struct row_block {
   static constexpr int warps = Context::threads / warp_size;
   enum sync : int { visited = 32, visited_tokens, partial_written, partial_read };
 
+  static constexpr int dims = 64;  // that the judge multiplies at a time
+
   struct shared {
     float partial[warps];
+    tensor_memory<dims> common;
   };
 
   Context const& context;

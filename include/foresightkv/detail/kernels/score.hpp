@@ -75,11 +75,18 @@ struct score_stage {
   }
 };
 
+/// Whether a stage is the judge alone.
+template <class Stage>
+inline constexpr bool is_judged = false;
+template <class Cache, class Window, class Reads, class Features>
+inline constexpr bool is_judged<score_stage<Cache, Window, Reads, foresight<Features>>> = true;
+
 /// Scores rows: a block per tile of tokens, or per row where the scorer sees the row.
 template <class Stage>
 struct score_kernel {
   static constexpr int threads = 256;
-  static constexpr int tile = 64;  // tokens
+  static constexpr int min_blocks = 2;
+  static constexpr int tile = is_judged<Stage> ? 256 : 64;  // tokens: a judge's warp has 32 at a time
 
   Stage stage{};
 

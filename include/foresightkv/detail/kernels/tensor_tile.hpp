@@ -61,6 +61,13 @@ bool with_tensor_dims(int dims, With const& with) {
            call.template operator()<192>() || call.template operator()<max_tensor_dims>();
 }
 
+/// Vectors in shared memory that all warps multiply with.
+template <int Dims>
+struct tensor_memory {
+  static constexpr int width = Dims > 128 ? 32 : 64;
+  vector16 common[width][Dims / 8];
+};
+
 /// Dot products on tensor cores: of vectors that a warp has in its registers (`own`) with vectors that pass through shared
 /// memory and are the same for all warps (`common`). Elements are exact, sums fp32, in an order that depends on Dims alone.
 ///
@@ -74,14 +81,12 @@ struct tensor_tile {
   static constexpr int chunks = Dims / 32;
   static constexpr int blocks = Dims > 128 ? 1 : 2;   // of 16 own vectors: more do not fit into registers
   static constexpr int own = 16 * blocks;             // a warp's own vectors
-  static constexpr int width = Dims > 128 ? 32 : 64;  // vectors in shared memory at a time
+  static constexpr int width = tensor_memory<Dims>::width;  // vectors in shared memory at a time
   static constexpr int steps = width / 8;             // common vectors are multiplied eight at a time
   static constexpr int vectors = Dims / 8;            // of 16 bytes
   static constexpr int own_of_thread = 2 * blocks;    // own vectors whose products a lane gets
 
-  struct shared {
-    vector16 common[width][vectors];
-  };
+  using shared = tensor_memory<Dims>;
   /// 32 dimensions of a warp's own vectors.
   struct fragment {
     std::uint32_t words[blocks][2][4];
