@@ -86,6 +86,12 @@ struct bench : testing::token_bench<position_policy, Element, fkv::length_domain
 
 constexpr double tolerance = 2e-5;
 
+/// A user's statistic that depends on the order of queries: each halves what the older ones left.
+struct fading {
+  static constexpr float initial = 0.0f;
+  FORESIGHTKV_HOST_DEVICE static constexpr float fold(float a, float p, int) { return 0.5f * a + p; }
+};
+
 /// One random case of everything at once.
 template <class Element, class Query, fkv::log_base Base>
 void check_random(std::uint64_t seed, bool long_window = false) {
@@ -155,6 +161,26 @@ namespace {
 using float_bench = bench<float, float, fkv::log_base::natural>;
 
 }  // namespace
+
+TEST_CASE_TEMPLATE("observe: a fold that depends on the order of queries sees the oldest first", Element, float, fkv::half) {
+  bench<Element, Element, fkv::log_base::natural, fkv::statistics<fading>> made(31, 60, 30);
+  made.place(history::ordered);
+  REQUIRE(made.observe(made.window.view()).ok());
+  testing::worst_difference difference;
+  made.each_row([&](fkv::row_index at) {
+    int const row = made.shape.row(at);
+    auto const tokens = testing::oracle_row(made.cache.view(), at, made.positions[static_cast<std::size_t>(row)]);
+    for (int j = 0; j < made.shape.group; ++j) {
+      auto const seen = made.window.seen(at, j, tokens, made.row_end[static_cast<std::size_t>(row)]);
+      for (std::size_t slot = 0; slot < tokens.length(); ++slot) {
+        double wanted = 0.0;
+        for (auto const& of_query : seen.probability) wanted = 0.5 * wanted + of_query[slot];
+        difference.add(made.out.at(row, static_cast<int>(slot), 0, j), wanted);
+      }
+    }
+  });
+  CHECK(difference.value() <= tolerance);
+}
 
 TEST_CASE("observe: a cache type that fixes the key dimension gives the same bytes") {
   fkv::cache_shape const shape{1, 2, 2, 3, 72, 5, 60};

@@ -63,6 +63,19 @@ TEST_CASE("statistics: which are of the window, which are carried, which are nei
   CHECK(fkv::window_statistic<sum_of_squares>);
 }
 
+TEST_CASE("statistics: what two parts of a window say together") {
+  constexpr float older[] = {0.5f, 0.0f}, newer[] = {0.25f, 0.125f};
+  constexpr auto both = [older, newer](auto statistic) {
+    using type = decltype(statistic);
+    return type::merge(fold<type>(older), fold<type>(newer)) == fold<type>(window);
+  };
+  static_assert(both(maximum{}) && both(minimum{}) && both(sum{}) && both(sum_of_squares{}));
+  static_assert(last<2>::merge(last<2>::initial, fold<last<2>>(newer)) == fold<last<2>>(window));
+  static_assert(fkv::mergeable_statistic<last<8>> && fkv::mergeable_statistic<sum_of_squares>);
+  static_assert(!fkv::mergeable_statistic<count_above_half> && !fkv::mergeable_statistic<accumulated>);
+  CHECK(both(maximum{}));
+}
+
 TEST_CASE("statistics: a list knows places and members") {
   using list = statistics<sum, last<8>, decayed>;
   static_assert(list::size == 3 && statistics<>::size == 0);
