@@ -45,6 +45,18 @@ TEST_CASE("select: lists that nobody asked for are not written, the others are t
   }
 }
 
+TEST_CASE("select: rows that take several blocks of a device") {
+  for (int const length : {20000, 70000}) {
+    CAPTURE(length);
+    top_bench made(9, testing::small_shape(2, length));
+    made.place(0, history::holes, length);
+    made.fill(hostile::few_levels);
+    made.budgets[0] = length / 3;
+    REQUIRE(made.select().ok());
+    CHECK(made.wrong_rows() == 0);
+  }
+}
+
 TEST_CASE("select: where too much is protected, all candidates go and the sequence is flagged over budget") {
   testing::select_bench<
       fkv::policy<fkv::eviction_config, testing::no_scorer, fkv::top_k, fkv::ordered, testing::tight_budget>>

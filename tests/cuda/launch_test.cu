@@ -92,6 +92,44 @@ struct mirror {
   }
 };
 
+/// Every block adds up what its cluster has.
+struct cluster_sum {
+  static constexpr int threads = 64;
+  static constexpr int cluster = 4;
+  std::uint32_t* sums;  // [block][thread]
+
+  template <class Context>
+  struct shared {
+    std::uint32_t word[threads];
+  };
+  template <class Context>
+  FORESIGHTKV_HOST_DEVICE void operator()(Context const& c, shared<Context>& memory) const {
+    memory.word[c.rank()] = word(c.block(), c.rank());
+    c.sync_cluster(0);
+    std::uint32_t sum = 0;
+    for (int rank = 0; rank < cluster; ++rank)
+      sum += static_cast<std::uint32_t>(rank + 1) * c.of_cluster(memory.word[(c.rank() + rank) % threads], rank);
+    sums[c.block() * threads + c.rank()] = sum + 1000000u * static_cast<std::uint32_t>(c.cluster_rank());
+    c.sync_cluster(1);
+  }
+  FORESIGHTKV_HOST_DEVICE static std::uint32_t word(int block, int rank) {
+    return static_cast<std::uint32_t>(100 * block + rank);
+  }
+};
+
+/// Whether code for these architectures runs clusters on a device of this capability.
+template <int... Each>
+constexpr bool clusters(int capability, int multiprocessors = 100) {
+  fkv::device_traits traits;
+  traits.compute_capability = capability;
+  traits.num_multiprocessors = multiprocessors;
+  return fkv::detail::cuda::has_clusters(static_cast<fkv::detail::cuda::architectures<Each...> const*>(nullptr), traits);
+}
+static_assert(clusters<900>(90) && clusters<800, 900>(90) && clusters<800, 900, 1000>(100) && clusters<1000>(103));
+static_assert(!clusters<800>(80) && !clusters<800, 900>(80) && !clusters<800, 900>(89));
+static_assert(!clusters<800>(90) && !clusters<800, 1000>(90) && !clusters<800, 900>(100) && !clusters<1030>(100));
+static_assert(!clusters<900>(90, 7));
+
 template <class Body>
 fkv::status launch(Body const& body, int blocks = 1) {
   auto const exec = fkv::on(testing::cuda_stream(), testing::device_traits());
@@ -167,6 +205,28 @@ TEST_CASE_TEMPLATE("the context of a device does what plain loops do", Element, 
         }
     }
   }
+}
+
+TEST_CASE("blocks of a cluster read each other's shared memory") {
+  auto const exec = fkv::on(testing::cuda_stream(), testing::device_traits());
+  if (!kernels::launcher<fkv::cuda_execution>::clusters(exec)) {
+    MESSAGE("skipped: no clusters on this device");
+    return;
+  }
+  constexpr int threads = cluster_sum::threads, cluster = cluster_sum::cluster, blocks = 5 * cluster;
+  std::vector<std::uint32_t> sums(blocks * threads), wanted;
+  for (int block = 0; block < blocks; ++block)
+    for (int thread = 0; thread < threads; ++thread) {
+      std::uint32_t sum = 1000000u * static_cast<std::uint32_t>(block % cluster);
+      for (int rank = 0; rank < cluster; ++rank)
+        sum += static_cast<std::uint32_t>(rank + 1) *
+               cluster_sum::word(block / cluster * cluster + rank, (thread + rank) % threads);
+      wanted.push_back(sum);
+    }
+  REQUIRE(ready(cluster_sum{}).ok());
+  REQUIRE(launch(cluster_sum{sums.data()}, blocks).ok());
+  REQUIRE(wait());
+  CHECK(sums == wanted);
 }
 
 TEST_CASE("a kernel has the shared memory of its body, above 48 KB once it is prepared") {

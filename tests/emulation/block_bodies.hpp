@@ -68,6 +68,32 @@ struct lane_neighbours {
   }
 };
 
+/// The same among the blocks of a cluster: a thread reads what the next block's thread of its rank has.
+struct block_neighbours {
+  static constexpr int threads = 64;
+  static constexpr int cluster = 4;
+  template <class Context>
+  struct shared {
+    std::uint32_t value[threads];
+  };
+  std::uint32_t* values;  // [block][thread]
+  int rounds;
+
+  template <class Context>
+  void operator()(Context const& context, shared<Context>& memory) const {
+    std::uint32_t& own = values[context.block() * threads + context.rank()];
+    context.sync_cluster(2);  // here and at the end: in case that one of the others is taken away
+    std::uint32_t const& next = context.of_cluster(memory.value[context.rank()], (context.cluster_rank() + 1) % cluster);
+    for (int round = 0; round < rounds; ++round) {
+      memory.value[context.rank()] = own;
+      context.sync_cluster(0);
+      own += 3 * next;
+      context.sync_cluster(1);
+    }
+    context.sync_cluster(2);
+  }
+};
+
 /// Sums over lower ranks of the first three powers of each value, and the block's sums. Scratch may serve
 /// again after a sync; another one needs none.
 struct scans {
@@ -238,9 +264,10 @@ struct counters {
 };
 
 /// A body that is a function of its context, for what has no arguments to speak of.
-template <int Threads, class Function>
+template <int Threads, class Function, int Cluster = 1>
 struct function_body {
   static constexpr int threads = Threads;
+  static constexpr int cluster = Cluster;
   template <class Context>
   struct shared {
     typename Context::template scan<int> scan;
@@ -254,8 +281,8 @@ struct function_body {
   }
 };
 
-template <int Threads, class Function>
-function_body<Threads, Function> body(Function function) {
+template <int Threads, int Cluster = 1, class Function>
+function_body<Threads, Function, Cluster> body(Function function) {
   return {function};
 }
 

@@ -63,6 +63,25 @@ int wrong_lane_neighbours(grid_options const& options, int rounds) {
 }
 
 template <class Grid>
+int wrong_block_neighbours(grid_options const& options, int clusters, int rounds) {
+  constexpr std::size_t threads = bodies::block_neighbours::threads, cluster = bodies::block_neighbours::cluster;
+  words values = random_words(static_cast<std::size_t>(clusters) * cluster * threads, options.seed);
+  words wanted = values;
+  for (int round = 0; round < rounds; ++round) {
+    words const before = wanted;
+    for (std::size_t i = 0; i < wanted.size(); ++i) {
+      std::size_t const block = i / threads, next = block / cluster * cluster + (block + 1) % cluster;
+      wanted[i] += 3 * before[next * threads + i % threads];
+    }
+  }
+  auto const report =
+      Grid::run(options, clusters * static_cast<int>(cluster), bodies::block_neighbours{values.data(), rounds});
+  CHECK(report.syncs == 0u);
+  if (options.faults.skipped_cluster_sync < 0) CHECK(report.cluster_syncs == 7u);
+  return differences(values, wanted);
+}
+
+template <class Grid>
 int wrong_scans(grid_options const& options, int blocks) {
   constexpr int threads = bodies::scans::threads;
   auto const places = static_cast<std::size_t>(blocks * threads);
@@ -157,6 +176,7 @@ void check_everything(grid_options const& options) {
   INFO("seed " << options.seed);
   CHECK(wrong_neighbours<Grid>(options, 5, 4) == 0);
   CHECK(wrong_lane_neighbours<Grid>(options, 4) == 0);
+  CHECK(wrong_block_neighbours<Grid>(options, 3, 4) == 0);
   CHECK(wrong_scans<Grid>(options, 3) == 0);
   CHECK(wrong_copies<Grid>(options, 5) == 0);
   check_shuffles<Grid>(options);
@@ -182,9 +202,9 @@ inline bool contains(std::string const& text, std::string const& part) {
 }
 
 /// A rule, a body that breaks it, and what is said.
-template <class Grid, int Threads, class Function>
+template <class Grid, int Threads, int Cluster = 1, class Function>
 void check_refused(grid_options const& options, std::string const& said, Function const& function) {
-  std::string const text = complaint<Grid>(options, 1, bodies::body<Threads>(function));
+  std::string const text = complaint<Grid>(options, Cluster, bodies::body<Threads, Cluster>(function));
   INFO(text << " [seed " << options.seed << "]");
   CHECK(contains(text, said));
 }
@@ -227,6 +247,23 @@ void check_misuse(grid_options const& options) {
   check_refused<Grid, 64>(options, "sync(0)", [](auto const& c, auto&) {
     if (c.rank() < 32) c.sync(0);
   });
+  // Clusters.
+  check_refused<Grid, 32, 2>(options, "sync_cluster(1)", [](auto const& c, auto&) {
+    if (c.block() == 0) c.sync_cluster(1);
+  });
+  check_refused<Grid, 64, 2>(options, "sync_cluster(1)", [](auto const& c, auto&) {
+    if (c.block() == 0 && c.rank() == 5)
+      c.sync(1);
+    else
+      c.sync_cluster(1);
+  });
+  check_refused<Grid, 32, 2>(options, "sync_cluster(2)",
+                             [](auto const& c, auto&) { c.sync_cluster(1 + c.cluster_rank()); });
+  check_refused<Grid, 32, 2>(options, "no block", [](auto const& c, auto& memory) { (void)c.of_cluster(memory.words, 2); });
+  check_refused<Grid, 32, 2>(options, "not in shared memory", [&](auto const& c, auto&) { (void)c.of_cluster(source, 1); });
+  check_refused<Grid, 32, 2>(options, "not have begun",
+                             [](auto const& c, auto& memory) { (void)c.of_cluster(memory.words, 1); });
+  CHECK(contains(complaint<Grid>(options, 3, bodies::body<32, 2>([](auto const&, auto&) {})), "whole clusters"));
   // Scratch.
   check_refused<Grid, 64>(options, "used again", [&](auto const& c, auto& memory) {
     int all = 0;

@@ -12,6 +12,7 @@ namespace testing {
 struct block_faults {
   int skipped_sync = -1;               ///< sync of this number does nothing
   int skipped_warp_sync = -1;          ///< sync_warp of this number does nothing
+  int skipped_cluster_sync = -1;       ///< sync_cluster of this number does nothing
   bool short_scan = false;             ///< exclusive_sum leaves out what the last warp adds
   bool late_landing = false;           ///< wait does not wait: copies land at the end of the block
   bool swapped_copies = false;         ///< every second copy_async changes places with the one before it
@@ -23,14 +24,15 @@ struct block_faults {
 /// How a grid is run on the CPU.
 struct grid_options {
   std::uint64_t seed = 0;   ///< of the schedule: the order of blocks and, for fibers, of threads
-  int resident_blocks = 2;  ///< blocks at a time; 1: each block runs to its end before another one starts
+  int resident_blocks = 2;  ///< blocks at a time; 1: each block runs to its end before another one starts. At least a cluster
   block_faults faults{};
 };
 
 /// What a grid did.
 struct grid_report {
-  std::uint64_t syncs = 0;       ///< bit n: sync(n) was called
-  std::uint64_t warp_syncs = 0;  ///< bit n: sync_warp(n) was called
+  std::uint64_t syncs = 0;          ///< bit n: sync(n) was called
+  std::uint64_t warp_syncs = 0;     ///< bit n: sync_warp(n) was called
+  std::uint64_t cluster_syncs = 0;  ///< bit n: sync_cluster(n) was called
 };
 
 /// A body that breaks a rule of its context.

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <concepts>
@@ -26,15 +25,18 @@ namespace testing {
 
 using foresightkv::detail::kernels::warp_size;
 
+/// By whole words, but for the last one: copies of a size that is known only here are none that ThreadSanitizer sees.
 inline void fill_with_poison(std::span<std::byte> shared) {
-  for (std::size_t byte = 0; byte < shared.size(); byte += sizeof shared_poison)
-    std::memcpy(&shared[byte], &shared_poison, std::min(sizeof shared_poison, shared.size() - byte));
+  std::size_t byte = 0;
+  for (; byte + sizeof shared_poison <= shared.size(); byte += sizeof shared_poison)
+    std::memcpy(&shared[byte], &shared_poison, sizeof shared_poison);
+  if (byte < shared.size()) std::memcpy(&shared[byte], &shared_poison, shared.size() - byte);
 }
 
 /// What a thread asks of its block, as one word: threads that meet have to ask for the same thing.
 class block_call {
  public:
-  enum kind : unsigned { none, sync, sync_warp, exclusive_sum, shuffle_xor, shuffle, vote, mma };
+  enum kind : unsigned { none, sync, sync_warp, sync_cluster, exclusive_sum, shuffle_xor, shuffle, vote, mma };
 
   constexpr block_call() = default;
   block_call(kind what, int number)
@@ -54,6 +56,8 @@ class block_call {
         return numbered("sync");
       case sync_warp:
         return numbered("sync_warp");
+      case sync_cluster:
+        return numbered("sync_cluster");
       case exclusive_sum:
         return "an exclusive_sum";
       case shuffle_xor:
@@ -95,9 +99,15 @@ struct warp_exchange {
 /// A cell for each thread, which only that thread reads, and one for all.
 using block_exchange = std::vector<exchange_cell>;
 
+/// A block as the others of its cluster see it.
+struct cluster_block {
+  std::span<std::byte> shared{};
+  std::atomic<int> running{0};  // threads
+};
+
 /// A thread of a block: what it has done since the block began, and what it is connected to. The two contexts
 /// derive from it and add how threads meet,
-///   meet_warp<Visible>(call, last), meet_block<Visible>(call, last)
+///   meet_warp<Visible>(call, last), meet_block<Visible>(call, last), meet_cluster<Visible>(call, last)
 /// where `last` is run once, by whoever comes last, before anyone goes on, and memory is ordered if Visible.
 struct block_thread {
   int rank = 0;
@@ -105,12 +115,13 @@ struct block_thread {
   grid_options const* options = nullptr;
   block_faults faults{};
   std::span<std::byte> shared{};
+  cluster_block* in_cluster = nullptr;  // [cluster]
   warp_exchange* in_warp = nullptr;
   block_exchange* in_block = nullptr;
   random_source random{0};
   async_copies copies{};
   grid_report seen{};
-  std::uint64_t synced = 0;  // barriers of the block behind this thread
+  std::uint64_t synced = 0;  // barriers of the block or of its cluster behind this thread
   unsigned warp_calls = 0;
 
   void begin(int its_block, int threads) {
@@ -134,12 +145,14 @@ struct block_thread {
 struct abandoned_block {};
 
 /// The block context of the CPU; Thread is a fiber_thread or an os_thread.
-template <class Thread, int Threads>
+template <class Thread, int Threads, int Cluster = 1>
 class emulated_block {
   static_assert(Threads > 0 && Threads % warp_size == 0);
+  static_assert(Cluster > 0 && Cluster <= foresightkv::detail::kernels::largest_cluster);
 
  public:
   static constexpr int threads = Threads;
+  static constexpr int cluster = Cluster;
 
   /// Each thread marks its place with the barriers that it has passed.
   template <class T>
@@ -151,6 +164,7 @@ class emulated_block {
 
   [[nodiscard]] int rank() const { return thread_->rank; }
   [[nodiscard]] int block() const { return thread_->block; }
+  [[nodiscard]] int cluster_rank() const { return block() % Cluster; }
 
   void sync(int number) const {
     if (number == thread_->faults.skipped_sync) return;
@@ -162,6 +176,24 @@ class emulated_block {
     if (number == thread_->faults.skipped_warp_sync) return;
     thread_->seen.warp_syncs |= bit(number);
     thread_->template meet_warp<true>({block_call::sync_warp, number}, [] {});
+  }
+  void sync_cluster(int number) const {
+    if (number == thread_->faults.skipped_cluster_sync) return;
+    thread_->seen.cluster_syncs |= bit(number);
+    thread_->template meet_cluster<true>({block_call::sync_cluster, number}, [] {});
+    ++thread_->synced;
+  }
+  template <class Object>
+  [[nodiscard]] Object& of_cluster(Object& object, int rank) const {
+    if (rank < 0 || rank >= Cluster) throw block_misuse("of_cluster: no block of the cluster has this number");
+    if (!thread_->is_shared(&object, sizeof object))
+      throw block_misuse("of_cluster: the object is not in shared memory");
+    if (thread_->seen.cluster_syncs == 0)
+      throw block_misuse("of_cluster: without a sync_cluster before, that block may not have begun");
+    cluster_block& of = thread_->in_cluster[rank];
+    if (of.running.load(std::memory_order_relaxed) == 0) throw block_misuse("of_cluster: that block has ended");
+    auto const* const place = reinterpret_cast<std::byte const*>(&object);
+    return *reinterpret_cast<Object*>(of.shared.data() + (place - thread_->shared.data()));
   }
 
   template <std::integral T>
@@ -320,6 +352,7 @@ class emulated_block {
 struct grid_launch {
   int blocks = 0;
   int threads = 0;
+  int cluster = 1;
   std::size_t shared_bytes = 0;
   void const* body = nullptr;
   std::type_info const* type = nullptr;
@@ -328,7 +361,8 @@ struct grid_launch {
 /// The launch of a body, and how Thread runs it.
 template <class Thread, class Body>
 struct typed_launch {
-  using context = emulated_block<Thread, Body::threads>;
+  static constexpr int cluster = foresightkv::detail::kernels::cluster_of<Body>();
+  using context = emulated_block<Thread, Body::threads, cluster>;
   using memory = typename Body::template shared<context>;
   static_assert(foresightkv::detail::kernels::block_context<context>);
   static_assert(std::is_trivially_default_constructible_v<memory> && std::is_trivially_destructible_v<memory>,
@@ -336,7 +370,8 @@ struct typed_launch {
   static_assert(alignof(memory) <= 64);
 
   static grid_launch of(Body const& body, int blocks) {
-    return {blocks, Body::threads, sizeof(memory), &body, &typeid(Body)};
+    if (blocks % cluster != 0) throw block_misuse("a grid is made of whole clusters");
+    return {blocks, Body::threads, cluster, sizeof(memory), &body, &typeid(Body)};
   }
   static void call(void const* body, Thread& thread) {
     (*static_cast<Body const*>(body))(context(thread), *reinterpret_cast<memory*>(thread.shared.data()));

@@ -32,6 +32,7 @@ enum class emulation { fibers, threads };
 struct emulated_execution {
   emulation kind = emulation::fibers;
   grid_options options{};
+  bool clusters = true;  ///< as a device that has them
   launch_log* log = nullptr;
 
   [[nodiscard]] grid_options of_this_launch() const {
@@ -55,4 +56,5 @@ struct foresightkv::detail::kernels::launcher<testing::emulated_execution> {
     if (exec.log != nullptr) exec.log->push_back({&typeid(Body), blocks, Body::threads, report});
     return {};
   }
+  static bool clusters(testing::emulated_execution const& exec) { return exec.clusters; }
 };

@@ -23,7 +23,7 @@ namespace testing {
 
 class fiber_grid;
 
-/// Threads that meet: a warp or a block.
+/// Threads that meet: a warp, a block or a cluster.
 struct fiber_group {
   int first = 0;  // thread
   int size = 0;
@@ -45,6 +45,8 @@ struct fiber_thread : block_thread {
   void meet_warp(block_call call, Last const& last);
   template <bool Visible, class Last>
   void meet_block(block_call call, Last const& last);
+  template <bool Visible, class Last>
+  void meet_cluster(block_call call, Last const& last);
 
   void add(std::uint32_t& counter) const { ++counter; }
   void set(std::uint32_t& flags, std::uint32_t bits) const { flags |= bits; }
@@ -83,6 +85,9 @@ class fiber_grid {
   [[nodiscard]] fiber_group& block_of(fiber_thread const& self) {
     return slots_[static_cast<std::size_t>(self.slot)].group;
   }
+  [[nodiscard]] fiber_group& cluster_of(fiber_thread const& self) {
+    return clusters_[static_cast<std::size_t>(self.slot / launch_.cluster)].group;
+  }
 
  private:
   using body_call = void (*)(void const*, fiber_thread&);
@@ -92,6 +97,11 @@ class fiber_grid {
     fiber_group group{};
     guarded<std::byte> shared{};
     std::unique_ptr<block_exchange> exchange{};
+  };
+  /// Neighbouring slots.
+  struct cluster_slot {
+    fiber_group group{};
+    std::unique_ptr<cluster_block[]> blocks{};
   };
 
   static fiber_grid& of_this_thread() {
@@ -103,7 +113,7 @@ class fiber_grid {
     if (running_) throw std::logic_error("a kernel body starts a kernel");
     prepare(options, launch, call);
     running_ = true;
-    for (int slot = 0; slot < static_cast<int>(slots_.size()); ++slot) begin_block(slot);
+    for (int slot = 0; slot < static_cast<int>(clusters_.size()); ++slot) begin_cluster(slot);
     pass(main_);
     if (failure_ == nullptr && ended_ < launch_.blocks)
       failure_ = std::make_exception_ptr(block_misuse(who_waits()));
@@ -124,10 +134,12 @@ class fiber_grid {
     started_ = 0;
     ended_ = 0;
     random_ = random_source(options.seed);
-    order_.resize(static_cast<std::size_t>(launch.blocks));
+    order_.resize(static_cast<std::size_t>(launch.blocks / launch.cluster));
     std::iota(order_.begin(), order_.end(), 0);
     shuffle(order_);
-    int const slots = std::min(std::max(options.resident_blocks, 1), launch.blocks);
+    int const clusters = std::clamp(options.resident_blocks / launch.cluster, 1, launch.blocks / launch.cluster);
+    int const slots = clusters * launch.cluster;
+    clusters_.resize(static_cast<std::size_t>(clusters));
     slots_.resize(static_cast<std::size_t>(slots));
     int const count = slots * launch.threads;
     place_threads(count);
@@ -136,6 +148,13 @@ class fiber_grid {
       made.shared = guarded<std::byte>(launch.shared_bytes);
       made.exchange = std::make_unique<block_exchange>(static_cast<std::size_t>(launch.threads) + 1);
       made.group = {slot * launch.threads, launch.threads};
+      cluster_slot& of = clusters_[static_cast<std::size_t>(slot / launch.cluster)];
+      int const place = slot % launch.cluster;
+      if (place == 0) {
+        of.group = {slot * launch.threads, launch.cluster * launch.threads};
+        of.blocks = std::make_unique<cluster_block[]>(static_cast<std::size_t>(launch.cluster));
+      }
+      of.blocks[static_cast<std::size_t>(place)].shared = {made.shared.data(), launch.shared_bytes};
     }
     block_faults const faults = options.faults.concern(*launch.type) ? options.faults : block_faults{};
     warps_.resize(static_cast<std::size_t>(count / warp_size));
@@ -147,6 +166,7 @@ class fiber_grid {
       made.options = &options_;
       made.faults = faults;
       made.shared = {slots_[static_cast<std::size_t>(made.slot)].shared.data(), launch.shared_bytes};
+      made.in_cluster = clusters_[static_cast<std::size_t>(made.slot / launch.cluster)].blocks.get();
       made.in_block = slots_[static_cast<std::size_t>(made.slot)].exchange.get();
       made.in_warp = exchanges_[static_cast<std::size_t>(i / warp_size)].get();
     }
@@ -163,9 +183,18 @@ class fiber_grid {
     return *threads_[static_cast<std::size_t>(number)];
   }
 
-  void begin_block(int slot) {
+  void begin_cluster(int slot) {
+    cluster_slot& at = clusters_[static_cast<std::size_t>(slot)];
+    int const cluster = order_[static_cast<std::size_t>(started_++)];
+    at.group.ended = 0;
+    for (int rank = 0; rank < launch_.cluster; ++rank) {
+      at.blocks[static_cast<std::size_t>(rank)].running = launch_.threads;
+      begin_block(slot * launch_.cluster + rank, cluster * launch_.cluster + rank);
+    }
+  }
+
+  void begin_block(int slot, int block) {
     block_slot& at = slots_[static_cast<std::size_t>(slot)];
-    int const block = order_[static_cast<std::size_t>(started_++)];
     fill_with_poison({at.shared.data(), at.shared.size()});
     at.group.ended = 0;
     for (int i = at.group.first; i < at.group.first + at.group.size; ++i) {
@@ -199,15 +228,22 @@ class fiber_grid {
   void end(fiber_thread& self) {
     fiber_group& warp = warp_of(self);
     fiber_group& block = block_of(self);
-    for (fiber_group const* group : {&warp, &block})
+    fiber_group& cluster = cluster_of(self);
+    for (fiber_group const* group : {&warp, &block, &cluster})
       if (group->arrived > 0)
         throw block_misuse(name(self) + " ends while another one waits at " + group->call.text());
     report_.syncs |= self.seen.syncs;
     report_.warp_syncs |= self.seen.warp_syncs;
+    report_.cluster_syncs |= self.seen.cluster_syncs;
     ++warp.ended;
+    ++cluster.ended;
+    --self.in_cluster[self.slot % launch_.cluster].running;
     if (++block.ended < block.size) return;
     ++ended_;
-    if (started_ < launch_.blocks) begin_block(self.slot);
+    if (cluster.ended < cluster.size)
+      fill_with_poison(self.shared);  // gone for the others, too
+    else if (started_ < static_cast<int>(order_.size()))
+      begin_cluster(self.slot / launch_.cluster);
   }
 
   /// Lets every fiber leave its body.
@@ -302,7 +338,7 @@ class fiber_grid {
   random_source random_{0};
   std::exception_ptr failure_{};
 
-  std::vector<int> order_;  // of blocks
+  std::vector<int> order_;  // of clusters
   int started_ = 0;
   int ended_ = 0;
 
@@ -316,6 +352,7 @@ class fiber_grid {
   std::vector<fiber_group> warps_;
   std::vector<std::unique_ptr<warp_exchange>> exchanges_;
   std::vector<block_slot> slots_;
+  std::vector<cluster_slot> clusters_;
 };
 
 template <bool Visible, class Last>
@@ -326,9 +363,13 @@ template <bool Visible, class Last>
 void fiber_thread::meet_block(block_call call, Last const& last) {
   grid->meet(*this, grid->block_of(*this), call, last);
 }
+template <bool Visible, class Last>
+void fiber_thread::meet_cluster(block_call call, Last const& last) {
+  grid->meet(*this, grid->cluster_of(*this), call, last);
+}
 
 /// The block context on fibers.
-template <int Threads>
-using fiber_block = emulated_block<fiber_thread, Threads>;
+template <int Threads, int Cluster = 1>
+using fiber_block = emulated_block<fiber_thread, Threads, Cluster>;
 
 }  // namespace testing

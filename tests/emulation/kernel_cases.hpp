@@ -165,10 +165,11 @@ inline kernel_case stages(extent size, mixed const& scorer) {
           }};
 }
 
-/// Rows of many equal scores, some longer than what fits into registers.
+/// Rows of many equal scores, some longer than what fits into registers of one block or, without clusters, of several.
 template <class Selector>
-kernel_case select(std::string name, int length) {
-  return {std::move(name), [=](execution const& exec) {
+kernel_case select(std::string name, int length, bool clusters = true) {
+  return {std::move(name), [=](execution exec) {
+            exec.clusters = clusters;
             using policy_type = select_policy<Selector>;
             select_bench<policy_type> made(11, small_shape(2, length));
             made.place(0, history::pristine, length);
@@ -182,6 +183,41 @@ kernel_case select(std::string name, int length) {
             all.add(made.lists.kept);
             all.add(made.lists.evicted);
             all.add(made.lists.evicted_count);
+            return all.bytes;
+          }};
+}
+
+/// Rows of many equal scores and empty slots, chosen by smaller clusters than those of the verbs.
+template <class Selector, int Threads, int Items, int Cluster>
+kernel_case select_in_cluster(std::string name, int length) {
+  return {std::move(name), [=](execution const& exec) {
+            namespace kernels = fkv::detail::kernels;
+            using chooser_type = kernels::row_chooser<Selector, fkv::per_sequence, false, Threads, Items, true, Cluster>;
+            select_bench<select_policy<Selector, fkv::slot_list>> made(17, small_shape(2, length));
+            made.place(0, history::holes, length);
+            for (float& score : made.scores.values) score = static_cast<float>(made.random.integer(0, 12)) - 6.0f;
+            made.budgets[0] = length / 3;
+            std::int32_t const accepted = 0;
+            std::int32_t new_length = -7;
+            chooser_type chooser;
+            chooser.rows = {fkv::detail::lengths_of(made.cache.view()), made.state.view, &accepted, 1};
+            chooser.config = made.policy.config;
+            chooser.budget.budgets = made.budgets.data();
+            chooser.scores = made.scores.values.data();
+            chooser.scores_capacity = length;
+            chooser.scores_by_row = true;
+            chooser.max_length = length;
+            kernels::list_targets targets;
+            targets.wanted = made.lists.view();
+            targets.max_length = length;
+            kernels::select_kernel<chooser_type> const body{chooser, targets, &new_length};
+            require_ok(kernels::launcher<execution>::run(exec, 2 * Cluster, body));
+            written all;
+            all.add(made.lists.kept);
+            all.add(made.lists.evicted);
+            all.add(made.lists.evicted_count);
+            all.add(made.lists.evicted_positions);
+            all.add(&new_length, 1);
             return all.bytes;
           }};
 }
@@ -345,9 +381,11 @@ inline std::vector<kernel_case> kernel_cases(bool small = false) {
   }
   all.push_back(cases::golden("golden_eviction: in registers", false, small ? 300 : 1200, golden_reduction::mean));
   all.push_back(cases::select<top_k>("select: in registers", small ? 300 : 2040));
+  all.push_back(cases::select_in_cluster<sampled_top_k, 64, 8, 2>("select: sampled, in a cluster", 900));
   if (small) return all;
+  all.push_back(cases::select_in_cluster<top_k, 64, 4, 4>("select: in a cluster of four", 1000));
   all.push_back(cases::select<sampled_top_k>("select: sampled, in registers", 4000));
-  all.push_back(cases::select<sampled_top_k>("select: sampled, in memory", 20000));
+  all.push_back(cases::select<sampled_top_k>("select: sampled, in memory", 20000, false));
   return all;
 }
 

@@ -6,6 +6,7 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <exception>
 #include <functional>
 #include <memory>
@@ -76,9 +77,9 @@ class thread_crew {
   bool stopping_ = false;
 };
 
-/// Threads that meet: a warp or a block.
+/// Threads that meet: a warp, a block or a cluster.
 struct thread_group {
-  int first = 0;  // rank
+  int first = 0;  // place
   int size = 0;
   std::atomic<int> arrived{0};
   std::atomic<std::uint32_t> meetings{0};
@@ -90,12 +91,15 @@ class thread_grid;
 struct os_thread : block_thread {
   thread_grid* grid = nullptr;
   int slot = 0;
+  int place = 0;  // among the threads of its slot
   std::atomic<std::uint64_t> waits_at{0};  // code of a block_call
 
   template <bool Visible, class Last>
   void meet_warp(block_call call, Last const& last);
   template <bool Visible, class Last>
   void meet_block(block_call call, Last const& last);
+  template <bool Visible, class Last>
+  void meet_cluster(block_call call, Last const& last);
 
   void add(std::uint32_t& counter) const { std::atomic_ref(counter).fetch_add(1, std::memory_order_relaxed); }
   void set(std::uint32_t& flags, std::uint32_t bits) const {
@@ -104,7 +108,7 @@ struct os_thread : block_thread {
 };
 
 /// Runs grids on OS threads, for ThreadSanitizer: a barrier of the body orders memory, nothing else does that
-/// two threads of a block or two resident blocks share. The seed gives the order of the blocks.
+/// two threads of a block or two resident blocks share. The seed gives the order of the clusters.
 class thread_grid {
  public:
   template <class Body>
@@ -123,7 +127,7 @@ class thread_grid {
     constexpr auto arrive = Visible ? std::memory_order_acq_rel : std::memory_order_relaxed;
     constexpr auto leave = Visible ? std::memory_order_release : std::memory_order_relaxed;
     constexpr auto see = Visible ? std::memory_order_acquire : std::memory_order_relaxed;
-    block_slot& slot = *slots_[static_cast<std::size_t>(self.slot)];
+    cluster_slot& slot = slot_of(self);
     std::uint32_t const before = group.meetings.load(std::memory_order_relaxed);
     order_unseen();
     if (slot.abandoned.load(std::memory_order_relaxed)) throw abandoned_block{};
@@ -147,82 +151,99 @@ class thread_grid {
     self.waits_at.store(0, std::memory_order_relaxed);
   }
   [[nodiscard]] thread_group& warp_of(os_thread const& self) {
-    return slots_[static_cast<std::size_t>(self.slot)]
-        ->warps[static_cast<std::size_t>(self.rank / warp_size)];
+    return slot_of(self).warps[static_cast<std::size_t>(self.place / warp_size)];
   }
   [[nodiscard]] thread_group& block_of(os_thread const& self) {
-    return slots_[static_cast<std::size_t>(self.slot)]->group;
+    return slot_of(self).blocks[static_cast<std::size_t>(self.place / launch_.threads)];
   }
+  [[nodiscard]] thread_group& cluster_of(os_thread const& self) { return slot_of(self).group; }
 
  private:
   using body_call = void (*)(void const*, os_thread&);
 
-  /// Where a block lives while it runs.
-  struct block_slot {
-    block_slot(int threads, std::size_t shared_bytes)
-        : shared(shared_bytes),
-          warps(static_cast<std::size_t>(threads / warp_size)),
+  /// Where a cluster lives while it runs.
+  struct cluster_slot {
+    explicit cluster_slot(grid_launch const& launch)
+        : shared(static_cast<std::size_t>(launch.cluster), guarded<std::byte>(launch.shared_bytes)),
+          in_cluster(shared.size()),
+          blocks(shared.size()),
+          warps(shared.size() * static_cast<std::size_t>(launch.threads / warp_size)),
           in_warps(warps.size()),
-          in_block(static_cast<std::size_t>(threads) + 1),
-          threads(static_cast<std::size_t>(threads)) {
-      turn.size = threads;
-      group.size = threads;
-      for (std::size_t warp = 0; warp < warps.size(); ++warp) {
-        warps[warp].first = static_cast<int>(warp) * warp_size;
-        warps[warp].size = warp_size;
+          threads(shared.size() * static_cast<std::size_t>(launch.threads)) {
+      turn.size = group.size = launch.cluster * launch.threads;
+      divide(blocks, launch.threads);
+      divide(warps, warp_size);
+      for (std::size_t block = 0; block < blocks.size(); ++block) {
+        in_blocks.emplace_back(static_cast<std::size_t>(launch.threads) + 1);
+        in_cluster[block].shared = {shared[block].data(), shared[block].size()};
+      }
+    }
+    static void divide(std::vector<thread_group>& groups, int size) {
+      for (std::size_t i = 0; i < groups.size(); ++i) {
+        groups[i].first = static_cast<int>(i) * size;
+        groups[i].size = size;
       }
     }
 
-    guarded<std::byte> shared;
-    thread_group turn{};  // of all threads, between blocks
+    std::vector<guarded<std::byte>> shared;  // of each block
+    std::vector<cluster_block> in_cluster;
+    thread_group turn{};  // of all threads, between clusters
     thread_group group{};
+    std::vector<thread_group> blocks;
     std::vector<thread_group> warps;
     std::vector<warp_exchange> in_warps;
-    block_exchange in_block;
+    std::deque<block_exchange> in_blocks;
     std::vector<os_thread> threads;
-    int block = -1;
-    std::size_t next = 0;      // in the order of blocks; slots take turns, so that each has some
+    int cluster = -1;
+    std::size_t next = 0;      // in the order of clusters; slots take turns, so that each has some
     std::atomic<int> idle{0};  // threads that wait or have ended
     std::atomic<int> ended{0};
     std::atomic<bool> abandoned{false};
   };
 
+  [[nodiscard]] cluster_slot& slot_of(os_thread const& self) { return *slots_[static_cast<std::size_t>(self.slot)]; }
+
   thread_grid(grid_options const& options, grid_launch const& launch, body_call call)
-      : options_(options), launch_(launch), call_(call), order_(static_cast<std::size_t>(launch.blocks)) {
+      : options_(options), launch_(launch), call_(call),
+        order_(static_cast<std::size_t>(launch.blocks / launch.cluster)) {
     std::iota(order_.begin(), order_.end(), 0);
     random_source random(options.seed);
     for (std::size_t i = order_.size(); i > 1; --i) std::swap(order_[i - 1], order_[random.bits() % i]);
-    int const slots = std::min(std::max(options.resident_blocks, 1), launch.blocks);
+    int const slots = std::clamp(options.resident_blocks / launch.cluster, 1, launch.blocks / launch.cluster);
     block_faults const faults = options.faults.concern(*launch.type) ? options.faults : block_faults{};
     for (int slot = 0; slot < slots; ++slot) {
-      slots_.push_back(std::make_unique<block_slot>(launch.threads, launch.shared_bytes));
-      block_slot& made = *slots_.back();
+      slots_.push_back(std::make_unique<cluster_slot>(launch));
+      cluster_slot& made = *slots_.back();
       made.next = static_cast<std::size_t>(slot);
-      for (int rank = 0; rank < launch.threads; ++rank) {
-        os_thread& thread = made.threads[static_cast<std::size_t>(rank)];
+      for (int place = 0; place < made.group.size; ++place) {
+        auto const block = static_cast<std::size_t>(place / launch.threads);
+        os_thread& thread = made.threads[static_cast<std::size_t>(place)];
         thread.grid = this;
         thread.slot = slot;
-        thread.rank = rank;
+        thread.place = place;
+        thread.rank = place % launch.threads;
         thread.options = &options_;
         thread.faults = faults;
-        thread.shared = {made.shared.data(), made.shared.size()};
-        thread.in_block = &made.in_block;
-        thread.in_warp = &made.in_warps[static_cast<std::size_t>(rank / warp_size)];
+        thread.shared = made.in_cluster[block].shared;
+        thread.in_cluster = made.in_cluster.data();
+        thread.in_block = &made.in_blocks[block];
+        thread.in_warp = &made.in_warps[static_cast<std::size_t>(place / warp_size)];
       }
     }
   }
 
   grid_report run(thread_crew& crew) {
-    gate_.size = static_cast<int>(slots_.size()) * launch_.threads;
-    crew.run(gate_.size, [this](int number) {
+    int const each = launch_.cluster * launch_.threads;
+    gate_.size = static_cast<int>(slots_.size()) * each;
+    crew.run(gate_.size, [this, each](int number) {
       pass_gate();
-      live(*slots_[static_cast<std::size_t>(number / launch_.threads)], number % launch_.threads);
+      live(*slots_[static_cast<std::size_t>(number / each)], number % each);
     });
     for (auto const& slot : slots_)
-      if (failure_ == nullptr && !slot->shared.intact())
-        throw block_misuse("a block writes outside its shared memory");
+      for (auto const& shared : slot->shared)
+        if (failure_ == nullptr && !shared.intact()) throw block_misuse("a block writes outside its shared memory");
     if (failure_ != nullptr) std::rethrow_exception(failure_);
-    return {syncs_.load(), warp_syncs_.load()};
+    return {syncs_.load(), warp_syncs_.load(), cluster_syncs_.load()};
   }
 
   /// Nobody begins before all are there: the crew's lock, taken by one thread after another one has ended,
@@ -235,12 +256,12 @@ class thread_grid {
     while (gate_.meetings.load(std::memory_order_relaxed) == 0) sleep_while(gate_.meetings, 0);
   }
 
-  void live(block_slot& slot, int rank) {
-    os_thread& self = slot.threads[static_cast<std::size_t>(rank)];
+  void live(cluster_slot& slot, int place) {
+    os_thread& self = slot.threads[static_cast<std::size_t>(place)];
     for (;;) {
-      next_block(slot);
-      if (slot.block < 0) return;
-      self.begin(slot.block, launch_.threads);
+      next_cluster(slot);
+      if (slot.cluster < 0) return;
+      self.begin(slot.cluster * launch_.cluster + place / launch_.threads, launch_.threads);
       try {
         call_(launch_.body, self);
         self.copies.finish(self.faults);
@@ -252,8 +273,8 @@ class thread_grid {
     }
   }
 
-  /// All threads of a slot leave one block together and begin the next one.
-  void next_block(block_slot& slot) {
+  /// All threads of a slot leave one cluster together and begin the next one.
+  void next_cluster(cluster_slot& slot) {
     std::uint32_t const before = slot.turn.meetings.load(std::memory_order_relaxed);
     if (slot.turn.arrived.fetch_add(1, std::memory_order_acq_rel) + 1 < slot.turn.size) {
       while (slot.turn.meetings.load(std::memory_order_acquire) == before)
@@ -261,9 +282,12 @@ class thread_grid {
       return;
     }
     bool const more = slot.next < order_.size() && !stopped_.load(std::memory_order_relaxed);
-    slot.block = more ? order_[slot.next] : -1;
+    slot.cluster = more ? order_[slot.next] : -1;
     slot.next += slots_.size();
-    fill_with_poison({slot.shared.data(), slot.shared.size()});
+    for (cluster_block& block : slot.in_cluster) {
+      fill_with_poison(block.shared);
+      block.running.store(launch_.threads, std::memory_order_relaxed);
+    }
     slot.idle.store(0, std::memory_order_relaxed);
     slot.ended.store(0, std::memory_order_relaxed);
     slot.turn.arrived.store(0, std::memory_order_relaxed);
@@ -271,23 +295,31 @@ class thread_grid {
     wake_all(slot.turn.meetings);
   }
 
-  void end(os_thread const& self, block_slot& slot) {
+  void end(os_thread const& self, cluster_slot& slot) {
     syncs_.fetch_or(self.seen.syncs, std::memory_order_relaxed);
     warp_syncs_.fetch_or(self.seen.warp_syncs, std::memory_order_relaxed);
+    cluster_syncs_.fetch_or(self.seen.cluster_syncs, std::memory_order_relaxed);
+    leave_block(self);
     slot.ended.fetch_add(1, std::memory_order_relaxed);
     order_unseen();
     become_idle(slot);
   }
 
-  /// A thread that goes idle last, before all have ended, tells of it: no other one will.
-  void become_idle(block_slot& slot) {
-    if (slot.idle.fetch_add(1, std::memory_order_relaxed) + 1 < launch_.threads) return;
-    order_unseen();
-    if (slot.ended.load(std::memory_order_relaxed) < launch_.threads) throw block_misuse(who_waits(slot));
+  /// What another block of the cluster still reads, without a barrier, is a race with the poison of the last thread.
+  void leave_block(os_thread const& self) const {
+    std::atomic<int>& running = self.in_cluster[self.place / launch_.threads].running;
+    if (running.fetch_sub(1, std::memory_order_acq_rel) == 1 && launch_.cluster > 1) fill_with_poison(self.shared);
   }
 
-  /// The block's other threads leave it at their next meeting, and no other block begins.
-  void fail(block_slot& slot) {
+  /// A thread that goes idle last, before all have ended, tells of it: no other one will.
+  void become_idle(cluster_slot& slot) {
+    if (slot.idle.fetch_add(1, std::memory_order_relaxed) + 1 < slot.group.size) return;
+    order_unseen();
+    if (slot.ended.load(std::memory_order_relaxed) < slot.group.size) throw block_misuse(who_waits(slot));
+  }
+
+  /// The cluster's other threads leave it at their next meeting, and no other one begins.
+  void fail(cluster_slot& slot) {
     {
       std::scoped_lock const lock(failing_);
       if (failure_ == nullptr) failure_ = std::current_exception();
@@ -296,6 +328,7 @@ class thread_grid {
     slot.abandoned.store(true, std::memory_order_relaxed);
     order_unseen();
     let_go(slot.group);
+    for (thread_group& block : slot.blocks) let_go(block);
     for (thread_group& warp : slot.warps) let_go(warp);
   }
   static void let_go(thread_group& group) {
@@ -303,28 +336,29 @@ class thread_grid {
     wake_all(group.meetings);
   }
 
-  void check_same(os_thread const& self, block_slot const& slot, thread_group const& group) const {
+  void check_same(os_thread const& self, cluster_slot const& slot, thread_group const& group) const {
     std::uint64_t const own = self.waits_at.load(std::memory_order_relaxed);
-    for (int rank = group.first; rank < group.first + group.size; ++rank) {
-      std::uint64_t const other =
-          slot.threads[static_cast<std::size_t>(rank)].waits_at.load(std::memory_order_relaxed);
+    for (int place = group.first; place < group.first + group.size; ++place) {
+      os_thread const& each = slot.threads[static_cast<std::size_t>(place)];
+      std::uint64_t const other = each.waits_at.load(std::memory_order_relaxed);
       if (other != own)
-        throw block_misuse(name(slot, self.rank) + " calls " + block_call::of(own).text() + " while thread " +
-                           std::to_string(rank) + " waits at " + block_call::of(other).text());
+        throw block_misuse(name(slot, self.place) + " calls " + block_call::of(own).text() + " while thread " +
+                           std::to_string(each.rank) + " waits at " + block_call::of(other).text());
     }
   }
 
-  static std::string name(block_slot const& slot, int rank) { return thread_name(slot.block, rank); }
+  [[nodiscard]] std::string name(cluster_slot const& slot, int place) const {
+    return thread_name(slot.cluster * launch_.cluster + place / launch_.threads, place % launch_.threads);
+  }
 
-  static std::string who_waits(block_slot const& slot) {
+  [[nodiscard]] std::string who_waits(cluster_slot const& slot) const {
     std::string text = "threads wait for each other:";
     std::uint64_t last = 0;
-    for (int rank = 0; rank < slot.group.size; ++rank) {
-      std::uint64_t const code =
-          slot.threads[static_cast<std::size_t>(rank)].waits_at.load(std::memory_order_relaxed);
+    for (os_thread const& each : slot.threads) {
+      std::uint64_t const code = each.waits_at.load(std::memory_order_relaxed);
       if (code != 0 && code != last)
         text.append(" ")
-            .append(name(slot, rank))
+            .append(name(slot, each.place))
             .append(" at ")
             .append(block_call::of(code).text())
             .append(";");
@@ -336,11 +370,11 @@ class thread_grid {
   grid_options options_;
   grid_launch launch_;
   body_call call_;
-  std::vector<int> order_;  // of blocks
+  std::vector<int> order_;  // of clusters
   std::atomic<bool> stopped_{false};
   thread_group gate_{};
-  std::vector<std::unique_ptr<block_slot>> slots_;
-  std::atomic<std::uint64_t> syncs_{0}, warp_syncs_{0};
+  std::vector<std::unique_ptr<cluster_slot>> slots_;
+  std::atomic<std::uint64_t> syncs_{0}, warp_syncs_{0}, cluster_syncs_{0};
   std::mutex failing_;
   std::exception_ptr failure_{};
 };
@@ -353,9 +387,13 @@ template <bool Visible, class Last>
 void os_thread::meet_block(block_call call, Last const& last) {
   grid->meet<Visible>(*this, grid->block_of(*this), call, last);
 }
+template <bool Visible, class Last>
+void os_thread::meet_cluster(block_call call, Last const& last) {
+  grid->meet<Visible>(*this, grid->cluster_of(*this), call, last);
+}
 
 /// The block context on OS threads.
-template <int Threads>
-using thread_block = emulated_block<os_thread, Threads>;
+template <int Threads, int Cluster = 1>
+using thread_block = emulated_block<os_thread, Threads, Cluster>;
 
 }  // namespace testing

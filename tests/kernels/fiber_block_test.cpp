@@ -24,6 +24,7 @@ using testing::grid_options;
 
 static_assert(fkv::detail::kernels::block_context<testing::fiber_block<256>>);
 static_assert(fkv::detail::kernels::block_context<testing::fiber_block<32>>);
+static_assert(fkv::detail::kernels::block_context<testing::fiber_block<32, 8>>);
 
 namespace {
 
@@ -118,6 +119,12 @@ TEST_CASE("fiber_block shows every fault") {
   };
   CHECK(seeds_that_show({.skipped_warp_sync = 0}, lanes) == seeds);
   CHECK(seeds_that_show({.skipped_warp_sync = 1}, lanes) == seeds);
+  auto const blocks = [](grid_options const& options) {
+    return testing::wrong_block_neighbours<grid>(options, 1, 3);
+  };
+  CHECK(seeds_that_show({.skipped_cluster_sync = 0}, blocks) == seeds);
+  CHECK(seeds_that_show({.skipped_cluster_sync = 1}, blocks) == seeds);
+  CHECK(seeds_that_show({.skipped_cluster_sync = 3}, blocks) == 0);
   auto const scans = [](grid_options const& options) { return testing::wrong_scans<grid>(options, 1); };
   CHECK(seeds_that_show({.short_scan = true}, scans) == seeds);
   CHECK_THROWS_AS((void)scans({.faults = {.skipped_sync = 0}}), testing::block_misuse);
@@ -155,6 +162,23 @@ TEST_CASE("scratch that another thread overwrites before a sync") {
     found += testing::contains(testing::complaint<grid>({.seed = seed}, 1, body), "overwritten");
   }
   CHECK(found == seeds);
+}
+
+TEST_CASE("shared memory of a block of a cluster that has ended") {
+  int refused = 0, poisoned = 0;
+  for (std::uint64_t seed = 0; seed < seeds; ++seed) {
+    auto const body = bodies::body<32, 2>([&](auto const& context, auto& memory) {
+      memory.words[0] = 7;
+      context.sync_cluster(0);
+      if (context.cluster_rank() == 0) return;
+      std::uint32_t const& there = context.of_cluster(memory.words[0], 0);
+      for (int i = 0; i < 4; ++i) context.sync(0);
+      if (context.rank() == 5) poisoned += there == testing::shared_poison;
+    });
+    refused += testing::contains(testing::complaint<grid>({.seed = seed}, 2, body), "that block has ended");
+  }
+  CHECK(refused > 0);
+  CHECK(poisoned > 0);
 }
 
 #if !defined(FORESIGHTKV_TEST_ASAN)  // which would stop at the write

@@ -94,10 +94,13 @@ TEST_CASE("kernels: without any one barrier something shows" * doctest::skip(ski
   struct barrier {
     std::type_info const* body;
     int number;
-    bool of_warp;
+    int testing::block_faults::*skipped;
     auto operator<=>(barrier const& other) const {
-      return std::tuple(std::type_index(*body), number, of_warp) <=>
-             std::tuple(std::type_index(*other.body), other.number, other.of_warp);
+      return std::tuple(std::type_index(*body), number, kind()) <=>
+             std::tuple(std::type_index(*other.body), other.number, other.kind());
+    }
+    [[nodiscard]] int kind() const {
+      return skipped == &testing::block_faults::skipped_sync ? 0 : skipped == &testing::block_faults::skipped_warp_sync ? 1 : 2;
     }
   };
   std::set<barrier> found, missed;
@@ -107,13 +110,17 @@ TEST_CASE("kernels: without any one barrier something shows" * doctest::skip(ski
     std::set<barrier> here;
     for (auto const& launch : log)
       for (int number = 0; number < 64; ++number) {
-        if (launch.report.syncs >> number & 1) here.insert({launch.body, number, false});
-        if (launch.report.warp_syncs >> number & 1) here.insert({launch.body, number, true});
+        if (launch.report.syncs >> number & 1)
+          here.insert({launch.body, number, &testing::block_faults::skipped_sync});
+        if (launch.report.warp_syncs >> number & 1)
+          here.insert({launch.body, number, &testing::block_faults::skipped_warp_sync});
+        if (launch.report.cluster_syncs >> number & 1)
+          here.insert({launch.body, number, &testing::block_faults::skipped_cluster_sync});
       }
     for (barrier const& one : here) {
       if (found.contains(one)) continue;
       testing::block_faults faults;
-      (one.of_warp ? faults.skipped_warp_sync : faults.skipped_sync) = one.number;
+      faults.*one.skipped = one.number;
       faults.in = one.body;
       (shows(which, right, faults) ? found : missed).insert(one);
     }

@@ -65,6 +65,37 @@ struct probe_body {
   }
 };
 
+/// The same for barriers of a cluster: a write, a barrier, a read by another block, a barrier, and the next write.
+struct cluster_body {
+  static constexpr int threads = 64;
+  static constexpr int cluster = 2;
+  template <class Context>
+  struct shared {
+    std::uint32_t value[threads];
+  };
+  std::uint32_t* to;  // [block][threads]
+
+  template <class Context>
+  void operator()(Context const& context, shared<Context>& memory) const {
+    int const rank = context.rank();
+    int const other = 1 - context.cluster_rank();
+    context.sync_cluster(4);  // now the other one has begun
+    std::uint32_t const& near = context.of_cluster(memory.value[(rank + 1) % threads], other);
+    std::uint32_t const& same = context.of_cluster(memory.value[rank], other);
+    std::uint32_t sum = 0;
+    for (int round = 0; round < 2; ++round) {
+      memory.value[rank] = 1;
+      context.sync_cluster(0);
+      sum += near;
+      context.sync_cluster(1);
+    }
+    memory.value[rank] = sum;
+    context.sync_cluster(2);
+    to[context.block() * threads + rank] = same;
+    context.sync_cluster(3);
+  }
+};
+
 struct variant {
   std::string_view name;
   testing::block_faults faults;
@@ -79,6 +110,10 @@ constexpr variant variants[] = {
     {"sync2", {.skipped_sync = 2}, false},
     {"warp0", {.skipped_warp_sync = 0}, false},
     {"warp1", {.skipped_warp_sync = 1}, false},
+    {"cluster0", {.skipped_cluster_sync = 0}, false},
+    {"cluster1", {.skipped_cluster_sync = 1}, false},
+    {"cluster2", {.skipped_cluster_sync = 2}, false},
+    {"cluster3", {.skipped_cluster_sync = 3}, false},
     {"blocks", {}, true},
 };
 
@@ -87,6 +122,7 @@ void run(variant const& chosen) {
   std::uint32_t flags = 0;
   (void)testing::thread_grid::run({.faults = chosen.faults}, 6,
                                   probe_body{from.data(), to.data(), &flags, chosen.blocks_collide});
+  (void)testing::thread_grid::run({.faults = chosen.faults}, 6, cluster_body{to.data()});
 }
 
 }  // namespace
@@ -100,7 +136,7 @@ int main(int count, char** arguments) {
       std::puts("done");
       return 0;
     }
-    std::fputs("race_probe correct|broken|sync0|sync1|sync2|warp0|warp1|blocks\n", stderr);
+    std::fputs("race_probe correct|broken|sync0|sync1|sync2|warp0|warp1|cluster0|cluster1|cluster2|cluster3|blocks\n", stderr);
   } catch (std::exception const& problem) {
     std::fprintf(stderr, "%s\n", problem.what());
   }

@@ -19,6 +19,7 @@ using grid = testing::thread_grid;
 using launcher = fkv::detail::kernels::launcher<testing::emulated_execution>;
 
 static_assert(fkv::detail::kernels::block_context<testing::thread_block<256>>);
+static_assert(fkv::detail::kernels::block_context<testing::thread_block<256, 2>>);
 
 TEST_CASE("thread_block runs correct bodies correctly") {
   for (std::uint64_t seed = 0; seed < 3; ++seed)

@@ -20,6 +20,9 @@ struct foresightkv::detail::kernels::launcher<testing::waiting_cuda> {
     status const done = launcher<cuda_execution>::run(on(stream, testing::device_traits()), blocks, body);
     return done.ok() ? foresightkv::detail::cuda::to_status(cudaStreamSynchronize(stream)) : done;
   }
+  static bool clusters(testing::waiting_cuda) {
+    return launcher<cuda_execution>::clusters(on(testing::cuda_stream(), testing::device_traits()));
+  }
 };
 
 template <>

@@ -10,6 +10,7 @@
 #include <foresightkv/caches/dense.hpp>
 #include <foresightkv/select.hpp>
 
+#include "support/execution.hpp"
 #include "support/no_scorer.hpp"
 #include "support/oracle_select.hpp"
 #include "support/token_bench.hpp"
@@ -29,6 +30,7 @@ struct select_bench : token_bench<Policy> {
   owned_scores scores;
   owned_selection lists;
   std::vector<std::int32_t> budgets;
+  execution exec = testing::exec;
 
   select_bench(std::uint64_t seed, int longest) : base(seed, longest) { rebuild(); }
   select_bench(std::uint64_t seed, fkv::cache_shape const& extents) : base(seed, extents) { rebuild(); }
@@ -48,11 +50,11 @@ struct select_bench : token_bench<Policy> {
   [[nodiscard]] fkv::status select(fkv::selection const& out) {
     policy.budget.budgets = budgets.data();
     auto const list = base::list();
-    auto work = workspace_for<Policy>(shape, list, 0);
+    auto work = workspace_for<Policy>(shape, list, 0, exec);
     auto const state_before = state;
     auto const scores_before = scores.values;
     fkv::status const done =
-        fkv::select(testing::exec, policy, cache.view(), list, scores.view(), state.view, out, work.view());
+        fkv::select(exec, policy, cache.view(), list, scores.view(), state.view, out, work.view());
     CHECK((work.memory.intact() && lists.intact() && scores.values.intact() && state.intact() &&
            cache.intact()));
     CHECK(scores.values.same_bytes(scores_before));

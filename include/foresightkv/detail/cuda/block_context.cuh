@@ -10,11 +10,13 @@ namespace foresightkv::inline v0::detail::cuda {
 
 /// The block context of a device, of architecture sm_80 and later. Its members exist on the device alone, though bodies
 /// are host and device functions: nvcc checks an instantiation where it is called from, and only kernels call these.
-template <int Threads>
+template <int Threads, int Cluster = 1>
 struct cuda_block {
   static_assert(Threads > 0 && Threads <= 1024 && Threads % kernels::warp_size == 0,
                 "foresightkv: a block must be 1 to 32 whole warps");
+  static_assert(Cluster > 0 && Cluster <= kernels::largest_cluster, "foresightkv: a cluster has 1 to 8 blocks");
   static constexpr int threads = Threads;
+  static constexpr int cluster = Cluster;
 
   template <class Value>
   using block_scan = cub::BlockScan<Value, Threads, cub::BLOCK_SCAN_WARP_SCANS>;
@@ -23,9 +25,23 @@ struct cuda_block {
 
   __device__ int rank() const { return static_cast<int>(threadIdx.x); }
   __device__ int block() const { return static_cast<int>(blockIdx.x); }
+  __device__ int cluster_rank() const { return block() % Cluster; }
 
   __device__ void sync(int) const { __syncthreads(); }
   __device__ void sync_warp(int) const { __syncwarp(); }
+  __device__ void sync_cluster(int number) const {
+    if constexpr (Cluster > 1)
+      cuda::sync_cluster();
+    else
+      sync(number);
+  }
+  template <class Object>
+  __device__ Object& of_cluster(Object& object, int rank) const {
+    if constexpr (Cluster > 1)
+      return *shared_of_cluster(&object, rank);
+    else
+      return object;
+  }
 
   template <class Value>
   __device__ Value exclusive_sum(scan<Value>& scratch, Value value, Value& all) const {

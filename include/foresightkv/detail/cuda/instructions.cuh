@@ -5,7 +5,7 @@
 #include <cuda_runtime.h>
 #include <foresightkv/element.hpp>
 
-// What has no intrinsic with exactly these semantics, as PTX of sm_80.
+// What has no intrinsic with exactly these semantics, as PTX of sm_80; clusters, as PTX of sm_90.
 namespace foresightkv::inline v0::detail::cuda {
 
 /// Starts a copy of 4, 8 or 16 aligned bytes; 16 go past the L1 cache.
@@ -25,6 +25,30 @@ __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" :
 template <int Pending>
 __device__ inline void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
+}
+
+/// Barrier of all threads of a cluster: memory before is visible after. Below sm_90 there are no clusters, nor launches
+/// of kernels that call this.
+__device__ inline void sync_cluster() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+  asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+#else
+  __trap();
+#endif
+}
+
+/// The same object in the shared memory of that block of the cluster.
+template <class Object>
+__device__ inline Object* shared_of_cluster(Object* object, [[maybe_unused]] int rank) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  std::uint64_t address;
+  asm("mapa.u64 %0, %1, %2;" : "=l"(address) : "l"(object), "r"(rank));
+  return reinterpret_cast<Object*>(address);
+#else
+  __trap();
+  return object;
+#endif
 }
 
 /// sums[16][8] += a[16][16] b[16][8], fp32 sums; fragments as PTX lays them out over a warp.

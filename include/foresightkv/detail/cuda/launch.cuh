@@ -13,7 +13,10 @@ namespace foresightkv::inline v0::detail {
 namespace [[gnu::visibility("hidden")]] cuda {
 
 template <class Body>
-using body_memory = typename Body::template shared<cuda_block<Body::threads>>;
+using block_of = cuda_block<Body::threads, kernels::cluster_of<Body>()>;
+
+template <class Body>
+using body_memory = typename Body::template shared<block_of<Body>>;
 
 /// Above what a block gets without asking, shared memory is dynamic.
 template <class Body>
@@ -32,7 +35,7 @@ template <class Body, class Architectures>
 __global__ void __launch_bounds__(Body::threads, min_blocks<Body>())
     run_body(Body const __grid_constant__ body) {
   using memory = body_memory<Body>;
-  cuda_block<Body::threads> const context;
+  block_of<Body> const context;
   if constexpr (dynamic_bytes<Body> == 0) {
     __shared__ memory shared;
     body(context, shared);
@@ -61,6 +64,15 @@ status check_device(device_traits const& traits) {
   return sizeof(body_memory<Body>) <= traits.shared_bytes_per_block ? status{} : status{errc::unsupported};
 }
 
+/// Whether bodies with a cluster run on a device: it has to run code for sm_90 or later, not what is compiled from PTX of
+/// sm_80. So it does where there is code for its own major version; of other versions it is not known here.
+template <int... Each>
+constexpr bool has_clusters(architectures<Each...> const*, device_traits const& traits) {
+  int const own = traits.compute_capability;
+  bool const compiled = ((Each >= 900 && Each / 10 <= own && Each / 100 == own / 10) || ...);
+  return compiled && traits.num_multiprocessors >= kernels::largest_cluster;
+}
+
 /// The call's own result: cudaGetLastError would take away an error of the engine.
 inline status to_status(cudaError_t error) { return error == cudaSuccess ? status{} : status{errc::cuda, error}; }
 
@@ -79,7 +91,19 @@ struct launcher<basic_cuda_execution<Architectures>> {
     config.blockDim = dim3(static_cast<unsigned>(Body::threads));
     config.dynamicSmemBytes = cuda::dynamic_bytes<Body>;
     config.stream = exec.stream;
+    [[maybe_unused]] cudaLaunchAttribute cluster{};
+    if constexpr (cluster_of<Body>() > 1) {
+      cluster.id = cudaLaunchAttributeClusterDimension;
+      cluster.val.clusterDim.x = static_cast<unsigned>(cluster_of<Body>());
+      cluster.val.clusterDim.y = 1;
+      cluster.val.clusterDim.z = 1;
+      config.attrs = &cluster;
+      config.numAttrs = 1;
+    }
     return cuda::to_status(cudaLaunchKernelEx(&config, cuda::kernel_of<Body, Architectures>(), body));
+  }
+  static bool clusters(basic_cuda_execution<Architectures> const& exec) {
+    return cuda::has_clusters(static_cast<Architectures const*>(nullptr), exec.traits);
   }
 };
 
@@ -96,6 +120,9 @@ struct launcher<basic_cuda_preparation<Architectures>> {
       error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                    static_cast<int>(cuda::dynamic_bytes<Body>));
     return cuda::to_status(error);
+  }
+  static bool clusters(basic_cuda_preparation<Architectures> const& exec) {
+    return cuda::has_clusters(static_cast<Architectures const*>(nullptr), exec.traits);
   }
 };
 

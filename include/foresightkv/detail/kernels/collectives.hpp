@@ -67,4 +67,27 @@ FORESIGHTKV_HOST_DEVICE bool block_any(Context const& c, int (&said)[Context::th
   return all != 0;
 }
 
+/// What a sum over a cluster is made of.
+template <class Value>
+struct cluster_sums {
+  Value before{};  // of blocks of lower rank
+  Value own{};     // of this block
+  Value all{};
+};
+
+/// What every warp of the cluster has left in its cell, after a barrier of the cluster.
+template <class Context, class Value>
+FORESIGHTKV_HOST_DEVICE cluster_sums<Value> sum_cells(Context const& c, Value (&cells)[Context::threads / warp_size]) {
+  constexpr int warps = Context::threads / warp_size;
+  cluster_sums<Value> sums;
+  for (int i = c.rank() % warp_size; i < Context::cluster * warps; i += warp_size) {
+    int const rank = i / warps;
+    Value const value = c.of_cluster(cells[i % warps], rank);
+    sums.all += value;
+    if (rank < c.cluster_rank()) sums.before += value;
+    if (rank == c.cluster_rank()) sums.own += value;
+  }
+  return {warp_sum(c, sums.before), warp_sum(c, sums.own), warp_sum(c, sums.all)};
+}
+
 }  // namespace foresightkv::inline v0::detail::kernels

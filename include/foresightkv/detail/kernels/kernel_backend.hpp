@@ -294,10 +294,12 @@ struct kernel_backend : lifecycle<Exec>, golden_kernels<Exec> {
       int capacity;
       bool by_row;
     };
-    template <int Threads, int Items, bool InRegisters = true>
+    template <int Threads, int Items, bool InRegisters = true, int Cluster = 1>
     using chooser_of = row_chooser<typename Policy::selector_type, budget_type, Policy::compaction_type::moves_tokens, Threads,
-                                   Items, InRegisters>;
+                                   Items, InRegisters, Cluster>;
     using longest_chooser = chooser_of<512, 32>;
+    template <int Cluster>
+    using cluster_chooser = chooser_of<512, 32, true, Cluster>;
     using memory_chooser = chooser_of<512, 16, false>;
 
     template <class Chooser, class Start>
@@ -321,6 +323,15 @@ struct kernel_backend : lifecycle<Exec>, golden_kernels<Exec> {
       if (list.max_length <= chooser_of<256, 8>::longest) return choose_by<chooser_of<256, 8>>(scores, start);
       if (list.max_length <= chooser_of<256, 16>::longest) return choose_by<chooser_of<256, 16>>(scores, start);
       if (list.max_length <= longest_chooser::longest) return choose_by<longest_chooser>(scores, start);
+      choose_long(scores, start);
+    }
+    /// The same for rows that are too long for one block's registers.
+    template <class Start>
+    void choose_long(score_source const& scores, Start const& start) {
+      int const longest = launch.clusters() ? list.max_length : no_limit;
+      if (longest <= cluster_chooser<2>::longest) return choose_by<cluster_chooser<2>>(scores, start);
+      if (longest <= cluster_chooser<4>::longest) return choose_by<cluster_chooser<4>>(scores, start);
+      if (longest <= cluster_chooser<8>::longest) return choose_by<cluster_chooser<8>>(scores, start);
       choose_by<memory_chooser>(scores, start);
     }
     template <class Chooser>
@@ -329,7 +340,7 @@ struct kernel_backend : lifecycle<Exec>, golden_kernels<Exec> {
       body.chooser = chooser;
       body.lists = targets;
       body.new_lengths = new_lengths;
-      launch(rows.blocks(1), body);
+      launch(rows.blocks(Chooser::cluster), body);
     }
 
     /// What an eviction writes beside cache and state.
@@ -341,7 +352,7 @@ struct kernel_backend : lifecycle<Exec>, golden_kernels<Exec> {
     /// Selects and compacts; before that a block may do something else for its row.
     template <class Chooser, class Before>
     void cut(Chooser const& chooser, cut_target const& target, Before const& before) {
-      if constexpr (Chooser::keys_type::in_registers) {
+      if constexpr (Chooser::keys_type::in_registers && Chooser::cluster == 1) {
         evict_kernel<Cache, typename Policy::compaction_type, Chooser, Before> body;
         body.chooser = chooser;
         body.cache = cache;
@@ -369,7 +380,7 @@ struct kernel_backend : lifecycle<Exec>, golden_kernels<Exec> {
         choose(scores, cut_alone);
       } else if (list.max_length > longest_chooser::longest) {
         score(window, stage);
-        choose_by<memory_chooser>(scores, cut_alone);
+        choose_long(scores, cut_alone);
       } else {
         stage.observed = observed(window);
         auto const score_and_cut = [&](auto const& chooser) { cut(chooser, target, stage); };

@@ -18,6 +18,8 @@ class launches {
     if (result_.ok() && blocks > 0x7fffffff) result_ = {errc::unsupported};
     if (result_.ok() && blocks > 0) result_ = launcher<Exec>::run(exec_, static_cast<int>(blocks), body);
   }
+  /// Whether bodies with a cluster can be started.
+  [[nodiscard]] bool clusters() const { return launcher<Exec>::clusters(exec_); }
   [[nodiscard]] status result() const { return result_; }
 
  private:

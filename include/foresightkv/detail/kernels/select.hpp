@@ -20,7 +20,7 @@ FORESIGHTKV_HOST_DEVICE inline void protect(std::uint32_t& key) {
 
 enum selection_sync : int { ties_counted = 52, chunk_counted };
 
-/// Protects all candidates but the lowest.
+/// Protects all candidates of the block but the lowest; ties may be fewer than none.
 template <class Context, class Keys>
 FORESIGHTKV_HOST_DEVICE void keep_lowest(Context const& c, typename Context::template scan<std::uint32_t>& scan, Keys& keys,
                                          lowest_keys lowest) {
@@ -73,7 +73,9 @@ class block_selection {
       keys_.each([](int, std::uint32_t& key) { protect(key); });
       return search_.keys_change();
     }
-    keep_lowest(context_, scratch_, keys_, search_.find_lowest(count));
+    lowest_keys lowest = search_.find_lowest(count);
+    lowest.ties -= search_.ties_before();
+    keep_lowest(context_, scratch_, keys_, lowest);
   }
   template <class Score>
   FORESIGHTKV_HOST_DEVICE void rescore(Score const& score) {
@@ -119,22 +121,33 @@ struct row_choice {
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE int num_kept() const { return num_tokens - num_evicted; }
 };
 
+/// What a block of a cluster has of its row, and what lies before that.
+struct block_share {
+  row_choice choice{};  // of the block's tokens
+  int slots_before = 0;
+  int kept_before = 0;
+  int evicted_before = 0;
+};
+
 enum class slot_fate : int { kept, evicted, empty };
 
-/// A slot among those of its row.
+/// A slot among those of its block.
 struct placed_slot {
-  int slot = 0;
+  int slot = 0;     // of the row
   int kept = 0;     // before it
   int evicted = 0;  // before it
   slot_fate fate{};
 };
 
-/// How a block chooses what goes of its row. Threads * Items is a row's chunk; in registers no row may be longer.
-template <class Selector, class Budget, bool MovesTokens, int Threads, int Items, bool InRegisters>
+/// How a block, or a cluster of blocks, chooses what goes of its row. Threads * Items is a block's chunk; in registers no
+/// row may be longer than that of all blocks.
+template <class Selector, class Budget, bool MovesTokens, int Threads, int Items, bool InRegisters, int Cluster = 1>
 struct row_chooser {
   static constexpr int threads = Threads;
+  static constexpr int cluster = Cluster;
   using keys_type = row_keys<Threads, Items, InRegisters>;
-  static constexpr int longest = InRegisters ? keys_type::chunk : no_limit;  // row
+  static constexpr int longest = InRegisters ? Cluster * keys_type::chunk : no_limit;  // row
+  static_assert(Cluster == 1 || InRegisters);
 
   visited_rows rows{};
   eviction_config config{};
@@ -148,14 +161,15 @@ struct row_chooser {
 
  private:
   // Two counts of a row's slots, a half each.
-  using counter = std::conditional_t<InRegisters, std::uint32_t, std::uint64_t>;
+  using counter = std::conditional_t<(longest < 1 << 16), std::uint32_t, std::uint64_t>;
   static constexpr int half = sizeof(counter) * 4;
 
  public:
   template <class Context>
   struct shared {
-    radix_memory radix;
+    radix_memory_of<Context> radix;
     counter counted[Threads / warp_size];
+    std::uint64_t shares[Cluster > 1 ? Threads / warp_size : 1];
     typename Context::template scan<std::uint32_t> tie_scan;
     typename Context::template scan<std::uint32_t> scan;
     typename Context::template scan<std::uint32_t> empty_scan;
@@ -166,6 +180,7 @@ struct row_chooser {
     keys_type own;
     own.memory = part_of(keys, row.place, max_length);
     own.length = row.length;
+    if constexpr (Cluster > 1) own.begin = c.cluster_rank() * keys_type::chunk;
     own.rank = c.rank();
     return own;
   }
@@ -183,8 +198,7 @@ struct row_chooser {
     counter const mine = warp_sum(c, make_keys(own, row_scores, positions));
     if (c.rank() % warp_size == 0) memory.counted[c.rank() / warp_size] = mine;
     search.count_ahead();
-    counter all = 0;
-    for (counter const part : memory.counted) all += part;
+    counter const all = sum_of(c, memory.counted);
     auto const candidates = static_cast<int>(all & ((counter{1} << half) - 1));
     auto const empties = static_cast<int>(all >> half);
 
@@ -203,6 +217,32 @@ struct row_chooser {
     made.storable = !MovesTokens || made.num_kept() <= rows.state.capacity;
     if (!made.storable) flag(c, row, sequence_flag::state_overflow);
     return made;
+  }
+
+  /// What this block has of it. Others of its cluster read its shared memory until they meet again.
+  template <class Context>
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE block_share share_of(Context const& c, shared<Context>& memory, keys_type& own,
+                                                             row_choice const& choice) const {
+    block_share share{choice};
+    if constexpr (Cluster > 1) {
+      std::uint64_t mine = 0;
+      own.each([&](int, std::uint32_t key) { mine += key_counts::of(key, choice.lowest.threshold); });
+      mine = warp_sum(c, mine);
+      if (c.rank() % warp_size == 0) memory.shares[c.rank() / warp_size] = mine;
+      c.sync_cluster(shares_counted);
+      auto const counted = sum_cells(c, memory.shares);
+      key_counts const before(counted.before), block(counted.own);
+      int const end = smaller(own.begin + keys_type::chunk, own.length);
+      share.slots_before = smaller(own.begin, own.length);
+      share.evicted_before = before.below + smaller(before.equal, choice.lowest.ties);
+      share.kept_before = share.slots_before - before.empty - share.evicted_before;
+      int const ties_left = choice.lowest.ties - smaller(before.equal, choice.lowest.ties);
+      share.choice.lowest.ties = ties_left;
+      share.choice.num_tokens = end - share.slots_before - block.empty;
+      share.choice.num_evicted = block.below + smaller(block.equal, ties_left);
+      share.choice.has_empties = block.empty > 0;
+    }
+    return share;
   }
 
   /// body(placed_slot) for every slot of this thread, ascending: what is below the threshold goes, and the first ties of
@@ -234,7 +274,7 @@ struct row_chooser {
         bool const none = key == empty_key;
         int const gone = b + smaller(e, lowest.ties);
         bool const goes = lower || (tie && e < lowest.ties);
-        body(placed_slot{slot, slot - gone - n, gone,
+        body(placed_slot{slot, slot - own.begin - gone - n, gone,
                          goes ? slot_fate::evicted : (none ? slot_fate::empty : slot_fate::kept)});
         b += lower;
         e += tie;
@@ -247,6 +287,35 @@ struct row_chooser {
   }
 
  private:
+  enum sync : int { shares_counted = 55 };
+
+  /// Keys of a block or of several, counted in one word.
+  struct key_counts {
+    static constexpr int bits = 20;
+    static_assert(Cluster * keys_type::chunk < 1 << bits || Cluster == 1);
+
+    int below, equal, empty;
+
+    FORESIGHTKV_HOST_DEVICE explicit key_counts(std::uint64_t word)
+        : below(static_cast<int>(word & ((1u << bits) - 1))),
+          equal(static_cast<int>(word >> bits & ((1u << bits) - 1))),
+          empty(static_cast<int>(word >> 2 * bits)) {}
+    [[nodiscard]] FORESIGHTKV_HOST_DEVICE static std::uint64_t of(std::uint32_t key, std::uint32_t threshold) {
+      return (key < threshold ? std::uint64_t{1} : 0) + (key == threshold ? std::uint64_t{1} << bits : 0) +
+             (key == empty_key ? std::uint64_t{1} << 2 * bits : 0);
+    }
+  };
+
+  template <class Context>
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE static counter sum_of(Context const& c, counter (&counted)[Threads / warp_size]) {
+    counter all = 0;
+    if constexpr (Cluster > 1)
+      all = sum_cells(c, counted).all;
+    else
+      for (counter const part : counted) all += part;
+    return all;
+  }
+
   template <class Context>
   FORESIGHTKV_HOST_DEVICE void flag(Context const& c, visited_row const& row, sequence_flag which) const {
     if (c.rank() == 0) c.raise(rows.state.flags + row.at.sequence, static_cast<std::uint32_t>(which));
@@ -314,11 +383,19 @@ struct list_targets {
   template <class Context, class Lists>
   FORESIGHTKV_HOST_DEVICE void write_all(Context const& c, visited_row const& row, row_positions const& positions,
                                          row_choice const& choice, Lists const& lists) const {
+    write_share(c, row, positions, block_share{choice}, lists);
+  }
+  /// The same by each block of a cluster: its lists count from its first slot.
+  template <class Context, class Lists>
+  FORESIGHTKV_HOST_DEVICE void write_share(Context const& c, visited_row const& row, row_positions const& positions,
+                                           block_share const& share, Lists const& lists) const {
+    int const num_kept = share.choice.num_kept();
     bool const keeps = wanted.kept != nullptr || kept != nullptr;
     bool const evicts = wanted.evicted != nullptr || wanted.evicted_positions != nullptr || evicted != nullptr;
-    for (int i = c.rank(); keeps && i < choice.num_kept(); i += Context::threads) keep(row, i, lists[i]);
-    for (int i = c.rank(); evicts && i < choice.num_evicted; i += Context::threads)
-      evict(row, i, lists[choice.num_kept() + i], positions);
+    for (int i = c.rank(); keeps && i < num_kept; i += Context::threads)
+      keep(row, share.kept_before + i, share.slots_before + lists[i]);
+    for (int i = c.rank(); evicts && i < share.choice.num_evicted; i += Context::threads)
+      evict(row, share.evicted_before + i, share.slots_before + lists[num_kept + i], positions);
   }
   /// By one thread of the row. Rows that cannot be stored have no lists.
   FORESIGHTKV_HOST_DEVICE void write_counts(visited_row const& row, row_choice const& choice) const {
@@ -342,12 +419,13 @@ struct list_targets {
   }
 };
 
-/// Chooses what goes of every row, writes the lists and the new lengths. A block per row, one launch for all of them.
+/// Chooses what goes of every row, writes the lists and the new lengths. A block or a cluster per row, one launch for all.
 template <class Chooser>
 struct select_kernel {
   static constexpr int threads = Chooser::threads;
+  static constexpr int cluster = Chooser::cluster;
   static constexpr bool in_registers = Chooser::keys_type::in_registers;
-  enum sync : int { listed = 54 };
+  enum sync : int { listed = 54, shared_memory_read = 58 };
 
   Chooser chooser{};
   list_targets lists{};
@@ -361,18 +439,30 @@ struct select_kernel {
 
   template <class Context>
   FORESIGHTKV_HOST_DEVICE void operator()(Context const& c, shared<Context>& memory) const {
-    visited_row const row = chooser.rows.at(c.block());
+    visited_row const row = chooser.rows.at(c.block() / cluster);
     if (!row.visited()) return;
+    select(c, memory, row);
+    if constexpr (cluster > 1) c.sync_cluster(shared_memory_read);
+  }
+
+ private:
+  template <class Context>
+  FORESIGHTKV_HOST_DEVICE void select(Context const& c, shared<Context>& memory, visited_row const& row) const {
     row_positions const positions = chooser.rows.positions(row);
     auto own = chooser.keys_of(c, row);
     row_choice const choice = chooser.choose(c, memory.choosing, own, row, positions);
-    if (c.rank() == 0) lists.write_counts(row, choice);
+    bool const first = c.rank() == 0 && (cluster == 1 || c.cluster_rank() == 0);
+    if (first) lists.write_counts(row, choice);
     if (!choice.storable) return;
-    if (c.rank() == 0) store_length(new_lengths, chooser.rows.lengths, row, Chooser::new_length(row, choice));
+    if (first) store_length(new_lengths, chooser.rows.lengths, row, Chooser::new_length(row, choice));
     if constexpr (in_registers) {
-      chooser.place(c, memory.choosing, own, choice, [&](placed_slot const& at) { add_slot(memory.slots, choice, at); });
+      block_share const share = chooser.share_of(c, memory.choosing, own, choice);
+      chooser.place(c, memory.choosing, own, share.choice, [&](placed_slot at) {
+        at.slot -= own.begin;
+        add_slot(memory.slots, share.choice, at);
+      });
       c.sync(listed);
-      lists.write_all(c, row, positions, choice, memory.slots);
+      lists.write_share(c, row, positions, share, memory.slots);
     } else {
       chooser.place(c, memory.choosing, own, choice, [&](placed_slot const& at) { lists.write(row, positions, at); });
     }
