@@ -218,7 +218,7 @@ struct kernel_backend : lifecycle<Exec>, golden_kernels<Exec> {
       if constexpr (window_list::size > 0) {
         using pass_type = window_pass<Cache, Query, Base>;
         pass_type pass{rows, cache, window};
-        if (window.lse == nullptr) pass.sums = {memory.sums, list.max_length};
+        if (window.lse == nullptr) pass.sums = {memory.sums, list.max_length, window.max_queries};
         if constexpr (!std::is_void_v<pass_element<pass_type>> && folds<window_list>::mergeable) {
           bool const done = with_tensor_dims<fixed_key_head_dim<Cache>()>(
               cache.shape().key_head_dim, [&](auto dims) { observe_on<decltype(dims)::value>(pass, out, after); });

@@ -28,19 +28,21 @@ struct exponent_sum {
   }
 };
 
-/// Log-sum-exps that a call computes itself: [place][split][group][max_queries], a part of a row's keys per split, so that
-/// there are blocks enough for a device. How many follows from the host's bound alone.
+/// Log-sum-exps that a call computes itself: [place][split][group][max_queries]. Of a window of few queries a block sums a
+/// part of a row's keys, so that there are blocks enough for a device. How many follows from the host's bounds alone.
 struct window_sums {
   static constexpr int most_splits = 4;
   static constexpr int least_keys = 384;
+  static constexpr int few_queries = 512;
 
   exponent_sum* data = nullptr;
   int max_length = 0;
+  int max_queries = 0;
 
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE static int splits(int max_length) {
-    return smaller(divide_up(max_length, least_keys), most_splits);
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE static int splits(int max_length, int max_queries) {
+    return max_queries > few_queries ? 1 : smaller(divide_up(max_length, least_keys), most_splits);
   }
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE int splits() const { return splits(max_length); }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE int splits() const { return splits(max_length, max_queries); }
   /// A multiple of every tile.
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE int keys_per_split() const {
     return divide_up(divide_up(max_length, splits()), 64) * 64;
