@@ -6,7 +6,7 @@ cmake_minimum_required(VERSION 3.25)
 set(spill_limit 64)
 set(bodies append carry compact evict fork gather golden_evict golden_fold golden_means golden_softmax
   hinge_count hinge_gradient hinge_result lse observe recall reset
-  restore save score select visit)
+  restore save score select tensor_lse tensor_observe visit)
 
 string(REPLACE "," ";" archs "${archs}")
 foreach(arch IN LISTS archs)

@@ -6,7 +6,10 @@
 
 #include "emulation/emulated_execution.hpp"
 
-/// The verbs as a device runs them, on an emulated block.
+/// The verbs as a device runs them, on emulated blocks.
 template <>
 struct foresightkv::detail::backend<testing::emulated_execution>
     : foresightkv::detail::kernels::kernel_backend<testing::emulated_execution> {};
+template <>
+struct foresightkv::detail::backend<testing::threaded_execution>
+    : foresightkv::detail::kernels::kernel_backend<testing::threaded_execution> {};

@@ -26,7 +26,7 @@ constexpr bool skips_faults = true;
 constexpr bool skips_faults = false;
 #endif
 
-using testing::emulation, testing::execution, testing::kernel_case, testing::launch_log;
+using testing::execution, testing::kernel_case, testing::launch_log;
 
 std::vector<std::byte> run(kernel_case const& which, execution const& exec) { return which.run(exec); }
 

@@ -413,18 +413,3 @@ TEST_CASE("every barrier of these kernels is needed") {
   CHECK(shows({.skipped_sync = fork_kernel::flags_copied, .in = &typeid(fork_kernel)}, fork));
   CHECK(shows({.skipped_sync = restore_kernel::records_asked, .in = &typeid(restore_kernel)}, restore));
 }
-
-TEST_CASE("the same on threads of the system, for ThreadSanitizer") {
-  for (std::uint64_t seed = 3000; seed < 3006; ++seed) {
-    CAPTURE(seed);
-    both<carrying> made(seed);
-    made.exec.kind = testing::emulation::threads;
-    made.exec.options.resident_blocks = 2;
-    made.append();
-    made.fork();
-    auto saved = made.save();
-    (void)made.restore(saved, saved.size());
-    made.reset();
-    CHECK(made.agree());
-  }
-}

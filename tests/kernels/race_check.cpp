@@ -15,8 +15,8 @@
 namespace {
 
 bool same_on_threads(testing::kernel_case const& which) {
-  testing::execution fibers, threads;
-  threads.kind = testing::emulation::threads;
+  testing::execution threads, fibers;
+  fibers.on_threads = false;
   bool same = false;
   try {
     same = which.run(threads) == which.run(fibers);

@@ -44,7 +44,8 @@ TEST_CASE("faults that no schedule hides") {
 
 TEST_CASE("emulated launches on threads") {
   testing::launch_log log;
-  testing::emulated_execution const exec{.kind = testing::emulation::threads, .log = &log};
+  testing::threaded_execution exec;
+  exec.log = &log;
   std::vector<int> visits(4 * 32);
   auto const body = bodies::body<32>([&](auto const& context, auto&) {
     context.sync(2);

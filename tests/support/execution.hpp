@@ -12,7 +12,11 @@
 
 namespace testing {
 
+#if defined(FORESIGHTKV_TEST_THREADS)
+using execution = threaded_execution;
+#else
 using execution = emulated_execution;
+#endif
 inline execution const exec{};
 inline constexpr bool reads_device_data = false;  ///< whether a verb looks at arrays before it starts
 inline constexpr bool is_emulated = true;

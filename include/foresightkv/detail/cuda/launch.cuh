@@ -57,6 +57,16 @@ template <class Body, class Architectures>
   return &run_body<Body, Architectures>;
 }
 
+/// Lets a kernel have its dynamic shared memory. Where it has none, nothing is asked of CUDA.
+template <class Body, class Architectures>
+cudaError_t allow_memory() {
+  if constexpr (dynamic_bytes<Body> > 0)
+    return cudaFuncSetAttribute(kernel_of<Body, Architectures>(), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                static_cast<int>(dynamic_bytes<Body>));
+  else
+    return cudaSuccess;
+}
+
 /// What can be said before a launch.
 template <class Body, class Architectures>
 status check_device(device_traits const& traits) {
@@ -100,6 +110,8 @@ struct launcher<basic_cuda_execution<Architectures>> {
       config.attrs = &cluster;
       config.numAttrs = 1;
     }
+    cudaError_t const allowed = cuda::allow_memory<Body, Architectures>();
+    if (allowed != cudaSuccess) return cuda::to_status(allowed);
     return cuda::to_status(cudaLaunchKernelEx(&config, cuda::kernel_of<Body, Architectures>(), body));
   }
   static bool clusters(basic_cuda_execution<Architectures> const& exec) {
@@ -113,13 +125,9 @@ struct launcher<basic_cuda_preparation<Architectures>> {
   static status run(basic_cuda_preparation<Architectures> const& exec, int, Body const&) {
     status const checked = cuda::check_device<Body, Architectures>(exec.traits);
     if (!checked.ok()) return checked;
-    auto const kernel = cuda::kernel_of<Body, Architectures>();
     cudaFuncAttributes loaded{};
-    cudaError_t error = cudaFuncGetAttributes(&loaded, kernel);
-    if (error == cudaSuccess && cuda::dynamic_bytes<Body> > 0)
-      error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                   static_cast<int>(cuda::dynamic_bytes<Body>));
-    return cuda::to_status(error);
+    cudaError_t const error = cudaFuncGetAttributes(&loaded, cuda::kernel_of<Body, Architectures>());
+    return cuda::to_status(error == cudaSuccess ? cuda::allow_memory<Body, Architectures>() : error);
   }
   static bool clusters(basic_cuda_preparation<Architectures> const& exec) {
     return cuda::has_clusters(static_cast<Architectures const*>(nullptr), exec.traits);

@@ -37,8 +37,8 @@ struct call_memory {
     made.temporary_stride = borrowed_row(shape, list.max_length);
     made.accepted = memory.take<std::int32_t>(static_cast<std::size_t>(list.max_count));
     if constexpr (window_statistics<reads>::size > 0)
-      made.sums = memory.take<exponent_sum>(rows * static_cast<std::size_t>(window_sums::splits(list.max_length, max_queries)) * group *
-                                            static_cast<std::size_t>(max_queries));
+      made.sums = memory.take<exponent_sum>(
+          rows * group * static_cast<std::size_t>(window_sums::most_sums(list.max_length, max_queries)));
     made.observed = memory.take<float>(slots * group * window_statistics<reads>::size);
     made.carried = memory.take<float>(slots * group * carried_statistics<reads>::size);
     made.temporary = memory.take<float>(rows * static_cast<std::size_t>(scratch_rows<typename Policy::scorer_type>()) *

@@ -10,9 +10,8 @@ namespace foresightkv::inline v0::detail::kernels {
 
 /// Hidden units of the judge for a warp's own tokens: a lane has four of the sixteen for each token whose products it gets.
 ///
-/// Keys and values are multiplied on tensor cores with weights that are split into two 16-bit floats, so that 16 bits (bf16)
-/// or 22 (half) of a weight's mantissa count; statistics in fp32. Half cannot hold a weight (times the cache's scale) of 65,520
-/// or more.
+/// Keys and values are multiplied on tensor cores with weights that are split into two 16-bit floats: bf16 keeps 16 bits of a
+/// weight's mantissa, half 22 but nothing below 2^-25, and no weight of 65,520 or more. Statistics are multiplied in fp32.
 template <class Tile>
 struct judge_units {
   static constexpr int units = judge_shape::hidden;
@@ -27,26 +26,30 @@ struct judge_units {
   template <class Context>
   FORESIGHTKV_HOST_DEVICE void add(Context const& c, typename Tile::shared& memory, float const* weights, int count, float scale,
                                    typename Tile::fragments const& own) {
-    split(c, memory, weights, count, scale);
+    typename Tile::products sums[halves] = {};
+    split(c, memory, weights, count);
     c.sync(key_weights);
-    unrolled<2 * halves>([&](int step) { Tile::multiply(c, memory, own, step, x[step % halves]); });
+    unrolled<2 * halves>([&](int step) { Tile::multiply(c, memory, own, step, sums[step % halves]); });
     c.sync(key_multiplied);
+    add_scaled(sums, scale);
   }
   /// Adds vectors from memory: vector_at(i) for the warp's i-th token.
   template <class Context, class VectorAt>
   FORESIGHTKV_HOST_DEVICE void add_from(Context const& c, typename Tile::shared& memory, float const* weights, int count,
                                         float scale, VectorAt const& vector_at) {
+    typename Tile::products sums[halves] = {};
     for (int from = 0; from < count; from += dims) {
       int const here = count - from < dims ? count - from : dims;
-      split(c, memory, weights + static_cast<std::ptrdiff_t>(from) * units, here, scale);
+      split(c, memory, weights + static_cast<std::ptrdiff_t>(from) * units, here);
       c.sync(weights_written);
       for (int chunk = 0; chunk < Tile::chunks; ++chunk) {
         typename Tile::fragment part;
         Tile::load(c, chunk, here, [&](int i) { return vector_at(i) + from; }, part);
-        unrolled<2 * halves>([&](int step) { Tile::multiply(c, memory, part, chunk, step, x[step % halves]); });
+        unrolled<2 * halves>([&](int step) { Tile::multiply(c, memory, part, chunk, step, sums[step % halves]); });
       }
       c.sync(weights_read);
     }
+    add_scaled(sums, scale);
   }
   /// Adds one statistic: value(i) of this lane's i-th token, weights[unit].
   template <class Context, class Value>
@@ -74,10 +77,14 @@ struct judge_units {
   }
 
  private:
+  /// The cache's scale goes here and not into the weights, which might be too small for half then.
+  FORESIGHTKV_HOST_DEVICE void add_scaled(typename Tile::products const (&sums)[halves], float scale) {
+    unrolled<size>([&](int n) { x[n % halves][n / halves / 4][n / halves % 4] += scale * sums[n % halves][n / halves / 4][n / halves % 4]; });
+  }
+
   /// Brings weights into shared memory as common vectors: the units' upper halves, then their lower ones.
   template <class Context>
-  FORESIGHTKV_HOST_DEVICE static void split(Context const& c, typename Tile::shared& memory, float const* weights, int count,
-                                            float scale) {
+  FORESIGHTKV_HOST_DEVICE static void split(Context const& c, typename Tile::shared& memory, float const* weights, int count) {
     using element = typename Tile::element_type;
     for (int i = c.rank(); i < units * Tile::vectors; i += Context::threads) {
       int const unit = i % units;
@@ -88,7 +95,7 @@ struct judge_units {
         float rest[2];
         for (int k = 0; k < 2; ++k) {
           int const dim = 8 * vector + 2 * pair + k;
-          rest[k] = dim < count ? weights[static_cast<std::ptrdiff_t>(dim) * units + unit] * scale : 0.0f;
+          rest[k] = dim < count ? weights[static_cast<std::ptrdiff_t>(dim) * units + unit] : 0.0f;
         }
         upper.word[pair] = c.template pack<element>(rest[0], rest[1]);
         for (int k = 0; k < 2; ++k)

@@ -43,6 +43,12 @@ struct window_sums {
     return max_queries > few_queries ? 1 : smaller(divide_up(max_length, least_keys), most_splits);
   }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE int splits() const { return splits(max_length, max_queries); }
+  /// Sums of one query head, of a window of up to so many queries: a smaller one may take more.
+  [[nodiscard]] static std::int64_t most_sums(int max_length, int max_queries) {
+    int const few = smaller(max_queries, few_queries);
+    std::int64_t const split = std::int64_t{splits(max_length, few)} * few;
+    return split > max_queries ? split : max_queries;
+  }
   /// A multiple of every tile.
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE int keys_per_split() const {
     return divide_up(divide_up(max_length, splits()), 64) * 64;

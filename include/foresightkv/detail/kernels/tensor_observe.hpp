@@ -272,7 +272,7 @@ struct tensor_observe_kernel {
                                                 float const (&lse)[tile::width], share const& mine,
                                                 softmax_rule const& rule, typename tile::fragments const& own, int first,
                                                 running (&of)[tile::own_of_thread]) {
-    constexpr int together = Edge ? 1 : 4;  // steps: enough that products do not wait for each other
+    constexpr int together = Edge ? 1 : 2;  // steps: enough that products do not wait for each other
     window_place const& place = mine.place;
     for (int begin = 0; begin < tile::steps; begin += together) {
       typename tile::products x[together] = {};
