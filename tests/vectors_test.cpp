@@ -14,6 +14,7 @@
 #include <foresightkv/io/safetensors.hpp>
 
 #include "support/baseline_vectors.hpp"
+#include "support/data.hpp"
 #include "support/evaluation_vectors.hpp"
 #include "support/golden_vectors.hpp"
 #include "support/run_vectors.hpp"
@@ -76,12 +77,6 @@ std::set<std::string> unchecked_methods(kind const& checked, fkv::io::safetensor
   return names;
 }
 
-std::filesystem::path vectors_folder() {
-  char const* const named = std::getenv("FORESIGHTKV_VECTORS");
-  if (named != nullptr && *named != '\0') return named;
-  return std::filesystem::path(FORESIGHTKV_TEST_DATA) / "vectors";
-}
-
 /// Emulated blocks are slow: there, the sets whose verbs run on them, in their smaller sizes.
 bool quick(std::string const& name) {
   if (testing::reads_device_data || !testing::is_emulated) return true;
@@ -101,7 +96,7 @@ std::vector<std::filesystem::path> vector_files(std::filesystem::path const& fol
 }  // namespace
 
 TEST_CASE("vectors: every set of the folder agrees") {
-  std::filesystem::path const folder = vectors_folder();
+  std::filesystem::path const folder = testing::vectors_folder();
   REQUIRE_MESSAGE(std::filesystem::is_directory(folder), "not a folder: " << folder.string());
   auto const files = vector_files(folder);
   int checked = 0;

@@ -16,6 +16,7 @@
 #include <foresightkv/io/judge_weights.hpp>
 
 #include "io/temporary_folder.hpp"
+#include "support/data.hpp"
 
 namespace fkv = foresightkv;
 namespace io = foresightkv::io;
@@ -255,7 +256,7 @@ TEST_CASE("judge weights: save refuses what would not load, before it writes") {
 
 TEST_CASE("judge weights: the bundled judge of a real model") {
   auto const judge =
-      io::load_judge(FORESIGHTKV_TEST_DATA "/../../examples/data/smollm2_135m_judge_onpolicy.safetensors");
+      io::load_judge(FORESIGHTKV_EXAMPLE_DATA "/smollm2_135m_judge_onpolicy.safetensors");
   CHECK(judge.shape ==
         fkv::judge_shape{
             .num_layers = 30, .num_kv_heads = 3, .group = 3, .key_head_dim = 64, .value_head_dim = 64});
@@ -266,7 +267,7 @@ TEST_CASE("judge weights: the bundled judge of a real model") {
 }
 
 TEST_CASE("judge weights: one layer under plain names gives the reference's drop scores") {
-  auto const* const path = FORESIGHTKV_TEST_DATA "/vectors/judge_forward_h3_g3_d64.safetensors";
+  auto const path = testing::vectors_folder() / "judge_forward_h3_g3_d64.safetensors";
   auto const judge = io::load_judge(path, {}, "");
   CHECK(judge.shape.num_layers == 1);
   CHECK(judge.ignored ==

@@ -17,6 +17,7 @@
 #include <foresightkv/io/safetensors.hpp>
 
 #include "io/temporary_folder.hpp"
+#include "support/data.hpp"
 
 namespace fkv = foresightkv;
 namespace io = foresightkv::io;
@@ -484,7 +485,7 @@ TEST_CASE("safetensors: mutated files open consistently or are refused with io::
 }
 
 TEST_CASE("safetensors: a file that another program wrote opens") {
-  io::safetensors_file const file(FORESIGHTKV_TEST_DATA "/vectors/golden_figure.safetensors");
+  io::safetensors_file const file(testing::vectors_folder() / "golden_figure.safetensors");
   CHECK(file.at("attention_rows").expect_shape({6, 11}).to_float()[0] == 0.7f);
   CHECK(file.at("evicted").expect_shape({3, 1, 2}).copy<std::int32_t>().size() == 6);
   CHECK(file.metadata("budget") == "3");

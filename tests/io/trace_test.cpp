@@ -285,7 +285,7 @@ TEST_CASE("trace: mutated traces open or are refused with io::error") {
 }
 
 TEST_CASE("trace: the bundled recording of a real model") {
-  io::trace const trace(FORESIGHTKV_TEST_DATA "/../../examples/data/smollm2_135m_small.safetensors");
+  io::trace const trace(FORESIGHTKV_EXAMPLE_DATA "/smollm2_135m_small.safetensors");
   CHECK(trace.layers() == std::vector{8, 21});
   CHECK(trace.tokens() == 1024);
   io::trace_shape const shape{

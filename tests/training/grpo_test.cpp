@@ -10,6 +10,7 @@
 
 #include <foresightkv/training/grpo.hpp>
 
+#include "support/data.hpp"
 #include "support/random.hpp"
 #include "support/red_zone.hpp"
 #include "support/training_vectors.hpp"
@@ -101,7 +102,7 @@ double loss_of(problem<double> const& given, grpo_config const& config) {
 }  // namespace
 
 TEST_CASE("grpo: stored values of the published code") {
-  auto const folder = std::filesystem::path(FORESIGHTKV_TEST_DATA) / "vectors";
+  auto const folder = testing::vectors_folder();
   testing::check_grpo(fkv::io::safetensors_file(folder / "grpo_values.safetensors"));
   testing::check_grpo(fkv::io::safetensors_file(folder / "grpo_judge_h2_g2_d16_b48_l12.safetensors"));
 }

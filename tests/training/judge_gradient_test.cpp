@@ -10,6 +10,7 @@
 
 #include <foresightkv/training/judge_gradient.hpp>
 
+#include "support/data.hpp"
 #include "support/random.hpp"
 #include "support/red_zone.hpp"
 #include "support/training_problem.hpp"
@@ -77,7 +78,7 @@ void check_float_path(judge_problem<Key, Value> const& given) {
 TEST_CASE("judge_gradient: stored scores of the published network") {
   int files = 0;
   for (auto const& entry :
-       std::filesystem::directory_iterator(std::filesystem::path(FORESIGHTKV_TEST_DATA) / "vectors")) {
+       std::filesystem::directory_iterator(testing::vectors_folder())) {
     auto const name = entry.path().filename().string();
     if (!name.starts_with("judge_forward")) continue;
     CAPTURE(name);
@@ -106,7 +107,7 @@ TEST_CASE("judge_gradient: stored scores of the published network") {
 }
 
 TEST_CASE("judge_gradient: stored gradients and twenty training steps of the published code") {
-  auto const folder = std::filesystem::path(FORESIGHTKV_TEST_DATA) / "vectors";
+  auto const folder = testing::vectors_folder();
   testing::check_hinge(fkv::io::safetensors_file(folder / "hinge_judge_h2_g2_d16_b64_l16.safetensors"));
 }
 

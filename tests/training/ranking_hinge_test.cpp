@@ -13,6 +13,7 @@
 
 #include <foresightkv/training/ranking_hinge.hpp>
 
+#include "support/data.hpp"
 #include "support/random.hpp"
 #include "support/red_zone.hpp"
 #include "support/training_vectors.hpp"
@@ -125,7 +126,7 @@ void check_same(outcome<Real> const& got, outcome<Real> const& expected) {
 }  // namespace
 
 TEST_CASE("ranking_hinge: stored losses and gradients of the published code") {
-  auto const path = std::filesystem::path(FORESIGHTKV_TEST_DATA) / "vectors/hinge_values.safetensors";
+  auto const path = testing::vectors_folder() / "hinge_values.safetensors";
   testing::check_hinge(fkv::io::safetensors_file(path));
 }
 

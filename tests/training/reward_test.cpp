@@ -10,6 +10,7 @@
 
 #include <foresightkv/training/reward.hpp>
 
+#include "support/data.hpp"
 #include "support/random.hpp"
 #include "support/red_zone.hpp"
 #include "support/training_vectors.hpp"
@@ -51,7 +52,7 @@ outcome solve(problem const& given, reward_config const& config) {
 }  // namespace
 
 TEST_CASE("reward: stored values of the published code") {
-  auto const folder = std::filesystem::path(FORESIGHTKV_TEST_DATA) / "vectors";
+  auto const folder = testing::vectors_folder();
   testing::check_grpo(fkv::io::safetensors_file(folder / "grpo_reward.safetensors"));
 }
 
