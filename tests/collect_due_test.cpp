@@ -44,8 +44,8 @@ TEST_CASE("collect_due lists the sequences at budget + interval, in the order gi
   CHECK(made.state.state.flags[5] == static_cast<std::uint32_t>(fkv::sequence_flag::bad_length));
 
   std::vector<std::int32_t> const slots{4, 0, 1, 9};
-  std::int32_t const given = 3;
-  CHECK(made.collect({slots.data(), &given, 4, 64}).ok());
+  std::vector<std::int32_t> const given{3};
+  CHECK(made.collect({slots.data(), given.data(), 4, 64}).ok());
   CHECK(made.listed() == std::vector<std::int32_t>{4, 1});
 
   CHECK(made.collect({nullptr, nullptr, 6, 63}).ok());  // slot 3 is longer than was promised

@@ -23,9 +23,8 @@ TEST_CASE("fork copies every row of a sequence, and not its request") {
     for (int head = 0; head < 3; ++head) fixture.after_eviction(state.row({layer, 1, head}), {layer, 5 + head, 9}, 12);
   state.flags[1] = static_cast<std::uint32_t>(fkv::sequence_flag::over_budget);
 
-  std::int32_t const sources[] = {1, 1, 2};
-  std::int32_t const targets[] = {0, 3, 9};
-  CHECK(fkv::fork(testing::exec, state, {sources, targets, 3}).ok());
+  std::vector<std::int32_t> const sources{1, 1, 2}, targets{0, 3, 9};
+  CHECK(fkv::fork(testing::exec, state, {sources.data(), targets.data(), 3}).ok());
   for (int target : {0, 3})
     for (int layer = 0; layer < 2; ++layer)
       for (int head = 0; head < 3; ++head) {
@@ -62,11 +61,11 @@ TEST_CASE("fork flags a target that is also used otherwise, whatever the order")
 TEST_CASE("fork refuses bad arguments and writes nothing") {
   testing::state_fixture<policy> fixture(shape, 8);
   auto const before = fixture.snapshot();
-  std::int32_t const slot[] = {0};
-  CHECK(fkv::fork(testing::exec, fixture.state, {slot, nullptr, 1}).code == fkv::errc::null_pointer);
-  CHECK(fkv::fork(testing::exec, fixture.state, {nullptr, slot, 1}).code == fkv::errc::null_pointer);
-  CHECK(fkv::fork(testing::exec, fixture.state, {slot, slot, -1}).code == fkv::errc::invalid_shape);
+  std::vector<std::int32_t> const slot{0};
+  CHECK(fkv::fork(testing::exec, fixture.state, {slot.data(), nullptr, 1}).code == fkv::errc::null_pointer);
+  CHECK(fkv::fork(testing::exec, fixture.state, {nullptr, slot.data(), 1}).code == fkv::errc::null_pointer);
+  CHECK(fkv::fork(testing::exec, fixture.state, {slot.data(), slot.data(), -1}).code == fkv::errc::invalid_shape);
   CHECK(fkv::fork(testing::exec, fixture.state, {}).ok());
-  CHECK(fkv::fork(testing::exec, fixture.state, {slot, slot, 1}).ok());  // onto itself: nothing to do
+  CHECK(fkv::fork(testing::exec, fixture.state, {slot.data(), slot.data(), 1}).ok());  // onto itself: nothing to do
   CHECK(fixture.snapshot() == before);
 }

@@ -22,10 +22,10 @@ TEST_CASE("reset starts the listed sequences anew and leaves the others alone") 
   for (int row = 0; row < shape.num_rows(); ++row) fixture.after_eviction(row, {1, 3}, 7);
   for (int sequence = 0; sequence < 3; ++sequence) state.flags[sequence] = 3;
 
-  std::int32_t const slots[] = {2, 0};
-  std::uint32_t const ids[] = {100, 101, 102};
-  std::uint64_t const seeds[] = {7, 8, 9};
-  CHECK(fkv::reset(testing::exec, state, {slots, nullptr, 2, 0}, ids, seeds).ok());
+  std::vector<std::int32_t> const slots{2, 0};
+  std::vector<std::uint32_t> const ids{100, 101, 102};
+  std::vector<std::uint64_t> const seeds{7, 8, 9};
+  CHECK(fkv::reset(testing::exec, state, {slots.data(), nullptr, 2, 0}, ids.data(), seeds.data()).ok());
   for (int layer = 0; layer < 2; ++layer)
     for (int sequence = 0; sequence < 3; ++sequence)
       for (int head = 0; head < 2; ++head) {

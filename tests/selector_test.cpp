@@ -51,8 +51,8 @@ TEST_CASE("selector: one of the user's own restricts, rescores and evicts") {
     testing::owned_scores scores(shape, shape.capacity);
     testing::owned_selection lists(shape, shape.capacity);
     for (float& score : scores.values) score = random.normal();
-    std::int32_t const budget = random.integer(0, shape.capacity);
-    policy_type const policy{{.budget = 1, .interval = 1, .recent_tokens = 0}, {}, {}, {}, {&budget}};
+    std::vector<std::int32_t> const budgets{random.integer(0, shape.capacity)};
+    policy_type const policy{{.budget = 1, .interval = 1, .recent_tokens = 0}, {}, {}, {}, {budgets.data()}};
     fkv::sequence_list const list{nullptr, nullptr, 1, shape.capacity};
     auto work = testing::workspace_for<policy_type>(shape, list, 0);
     row_cache const cache = memory.view();
@@ -65,7 +65,7 @@ TEST_CASE("selector: one of the user's own restricts, rescores and evicts") {
         turned.push_back(-scores.at(row, slot));
         free.push_back(scores.at(row, slot) < 0.0f);
       }
-      CHECK(lists.evicted_of(row) == oracle::lowest(turned, free, shape.capacity - budget));
+      CHECK(lists.evicted_of(row) == oracle::lowest(turned, free, shape.capacity - budgets[0]));
     }
   }
 }

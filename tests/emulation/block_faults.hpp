@@ -6,6 +6,8 @@
 #include <stdexcept>
 #include <typeinfo>
 
+#include "support/launch_log.hpp"
+
 namespace testing {
 
 /// What an emulated context does wrong on purpose, for a test of the tests.
@@ -25,14 +27,8 @@ struct block_faults {
 struct grid_options {
   std::uint64_t seed = 0;   ///< of the schedule: the order of blocks and, for fibers, of threads
   int resident_blocks = 2;  ///< blocks at a time; 1: each block runs to its end before another one starts. At least a cluster
+  bool hides_caller = false;  ///< whether the stack that the launch comes from is hidden from bodies, as it is from a device
   block_faults faults{};
-};
-
-/// What a grid did.
-struct grid_report {
-  std::uint64_t syncs = 0;          ///< bit n: sync(n) was called
-  std::uint64_t warp_syncs = 0;     ///< bit n: sync_warp(n) was called
-  std::uint64_t cluster_syncs = 0;  ///< bit n: sync_cluster(n) was called
 };
 
 /// A body that breaks a rule of its context.

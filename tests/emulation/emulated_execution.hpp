@@ -2,7 +2,6 @@
 #pragma once
 
 #include <typeinfo>
-#include <vector>
 
 #include <foresightkv/detail/kernels/block_context.hpp>
 #include <foresightkv/status.hpp>
@@ -14,21 +13,11 @@
 
 namespace testing {
 
-/// One launch: which body, how large, and what it did.
-struct launch_record {
-  std::type_info const* body;
-  int blocks;
-  int threads;
-  grid_report report;
-};
-
-using launch_log = std::vector<launch_record>;
-
 /// Runs the device backend's kernel bodies on the CPU, on fibers. With a log every launch has its own schedule, as the
 /// log's length goes into it, else all have that of the seed. What a body throws and what it does wrong leave
 /// the verb as an exception.
 struct emulated_execution {
-  grid_options options{};
+  grid_options options{.hides_caller = true};
   bool clusters = true;  ///< as a device that has them
   launch_log* log = nullptr;
 

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <new>
+#include <span>
 #include <utility>
 
 #include "emulation/sanitizers.hpp"
@@ -18,9 +19,10 @@ namespace testing {
 /// page: hundreds of stacks at one offset would share a few lines of the processor's caches.
 class fiber_stack {
  public:
-  static constexpr std::size_t size = std::size_t{256} << 10;
+  static constexpr std::size_t usual_size = std::size_t{256} << 10;
 
-  explicit fiber_stack(int number) : guard_(static_cast<std::size_t>(::sysconf(_SC_PAGESIZE))) {
+  explicit fiber_stack(int number, std::size_t size = usual_size)
+      : guard_(static_cast<std::size_t>(::sysconf(_SC_PAGESIZE))), size_(size) {
     void* const memory = ::mmap(nullptr, guard_ + size, PROT_READ | PROT_WRITE,
                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc{};
@@ -34,16 +36,17 @@ class fiber_stack {
   fiber_stack(fiber_stack const&) = delete;
   fiber_stack& operator=(fiber_stack const&) = delete;
   ~fiber_stack() {
-    sanitizers::forget_stack(bottom(), size);
-    ::munmap(memory_, guard_ + size);
+    sanitizers::forget_stack(bottom(), size_);
+    ::munmap(memory_, guard_ + size_);
   }
 
   [[nodiscard]] std::byte* bottom() const { return memory_ + guard_; }
   [[nodiscard]] std::byte* top() const { return bottom() + used_; }
   [[nodiscard]] std::size_t bytes() const { return used_; }
+  [[nodiscard]] std::span<std::byte> memory() const { return {bottom(), size_}; }
 
  private:
-  std::size_t guard_;
+  std::size_t guard_, size_;
   std::size_t used_ = 0;
   std::byte* memory_ = nullptr;
 };
@@ -142,8 +145,8 @@ class basic_fiber {
  public:
   /// The calling thread's own stack.
   basic_fiber() : own_(nullptr), sanitized_(sanitizers::this_stack()) {}
-  basic_fiber(int number, void (*entry)(void*), void* argument)
-      : own_(new fiber_stack(number)),
+  basic_fiber(int number, void (*entry)(void*), void* argument, std::size_t size = fiber_stack::usual_size)
+      : own_(new fiber_stack(number, size)),
         sanitized_(sanitizers::new_stack(own_->bottom(), own_->bytes())),
         entry_(entry),
         argument_(argument) {
@@ -155,6 +158,9 @@ class basic_fiber {
     if (own_ != nullptr) sanitizers::destroy(sanitized_);
     delete own_;
   }
+
+  /// Of a fiber with a stack of its own.
+  [[nodiscard]] std::span<std::byte> memory() const { return own_->memory(); }
 
   /// Called on this fiber; returns when another one switches back.
   void switch_to(basic_fiber& next) {

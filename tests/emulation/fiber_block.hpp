@@ -16,6 +16,7 @@
 
 #include "emulation/emulated_block.hpp"
 #include "emulation/fiber.hpp"
+#include "emulation/test_stack.hpp"
 #include "support/random.hpp"
 #include "support/red_zone.hpp"
 
@@ -60,7 +61,8 @@ class fiber_grid {
   static grid_report run(grid_options const& options, int blocks, Body const& body) {
     using launch = typed_launch<fiber_thread, Body>;
     if (blocks <= 0) return {};
-    return of_this_thread().run(options, launch::of(body, blocks), &launch::call);
+    auto const parameter = std::make_unique<Body>(body);  // a kernel gets a copy
+    return of_this_thread().run(options, launch::of(*parameter, blocks), &launch::call);
   }
 
   /// Called by fibers.
@@ -114,10 +116,7 @@ class fiber_grid {
     prepare(options, launch, call);
     running_ = true;
     for (int slot = 0; slot < static_cast<int>(clusters_.size()); ++slot) begin_cluster(slot);
-    pass(main_);
-    if (failure_ == nullptr && ended_ < launch_.blocks)
-      failure_ = std::make_exception_ptr(block_misuse(who_waits()));
-    if (failure_ != nullptr) unwind();
+    caller_.switch_to(conductor_);
     for (block_slot const& slot : slots_)
       if (failure_ == nullptr && !slot.shared.intact())
         failure_ = std::make_exception_ptr(block_misuse("a block writes outside its shared memory"));
@@ -246,11 +245,35 @@ class fiber_grid {
       begin_cluster(self.slot / launch_.cluster);
   }
 
+  /// Where a grid begins and ends: beside the caller's stack, which may be hidden meanwhile.
+  static void conduct(void* self) {
+    auto& grid = *static_cast<fiber_grid*>(self);
+    for (;;) {
+      if (grid.options_.hides_caller)
+        grid.conduct_hidden();
+      else
+        grid.conduct();
+      grid.conductor_.switch_to(grid.caller_);
+    }
+  }
+  void conduct_hidden() {
+    test_stack::hidden const caller;
+    conduct();
+    if (caller.touched() && failure_ == nullptr)
+      failure_ = std::make_exception_ptr(block_misuse("a body uses memory of the caller's stack"));
+  }
+  void conduct() {
+    pass(conductor_);
+    if (failure_ == nullptr && ended_ < launch_.blocks)
+      failure_ = std::make_exception_ptr(block_misuse(who_waits()));
+    if (failure_ != nullptr) unwind();
+  }
+
   /// Lets every fiber leave its body.
   void unwind() {
     std::fill(ready_.begin(), ready_.end(), 0u);
     for (auto& each : threads_)
-      if (each->inside) main_.switch_to(*each->stack);
+      if (each->inside) conductor_.switch_to(*each->stack);
   }
 
   /// Threads stand in a line. An unfair schedule always runs the first of those that can, so that some are as
@@ -295,10 +318,10 @@ class fiber_grid {
     return threads_[static_cast<std::size_t>(line_[word * 64 + bit])].get();
   }
 
-  /// Goes on with the next thread, or with the launch where none can go on or one has failed.
+  /// Goes on with the next thread, or with the conductor where none can go on or one has failed.
   void pass(fiber& from) {
     fiber_thread* const next = failure_ == nullptr ? take_next() : nullptr;
-    fiber& to = next == nullptr ? main_ : *next->stack;
+    fiber& to = next == nullptr ? conductor_ : *next->stack;
     if (&to != &from) from.switch_to(to);
   }
 
@@ -347,7 +370,8 @@ class fiber_grid {
   std::vector<int> place_;            // thread -> place
   std::vector<std::uint64_t> ready_;  // a bit for each place
 
-  fiber main_{};
+  fiber caller_{};
+  fiber conductor_{0, &conduct, this};
   std::vector<std::unique_ptr<fiber_thread>> threads_;
   std::vector<fiber_group> warps_;
   std::vector<std::unique_ptr<warp_exchange>> exchanges_;

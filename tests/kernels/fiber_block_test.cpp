@@ -266,6 +266,24 @@ TEST_CASE("emulated launches have a schedule each, and are logged") {
   CHECK(log[1].report.warp_syncs == 1u << 9);
 }
 
+TEST_CASE("a body that uses memory of the caller's stack is found out") {
+  int on_stack = 7;
+  std::vector<int> on_heap{7};
+  auto const body_of = [](int* number) {
+    return bodies::body<32>([number](auto const& context, auto&) {
+      if (context.rank() == 3) ++*number;
+    });
+  };
+  grid_options const hiding{.hides_caller = true};
+  (void)grid::run(hiding, 2, body_of(on_heap.data()));
+  CHECK(on_heap[0] == 9);
+  CHECK_THROWS_WITH_AS((void)grid::run(hiding, 2, body_of(&on_stack)), "a body uses memory of the caller's stack",
+                       testing::block_misuse);
+  (void)grid::run(hiding, 2, body_of(on_heap.data()));
+  (void)grid::run({}, 2, body_of(&on_stack));
+  CHECK(on_stack == 11);
+}
+
 TEST_CASE("many blocks") {
   std::vector<std::uint8_t> visits(20000);
   auto const body = bodies::body<256>([&](auto const& context, auto&) {
