@@ -229,12 +229,12 @@ TEST_CASE("blocks of a cluster read each other's shared memory") {
   CHECK(sums == wanted);
 }
 
-TEST_CASE("a kernel has the shared memory of its body, above 48 KB once it is prepared") {
-  auto const mirrored = [](auto body) {
+TEST_CASE("a kernel has the shared memory of its body, above 48 KB too, prepared or not") {
+  auto const mirrored = [](auto body, bool prepared = true) {
     using body_type = decltype(body);
     auto words = ascending(body_type::num_words);
     body.words = words.data();
-    REQUIRE(ready(body).ok());
+    if (prepared) REQUIRE(ready(body).ok());
     REQUIRE(launch(body).ok());
     REQUIRE(wait());
     auto const last = static_cast<std::uint32_t>(words.size() - 1);
@@ -246,6 +246,7 @@ TEST_CASE("a kernel has the shared memory of its body, above 48 KB once it is pr
   CHECK(mirrored(mirror<48 * 1024>{}));
   CHECK(mirrored(mirror<48 * 1024 + 4>{}));
   CHECK(mirrored(mirror<64 * 1024>{}));
+  CHECK(mirrored(mirror<56 * 1024>{}, false));
 }
 
 TEST_CASE("what a device cannot hold, and a device that is not there, are told before a launch") {
@@ -269,8 +270,12 @@ TEST_CASE("a launch neither reports nor takes away an error of the engine") {
   CHECK(words[0] == 255u);
   CHECK(cudaGetLastError() == cudaErrorInvalidDevice);
 
-  // Its own it reports: this kernel was not prepared.
-  fkv::status const refused = launch(mirror<56 * 1024>{words.data()});
+  // Its own it reports: the device has less shared memory than these traits say, and nothing is launched.
+  fkv::device_traits boasting = testing::device_traits();
+  boasting.shared_bytes_per_block = std::size_t{1} << 20;
+  mirror<512 * 1024> const body{words.data()};
+  fkv::status const refused =
+      kernels::launcher<fkv::cuda_execution>::run(fkv::on(testing::cuda_stream(), boasting), 1, body);
   CHECK(refused.code == fkv::errc::cuda);
   CHECK(refused.native == cudaGetLastError());
 }

@@ -12,11 +12,12 @@ using testing::hostile;
 
 namespace {
 
-void compare(int length, hostile kind, std::uint64_t seed) {
+void compare(int length, hostile kind, std::uint64_t seed, bool clusters = true) {
   CAPTURE(length);
   CAPTURE(seed);
   using policy_type = testing::select_policy<fkv::top_k, fkv::ordered>;
   testing::select_bench<policy_type> made(seed, testing::small_shape(1, length));
+  made.exec.clusters = clusters;
   made.place(0, testing::history::pristine, length);
   made.fill(kind);
   for (int const evicted : {0, 1, length / 9, length / 2, length - 1, length}) {
@@ -51,6 +52,10 @@ TEST_CASE("kernels: select around the sizes of its instances") {
 }
 
 TEST_CASE("kernels: long rows are selected by a cluster of blocks") {
+  if (!fkv::detail::kernels::launcher<testing::execution>::clusters(testing::exec)) {
+    MESSAGE("skipped: no clusters on this device");
+    return;
+  }
   CHECK(blocks_of(16384) == 1);
   CHECK(blocks_of(16385) == 2);
   CHECK(blocks_of(32768) == 2);
@@ -66,6 +71,8 @@ TEST_CASE("kernels: select of long rows") {
   compare(40000, hostile::ordinary, 102);
   compare(100000, hostile::all_equal, 103);
   compare(131072, hostile::few_levels, 104);
+  compare(20000, hostile::ordinary, 105, false);
+  compare(131073, hostile::few_levels, 106, false);
 }
 
 TEST_CASE("kernels: evict of long rows selects by a cluster of blocks") {

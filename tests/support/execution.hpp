@@ -20,6 +20,7 @@ using execution = emulated_execution;
 inline execution const exec{};
 inline constexpr bool reads_device_data = false;  ///< whether a verb looks at arrays before it starts
 inline constexpr bool is_emulated = true;
+inline constexpr bool rounds_alike = true;  ///< whether a fused call and its stages give the same bits of a score
 
 /// The same backend otherwise scheduled: results must not depend on it.
 inline execution scheduled(int which) {
@@ -42,6 +43,7 @@ using execution = foresightkv::host_execution;
 inline constexpr execution exec{};
 inline constexpr bool reads_device_data = true;  ///< whether a verb looks at arrays before it starts
 inline constexpr bool is_emulated = false;
+inline constexpr bool rounds_alike = true;  ///< whether a fused call and its stages give the same bits of a score
 
 /// The same backend otherwise scheduled: results must not depend on it.
 inline execution scheduled(int which) { return exec.threads(which); }
