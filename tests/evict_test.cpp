@@ -14,6 +14,7 @@
 
 #include "support/lifetime.hpp"
 #include "support/policy_bench.hpp"
+#include "support/same_choice.hpp"
 #include "support/tight_budget.hpp"
 
 namespace fkv = foresightkv;
@@ -74,12 +75,16 @@ void check_stages(Bench& made, bool observed_before) {
     int const row = made.shape.row(at);
     bool const loses = made.listed(at.sequence) && staged.lists.count(row) > 0;
     cut += loses;
+    if (made.listed(at.sequence)) {
+      auto const evicted = made.lists.evicted_of(row), by_stages = staged.lists.evicted_of(row);
+      wrong += !testing::same_choice(evicted, by_stages, staged.scores_of(at)) || !staged.right_lists(at);
+      if (evicted != by_stages) return;
+    }
     wrong += loses ? differences(made, staged, at, made.state.seen(row))
                    : differences(made, before, at, made.shape.capacity);
     wrong += made.new_length(at) != staged.new_length(at);
     if (made.listed(at.sequence)) {
       wrong += !made.right_lists(at);
-      wrong += !staged.right_lists(at);
       wrong += made.lists.positions_of(row) != staged.lists.positions_of(row);
     }
   });

@@ -139,6 +139,7 @@ call_time time_replays(std::vector<Setting>& settings, Record const& record) {
   constexpr double repeat_seconds = 0.02, all_seconds = 1.0;
   stream_clock const clock;
   cudaStream_t const stream = clock.stream();
+  require(cudaDeviceSynchronize());  // settings were filled by the legacy stream, which this one does not wait for
   record(stream, settings.front());
   require(cudaStreamSynchronize(stream));
   owned<cudaGraph_t, cudaGraphDestroy> graph;
