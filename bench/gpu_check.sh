@@ -223,12 +223,15 @@ run() {
   done
   [[ $minutes =~ ^[1-9][0-9]*$ ]] || die "--minutes takes a whole number above 0"
   [ -x "$tests" ] || die "no programs beside this script: 'bench/gpu_check.sh pack' makes a folder that has them"
-  export FORESIGHTKV_TEST_DATA="$here/data"
+  export FORESIGHTKV_TEST_DATA="$here/data" LD_LIBRARY_PATH="$here${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
   device=$(timeout -k 5 60 "$tests" --device 2>&1)
   status=$?
   if [ "$status" -ne 0 ]; then
-    echo "${device:-the device does not answer}"
-    exit $((status == 77 ? 77 : 1))
+    if [ "$status" -eq 77 ]; then
+      echo "no device: ${device#skipped: }"
+      exit 77
+    fi
+    die "${device:-the device does not answer}"
   fi
   mkdir -p "$out" || die "cannot write to $out"
   rm -f "$out"/results.* "$out/check.log"

@@ -85,7 +85,7 @@ fi
 
 NO_DEVICE=1 run
 expect_status 77
-expect '^skipped: no CUDA-capable device is detected$'
+expect '^no device: no CUDA-capable device is detected$'
 
 run --minutes soon
 expect_status 1
