@@ -1,24 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <doctest/doctest.h>
 
-#include <foresightkv/compaction.hpp>
+#include <foresightkv/compactions/fill_holes.hpp>
+#include <foresightkv/compactions/ordered.hpp>
+#include <foresightkv/compactions/slot_list.hpp>
 
 namespace fkv = foresightkv;
 
 namespace {
 
-struct complete {
-  static constexpr bool keeps_time_order = true;
-  static constexpr bool moves_tokens = false;
-};
-struct half_of_it {
-  static constexpr bool keeps_time_order = true;
-};
+struct derived : fkv::ordered {};
 
 }  // namespace
 
-TEST_CASE("compaction: what satisfies the concept") {
-  static_assert(fkv::compaction<complete>);
-  static_assert(!fkv::compaction<half_of_it>);
+TEST_CASE("compaction: a closed set") {
+  CHECK(fkv::compaction<fkv::ordered>);
+  CHECK(fkv::compaction<fkv::fill_holes>);
+  CHECK(fkv::compaction<fkv::slot_list>);
+  CHECK_FALSE(fkv::compaction<derived>);
   CHECK_FALSE(fkv::compaction<int>);
 }

@@ -216,7 +216,7 @@ TEST_CASE("evict: a prompt longer than the state's columns has implicit position
       std::vector<std::int32_t> counts;
       for (int s = 0; s < wide.shape.num_sequences; ++s)
         counts.push_back(wide.cache.lengths[static_cast<std::size_t>(s)]);
-      REQUIRE(fkv::append(testing::exec, narrow.state.view, narrow.list(), counts.data()).ok());
+      REQUIRE(fkv::append(testing::exec, narrow.cache.view(), narrow.state.view, narrow.list(), counts.data()).ok());
     }
     REQUIRE((wide.evict().ok() && narrow.evict().ok()));
     CHECK(narrow.cache.same_tokens(wide.cache));

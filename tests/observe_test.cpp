@@ -296,6 +296,61 @@ TEST_CASE_TEMPLATE("observe: a window in chunks gives the statistics of the whol
   }
 }
 
+TEST_CASE_TEMPLATE("observe: every sequence has chunks of its own, of any size, and tokens join between them", Element, float,
+                   fkv::half) {
+  for (std::uint64_t seed = 420; seed < 440; ++seed) {
+    CAPTURE(seed);
+    random_source choice(seed);
+    bench<Element, Element, fkv::log_base::natural> made(seed, 60, 37);
+    auto const& shape = made.shape;
+    for (int s = 0; s < shape.num_sequences; ++s) made.place(s, history::pristine, choice.chance(0.3) ? 37 : choice.integer(37, 60));
+    if (choice.chance(0.5)) made.fill_lse(0.1);
+    auto const sequences = static_cast<std::size_t>(shape.num_sequences);
+    int const total = made.window.max_queries;
+    auto const whole = made.window.view();
+    auto const lengths = made.cache.lengths;
+    auto queries = made.window.queries;
+    auto lse = made.window.lse;
+    std::vector<std::int32_t> ends, done(sequences, 0), counts(sequences), firsts(sequences);
+    for (int s = 0; s < shape.num_sequences; ++s)
+      ends.push_back(made.row_end[static_cast<std::size_t>(shape.row({0, s, 0}))]);
+    bool const joins = choice.chance(0.5);
+    for (bool first = true; std::any_of(done.begin(), done.end(), [&](int d) { return d < total; }); first = false) {
+      for (std::size_t s = 0; s < sequences; ++s) {
+        counts[s] = choice.chance(0.4) ? 0 : choice.integer(0, std::min(16, total - done[s]));
+        firsts[s] = ends[s] - total + done[s];
+      }
+      // Each sequence goes on where it was: its queries move to the front.
+      auto chunk = whole;
+      made.each_row([&](fkv::row_index at) {
+        auto const s = static_cast<std::size_t>(at.sequence);
+        for (int j = 0; j < shape.group; ++j)
+          for (int r = 0; r < counts[s]; ++r) {
+            int const head = at.kv_head * shape.group + j;
+            auto const place = whole.query(at, head, r) - whole.queries;
+            std::copy_n(whole.query(at, head, done[s] + r), shape.key_head_dim, queries.data() + place);
+            if (chunk.lse != nullptr)
+              lse[static_cast<std::size_t>(&made.window.log_sum(at, j, r) - made.window.lse.data())] =
+                  made.window.log_sum(at, j, done[s] + r);
+          }
+        int const newest = firsts[s] + counts[s];
+        int const full = lengths[static_cast<std::size_t>(shape.row(at))];
+        made.cache.length(at) = joins ? std::clamp(newest, 0, full) : full;
+      });
+      chunk.queries = queries.data();
+      if (chunk.lse != nullptr) chunk.lse = lse.data();
+      chunk.query_count = counts.data();
+      chunk.window_end = ends.data();
+      chunk.first_position = firsts.data();
+      chunk.continues = !first;
+      REQUIRE(made.observe(chunk).ok());
+      for (std::size_t s = 0; s < sequences; ++s) done[s] += counts[s];
+    }
+    made.cache.lengths = lengths;
+    CHECK(made.worst() <= tolerance);
+  }
+}
+
 TEST_CASE_TEMPLATE("observe: a later chunk of no queries changes nothing, a first one gives zeros", Element, float,
                    fkv::half) {
   bench<Element, Element, fkv::log_base::natural> made(11, 40, 8);
@@ -329,6 +384,56 @@ TEST_CASE("observe: masked queries give nothing, a fully masked window zeros") {
           all_zero = all_zero && made.out.at(row, slot, s, j) == 0.0f;
   });
   CHECK(all_zero);
+}
+
+TEST_CASE("observe: what a query does not see has no share, however low the logits of the others") {
+  fkv::cache_shape const shape{.group = 1, .key_head_dim = 1, .value_head_dim = 1, .capacity = 3};
+  for (float const scale : {1e20f, 3e26f}) {
+    CAPTURE(scale);
+    bench<float, float, fkv::log_base::natural, fkv::statistics<fkv::sum>> made(1, shape, 1);
+    made.cache.length({0, 0, 0}) = 3;
+    auto const& state = made.state.view;
+    state.step[0] = 1;
+    state.seen_length[0] = 3;
+    state.next_position[0] = 10;
+    float const keys[] = {1.0f, -1.0f * scale, -1.0001f * scale};
+    std::int32_t const positions[] = {9, 1, 2};  // the first came later and moved into a hole
+    for (int slot = 0; slot < 3; ++slot) {
+      *made.cache.view().key({0, 0, 0}, slot) = keys[slot];
+      state.position[state.column(0, slot)] = positions[slot];
+    }
+    made.window.queries[0] = 1e11f;
+    made.window.has_first = made.window.has_end = true;
+    made.window.first_position[0] = 5;
+    made.window.window_end[0] = 6;
+    REQUIRE(made.observe(made.window.view()).ok());
+    CHECK(made.out.at(0, 0, 0, 0) == 0.0f);
+    CHECK(made.out.at(0, 1, 0, 0) == 1.0f);
+    CHECK(made.out.at(0, 2, 0, 0) == 0.0f);
+    CHECK(state.flags[0] == 0);
+  }
+}
+
+TEST_CASE_TEMPLATE("observe: a key that is no number masks who sees it, and its sequence says so", Element, float, fkv::half) {
+  bench<Element, Element, fkv::log_base::natural, fkv::statistics<fkv::sum>> made(31, 40, 6);
+  while (made.shape.num_sequences < 2)
+    made = bench<Element, Element, fkv::log_base::natural, fkv::statistics<fkv::sum>>(made.random.bits(), 40, 6);
+  made.place(history::pristine);
+  made.place(0, history::pristine, 30);
+  made.place(1, history::pristine, 30);
+  made.cache.view().key({0, 1, 0}, 3)[0] = fkv::element_traits<Element>::store(std::numeric_limits<float>::quiet_NaN());
+  auto const flag = static_cast<std::uint32_t>(fkv::sequence_flag::not_finite);
+  REQUIRE(made.observe(made.window.view()).ok());
+  CHECK(made.state.view.flags[0] == 0);
+  CHECK(made.state.view.flags[1] == flag);
+  for (int slot = 0; slot < 30; ++slot) CHECK(made.out.at(made.shape.row({0, 1, 0}), slot, 0, 0) == 0.0f);
+
+  // A log-sum-exp that the engine hands over says itself which query is masked.
+  made.state.view.flags[1] = 0;
+  made.window.has_lse = true;
+  for (float& sum : made.window.lse) sum = std::numeric_limits<float>::quiet_NaN();
+  REQUIRE(made.observe(made.window.view()).ok());
+  CHECK(made.state.view.flags[1] == 0);
 }
 
 TEST_CASE("observe: rows of sequences that the list does not name keep every byte") {

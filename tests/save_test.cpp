@@ -144,7 +144,10 @@ TEST_CASE("save refuses bad arguments and writes nothing") {
 TEST_CASE("a pristine row longer than the columns is saved as it is: its positions are implicit") {
   fixture_type source(shape, 4);
   std::vector<std::int32_t> const counts{9, 0, 0};
-  CHECK(fkv::append(testing::exec, source.state, {nullptr, nullptr, 3, 64}, counts.data()).ok());
+  std::vector<float> token(1);
+  auto lengths = counts;
+  auto const cache = fkv::dense_cache<float>::hnd(token.data(), token.data(), lengths.data(), shape);
+  CHECK(fkv::append(testing::exec, cache, source.state, {nullptr, nullptr, 3, 64}, counts.data()).ok());
   auto saved = saved_bytes(source.state, 0);
   fixture_type target(shape, 4);
   CHECK(restore(target.state, 1, saved).ok());

@@ -6,24 +6,34 @@
 
 namespace foresightkv::inline v0 {
 
-/// Tells the state about tokens that joined or left the end of sequences. Call it after the engine wrote them.
+/// Tells the state about tokens that joined or left the end of sequences. Call it when the cache and its lengths are as
+/// they are to be: after tokens were written, or after rejected ones (drafts) were taken off.
 ///
 /// A positive count gives the next positions to that many tokens, with empty carried statistics: in the empty slots of
 /// the row first (slot_list), lowest slot first, then behind its end. Optional where rows have no empty slots: every
-/// verb takes tokens beyond seen_length as new. A negative count takes the newest tokens back (rejected drafts): they
-/// must still stand at the row's end, or, under slot_list, become empty slots again; otherwise
-/// sequence_flag::length_mismatch. More tokens than the state's columns hold: sequence_flag::state_overflow, except in a
-/// pristine row, whose positions are implicit. A flagged sequence is left as it was.
-/// Drafts that no verb has seen need no call: a shorter cache is enough.
+/// verb takes tokens beyond seen_length as new. More tokens than the state's columns hold: sequence_flag::state_overflow,
+/// except in a pristine row, whose positions are implicit.
+///
+/// A negative count takes that many of the newest tokens back. The state loses what it has seen beyond the cache's length,
+/// and nothing that it has not seen: drafts that no verb has seen need no call, and do no harm. The tokens that go must
+/// stand at the row's end. Under slot_list, once a row was evicted from, its slots stay and so does its length: the newest
+/// tokens leave empty slots, wherever they stand; there every token has to be appended. Anything else sets
+/// sequence_flag::length_mismatch. A flagged sequence is left as it was.
 /// \param counts  [sequence] by slot
-template <class Exec, eviction_policy Policy>
-status append(Exec exec, eviction_state<Policy> const& state, sequence_list const& sequences,
+template <class Exec, eviction_policy Policy, class Cache>
+status append(Exec exec, Cache const& cache, eviction_state<Policy> const& state, sequence_list const& sequences,
               std::int32_t const* counts) {
-  status const checked = detail::first_error([&] { return detail::check_list(sequences); },
-                                             [&] { return detail::check_state(state); },
-                                             [&] { return counts == nullptr ? status{errc::null_pointer} : detail::check_aligned(counts); });
-  if (!checked.ok()) return checked;
-  return detail::backend<Exec>::append(exec, state, sequences, counts, !Policy::compaction_type::moves_tokens);
+  if constexpr (detail::check_cache<Cache>()) {
+    status const checked = detail::first_error(
+        [&] { return detail::check_list(sequences); }, [&] { return cache.check(); },
+        [&] { return detail::check_state(state, cache.shape(), eviction_state<Policy>::carried_list::size); },
+        [&] { return counts == nullptr ? status{errc::null_pointer} : detail::check_aligned(counts); });
+    if (!checked.ok()) return checked;
+    return detail::backend<Exec>::append(exec, detail::lengths_of(cache), state, sequences, counts,
+                                         !Policy::compaction_type::moves_tokens);
+  } else {
+    return {errc::unsupported};
+  }
 }
 
 }  // namespace foresightkv::inline v0

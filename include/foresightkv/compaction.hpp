@@ -5,22 +5,23 @@
 
 namespace foresightkv::inline v0 {
 
-/// Where the kept tokens of a row end up.
+struct ordered;
+struct fill_holes;
+struct slot_list;
+
+/// Where the kept tokens of a row end up: one of `compactions/`. The set is closed, since a backend has to know how each
+/// of them moves tokens without a copy. What they say of themselves:
 ///   keeps_time_order  slots stay in order of position
 ///   moves_tokens      evicted slots are filled and the row gets shorter; otherwise they become empty slots
-/// A backend knows the members of compactions/: they are tags.
 template <class Compaction>
-concept compaction = requires {
-  { Compaction::keeps_time_order } -> std::convertible_to<bool>;
-  { Compaction::moves_tokens } -> std::convertible_to<bool>;
-};
+concept compaction =
+    std::same_as<Compaction, ordered> || std::same_as<Compaction, fill_holes> || std::same_as<Compaction, slot_list>;
 
 namespace detail {
 
 template <class Compaction>
 constexpr bool check_compaction() {
-  static_assert(compaction<Compaction>,
-                "foresightkv: a compaction must have keeps_time_order and moves_tokens (ordered, fill_holes, slot_list)");
+  static_assert(compaction<Compaction>, "foresightkv: a compaction is ordered, fill_holes or slot_list, and none of your own");
   return compaction<Compaction>;
 }
 

@@ -44,6 +44,9 @@ FORESIGHTKV_HOST_DEVICE constexpr float bits_float(std::uint32_t bits) {
 
 inline constexpr std::uint32_t float_infinity_bits = 0x7f800000u;
 
+/// In place of minus infinity, which -ffast-math does not know and which less itself is no number.
+inline constexpr float lowest_float = -0x1.fffffep+127f;
+
 /// Neither infinite nor NaN.
 FORESIGHTKV_HOST_DEVICE constexpr bool is_finite(float value) {
   return (float_bits(value) & float_infinity_bits) != float_infinity_bits;

@@ -27,7 +27,7 @@ status fork(Exec exec, row_state const& state, fork_list const& pairs) {
         return missing ? status{errc::null_pointer} : detail::check_aligned(pairs.sources, pairs.targets);
       });
   if (!checked.ok()) return checked;
-  return detail::backend<Exec>::fork(exec, state, pairs.sources, pairs.targets, pairs.count);
+  return detail::backend<Exec>::fork(exec, state, {pairs.sources, pairs.targets, pairs.count});
 }
 
 }  // namespace foresightkv::inline v0

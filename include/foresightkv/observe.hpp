@@ -19,7 +19,7 @@ template <class List, class Exec>
 /// Nothing is kept between calls but `out`: a window may come in chunks (window.continues), oldest first, all with the
 /// same window_end and each with its first_position; tokens may join between them. The statistics do not depend on the
 /// chunking, up to the rounding of sums.
-/// A first chunk of no queries gives zeros.
+/// Without a query so far they are negative zeros, by which a later chunk knows.
 /// \param state  positions of the tokens; row_state{} for rows from which nothing was evicted
 /// \param out    [row][slot][statistic][j], rows of the visited sequences only
 /// \return as evict

@@ -20,7 +20,9 @@ enum class sequence_flag : std::uint32_t {
   bad_window = 16,        ///< query_count or positions of the window out of range, or statistics of too few slots
   bad_budget = 32,        ///< a budget read from memory cannot hold the protected tokens
   duplicate = 64,         ///< listed twice in one call: visited once
-  missing_judge = 128     ///< a layer that the device names has no judge; the host answers invalid_shape instead
+  missing_judge = 128,    ///< a layer that the device names has no judge; the host answers invalid_shape instead
+  list_cut = 256,         ///< the list's count was above its max_count: what it names beyond was not visited; this was
+  not_finite = 512        ///< a key or query gave a log-sum-exp that is no number, so that the query counted as masked
 };
 
 /// Memory that follows the tokens of every row: columns indexed [row][slot], and scalars per row and per sequence.

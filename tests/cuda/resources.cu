@@ -21,7 +21,7 @@ fkv::status evict(cache const& tokens, window const& seen, fkv::sequence_list co
   using policy_type = std::remove_const_t<decltype(policy)>;
   auto const state = fkv::make_state<policy_type>(tokens.shape(), 1152, memory);
   (void)fkv::reset(exec, state, list);
-  (void)fkv::append(exec, state, list, new_lengths);
+  (void)fkv::append(exec, tokens, state, list, new_lengths);
   (void)fkv::fork(exec, state, {new_lengths, new_lengths, 1});
   (void)fkv::save(exec, state, 0, memory);
   (void)fkv::restore(exec, state, 0, memory);

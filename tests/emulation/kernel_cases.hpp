@@ -197,10 +197,10 @@ kernel_case select_in_cluster(std::string name, int length) {
             made.place(0, history::holes, length);
             for (float& score : made.scores.values) score = static_cast<float>(made.random.integer(0, 12)) - 6.0f;
             made.budgets[0] = length / 3;
-            std::int32_t const accepted = 0;
-            std::int32_t new_length = -7;
+            std::vector<std::int32_t> const accepted{0};
+            std::vector<std::int32_t> new_length{-7};
             chooser_type chooser;
-            chooser.rows = {fkv::detail::lengths_of(made.cache.view()), made.state.view, &accepted, 1};
+            chooser.rows = {fkv::detail::lengths_of(made.cache.view()), made.state.view, accepted.data(), 1};
             chooser.config = made.policy.config;
             chooser.budget.budgets = made.budgets.data();
             chooser.scores = made.scores.values.data();
@@ -210,14 +210,14 @@ kernel_case select_in_cluster(std::string name, int length) {
             kernels::list_targets targets;
             targets.wanted = made.lists.view();
             targets.max_length = length;
-            kernels::select_kernel<chooser_type> const body{chooser, targets, &new_length};
+            kernels::select_kernel<chooser_type> const body{chooser, targets, new_length.data()};
             require_ok(kernels::launcher<execution>::run(exec, 2 * Cluster, body));
             written all;
             all.add(made.lists.kept);
             all.add(made.lists.evicted);
             all.add(made.lists.evicted_count);
             all.add(made.lists.evicted_positions);
-            all.add(&new_length, 1);
+            all.add(new_length);
             return all.bytes;
           }};
 }
@@ -280,8 +280,10 @@ inline kernel_case lifecycle(extent size) {
             }
             std::vector<std::int32_t> const counts{30, -2, 3, 2}, back{0, 5, -9, -1}, sources{0, 1, 3}, targets{1, 2, 3};
             std::vector<std::byte> saved(fkv::save_bytes(state));
-            require_ok(fkv::append(exec, made.state.view, made.list(), counts.data()));
-            require_ok(fkv::append(exec, made.state.view, made.list(), back.data()));
+            for (int sequence = 0; sequence < 4; ++sequence)
+              made.cache.lengths[static_cast<std::size_t>(sequence)] = state.seen_length[state.row({0, sequence, 0})];
+            require_ok(fkv::append(exec, made.cache.view(), made.state.view, made.list(), counts.data()));
+            require_ok(fkv::append(exec, made.cache.view(), made.state.view, made.list(), back.data()));
             require_ok(fkv::save(exec, state, 2, {saved.data(), saved.size()}));
             require_ok(fkv::fork(exec, state, {sources.data(), targets.data(), 3}));
             require_ok(fkv::restore(exec, state, 0, {saved.data(), saved.size()}));

@@ -46,6 +46,7 @@ TEST_CASE("emulated launches on threads") {
   testing::launch_log log;
   testing::threaded_execution exec;
   exec.log = &log;
+  exec.options.hides_caller = false;  // the body is a lambda
   std::vector<int> visits(4 * 32);
   auto const body = bodies::body<32>([&](auto const& context, auto&) {
     context.sync(2);

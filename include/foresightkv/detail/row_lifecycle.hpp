@@ -1,18 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <foresightkv/detail/saved_sequence.hpp>
+#include <foresightkv/detail/visit_check.hpp>
 #include <foresightkv/state.hpp>
 
 namespace foresightkv::inline v0::detail {
 
-// What tokens that come and go ask of a row, and do to its slots, on every backend.
+// What tokens and sequences that come and go do to rows, once for every backend. Lanes share the work:
+//   rank(), width()              this lane, and how many there are
+//   sum(value)                   over the lanes
+//   exclusive_sum(value, all)    over the lanes before; all = sum(value)
+//   first(condition)             rank of the first lane that says so; width() if none does
+//   settle()                     the lanes have read what may be overwritten from here on
+// The host has one lane, a device a warp; who only copies may be a block, which has rank() and width() alone.
 
-/// Whether `count` tokens can join a row with so many empty slots. A pristine row has implicit positions and any length.
-/// More empty slots never make it impossible.
-FORESIGHTKV_HOST_DEVICE inline bool can_append(row_state const& state, int row, int count, int empty) {
-  int const behind = count - empty;
-  if (count > 0x7fffffff - state.next_position[row] || behind > 0x7fffffff - state.seen_length[row]) return false;
-  return state.step[row] == 0 || behind <= 0 || state.seen_length[row] + behind <= state.capacity;
+struct one_lane {
+  static constexpr int rank() { return 0; }
+  static constexpr int width() { return 1; }
+  static constexpr int sum(int value) { return value; }
+  static constexpr int exclusive_sum(int value, int& all) {
+    all = value;
+    return 0;
+  }
+  static constexpr int first(bool condition) { return condition ? 0 : 1; }
+  static constexpr void settle() {}
+};
+
+/// Rows of a sequence, and one of them by its number in (layer, head) order.
+FORESIGHTKV_HOST_DEVICE inline int rows_of_sequence(row_state const& state) { return state.num_layers * state.num_kv_heads; }
+FORESIGHTKV_HOST_DEVICE inline int row_of_sequence(row_state const& state, int sequence, int index) {
+  return state.row({index / state.num_kv_heads, sequence, index % state.num_kv_heads});
 }
 
 FORESIGHTKV_HOST_DEVICE inline void clear_carried(row_state const& state, int row, int slot) {
@@ -23,6 +44,246 @@ FORESIGHTKV_HOST_DEVICE inline void clear_carried(row_state const& state, int ro
 FORESIGHTKV_HOST_DEVICE inline void place_token(row_state const& state, int row, int slot, int position) {
   state.position[state.column(row, slot)] = position;
   clear_carried(state, row, slot);
+}
+
+/// Starts a sequence anew, apart from its flags.
+template <class Lanes>
+FORESIGHTKV_HOST_DEVICE void reset_rows(Lanes const& lanes, row_state const& state, int sequence) {
+  for (int index = lanes.rank(); index < rows_of_sequence(state); index += lanes.width()) {
+    int const row = row_of_sequence(state, sequence, index);
+    state.seen_length[row] = 0;
+    state.next_position[row] = 0;
+    state.step[row] = 0;
+  }
+}
+
+/// Slots of a row that the state has seen for which question(position) holds.
+template <class Lanes, class Question>
+FORESIGHTKV_HOST_DEVICE int count_slots(Lanes const& lanes, row_state const& state, int row, Question const& question) {
+  int const seen = state.seen_length[row];
+  int count = 0;
+  for (int slot = lanes.rank(); slot < seen; slot += lanes.width())
+    count += question(state.position[state.column(row, slot)]) ? 1 : 0;
+  return lanes.sum(count);
+}
+
+// --- tokens that join
+
+/// Whether `count` tokens can join a row with so many empty slots. A pristine row has implicit positions and any length.
+/// More empty slots never make it impossible.
+FORESIGHTKV_HOST_DEVICE inline bool can_append(row_state const& state, int row, int count, int empty) {
+  int const behind = count - empty;
+  if (count > 0x7fffffff - state.next_position[row] || behind > 0x7fffffff - state.seen_length[row]) return false;
+  return state.step[row] == 0 || behind <= 0 || state.seen_length[row] + behind <= state.capacity;
+}
+
+template <class Lanes>
+FORESIGHTKV_HOST_DEVICE int empty_slots(Lanes const& lanes, row_state const& state, int row) {
+  if (state.step[row] == 0) return 0;
+  return count_slots(lanes, state, row, [](int position) { return position < 0; });
+}
+
+/// Fills empty slots, lowest first, with up to `count` tokens, and says how many.
+template <class Lanes>
+FORESIGHTKV_HOST_DEVICE int fill_empty(Lanes const& lanes, row_state const& state, int row, int count) {
+  constexpr int of_lane = 8;  // slots that a lane reads at once
+  int const seen = state.seen_length[row];
+  int const next = state.next_position[row];
+  int filled = 0;
+  for (int first = 0; first < seen && filled < count; first += lanes.width() * of_lane) {
+    int const mine = first + lanes.rank() * of_lane;
+    bool empty[of_lane];
+    int num_empty = 0;
+    for (int i = 0; i < of_lane; ++i) {
+      empty[i] = mine + i < seen && state.position[state.column(row, mine + i)] < 0;
+      num_empty += empty[i] ? 1 : 0;
+    }
+    int const left = count - filled;
+    int all = 0;
+    int place = lanes.exclusive_sum(num_empty, all);
+    for (int i = 0; i < of_lane; ++i) {
+      if (!empty[i]) continue;
+      if (place < left) place_token(state, row, mine + i, next + filled + place);
+      ++place;
+    }
+    filled += smaller(all, left);
+  }
+  return filled;
+}
+
+/// Last of all: the other lanes have read what is overwritten.
+template <class Lanes>
+FORESIGHTKV_HOST_DEVICE void settle_row(Lanes const& lanes, row_state const& state, int row, int seen, int next) {
+  lanes.settle();
+  if (lanes.rank() != 0) return;
+  state.seen_length[row] = seen;
+  state.next_position[row] = next;
+}
+
+/// `count` tokens join a row: in its empty slots first, where it may have some, then behind its end.
+template <class Lanes>
+FORESIGHTKV_HOST_DEVICE void append_row(Lanes const& lanes, row_state const& state, int row, int count, bool empties) {
+  int const seen = state.seen_length[row];
+  int const next = state.next_position[row];
+  int const filled = empties && state.step[row] != 0 ? fill_empty(lanes, state, row, count) : 0;
+  int const behind = count - filled;
+  int const stored = smaller(behind, state.capacity - seen);
+  for (int i = lanes.rank(); i < stored; i += lanes.width()) state.position[state.column(row, seen + i)] = next + filled + i;
+  int const values = stored * state.num_carried * state.group;
+  for (int i = lanes.rank(); i < values; i += lanes.width()) state.carried_at(row, seen)[i] = 0.0f;
+  settle_row(lanes, state, row, seen + behind, next + count);
+}
+
+// --- tokens that leave again
+
+/// Tokens that leave a row's columns when its sequence takes `count` back, its cache having `length` slots afterwards;
+/// negative if that cannot be. Where slots may be empty those of a row that was evicted from stay: its cache is as long as
+/// before, and all tokens have been appended. Other rows lose what the state has seen beyond the cache's end: a token that it
+/// has not seen leaves no trace.
+FORESIGHTKV_HOST_DEVICE inline int tokens_to_take_back(row_state const& state, int row, int count, int length, bool empties) {
+  int const seen = state.seen_length[row];
+  if (empties && state.step[row] != 0) return length == seen && count <= state.next_position[row] ? count : -1;
+  int const beyond = seen - length;
+  return length < 0 || beyond > count ? -1 : beyond > 0 ? beyond : 0;
+}
+
+/// How many of the `count` newest tokens stand at a row's end, newest last.
+template <class Lanes>
+FORESIGHTKV_HOST_DEVICE int newest_at_end(Lanes const& lanes, row_state const& state, int row, int count) {
+  if (state.step[row] == 0) return count;
+  int const last = state.seen_length[row] - 1;
+  int const newest = state.next_position[row] - 1;
+  for (int first = 0; first < count; first += lanes.width()) {
+    int const i = first + lanes.rank();
+    bool const elsewhere = i < count && state.position[state.column(row, last - i)] != newest - i;
+    int const other = lanes.first(elsewhere);
+    if (other < lanes.width()) return first + other;
+  }
+  return count;
+}
+
+template <class Lanes>
+FORESIGHTKV_HOST_DEVICE bool can_take_back(Lanes const& lanes, row_state const& state, int row, int count, int length,
+                                           bool empties) {
+  int const gone = tokens_to_take_back(state, row, count, length, empties);
+  if (gone <= 0) return gone == 0;
+  if (!empties || state.step[row] == 0) return newest_at_end(lanes, state, row, gone) == gone;
+  int const limit = state.next_position[row] - gone;
+  return count_slots(lanes, state, row, [&](int position) { return position >= limit; }) == gone;
+}
+
+/// Takes the newest tokens back; can_take_back holds.
+template <class Lanes>
+FORESIGHTKV_HOST_DEVICE void take_back_row(Lanes const& lanes, row_state const& state, int row, int count, int length,
+                                           bool empties) {
+  int const gone = tokens_to_take_back(state, row, count, length, empties);
+  int const seen = state.seen_length[row];
+  int const limit = state.next_position[row] - gone;
+  bool const slots_stay = empties && state.step[row] != 0;
+  for (int slot = lanes.rank(); slots_stay && slot < seen; slot += lanes.width())
+    if (state.position[state.column(row, slot)] >= limit) place_token(state, row, slot, -1);
+  settle_row(lanes, state, row, slots_stay ? seen : seen - gone, limit);
+}
+
+// --- sequences that are copied
+
+/// Which sequences become copies of which.
+struct fork_pairs {
+  std::int32_t const* sources = nullptr;
+  std::int32_t const* targets = nullptr;
+  int count = 0;
+
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE bool exists(row_state const& state, int pair) const {
+    int const source = sources[pair];
+    int const target = targets[pair];
+    return source >= 0 && source < state.num_sequences && target >= 0 && target < state.num_sequences && source != target;
+  }
+  /// Whether another pair names the target of this one: then it is not written, so that nobody reads a row that another
+  /// pair writes.
+  template <class Lanes>
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE bool clashes(Lanes const& lanes, int pair) const {
+    int const target = targets[pair];
+    bool named = false;
+    for (int other = lanes.rank(); other < count; other += lanes.width())
+      named = named || sources[other] == target || (other != pair && targets[other] == target);
+    return lanes.first(named) < lanes.width();
+  }
+};
+
+template <class Lanes>
+FORESIGHTKV_HOST_DEVICE void copy_row(Lanes const& lanes, row_state const& state, int from, int to) {
+  int const slots = smaller(state.seen_length[from], state.capacity);
+  for (int slot = lanes.rank(); slot < slots; slot += lanes.width())
+    state.position[state.column(to, slot)] = state.position[state.column(from, slot)];
+  for (int i = lanes.rank(); i < slots * state.num_carried * state.group; i += lanes.width())
+    state.carried_at(to, 0)[i] = state.carried_at(from, 0)[i];
+  if (lanes.rank() != 0) return;
+  state.seen_length[to] = state.seen_length[from];
+  state.next_position[to] = state.next_position[from];
+  state.step[to] = state.step[from];
+}
+
+// --- sequences that are saved
+
+template <class Value>
+FORESIGHTKV_HOST_DEVICE void store_bytes(std::byte* to, Value const& value) {
+  std::memcpy(to, &value, sizeof(value));
+}
+template <class Value>
+FORESIGHTKV_HOST_DEVICE Value load_bytes(std::byte const* from) {
+  Value value;
+  std::memcpy(&value, from, sizeof(value));
+  return value;
+}
+
+/// Saves row `index` of a sequence. `copy(to, from, bytes)` takes any alignment.
+template <class Lanes, class Copy>
+FORESIGHTKV_HOST_DEVICE void save_row(Lanes const& lanes, row_state const& state, int sequence, int index, std::byte* out,
+                                      Copy const& copy) {
+  auto const place = static_cast<std::size_t>(index);
+  int const row = row_of_sequence(state, sequence, index);
+  if (lanes.rank() == 0 && index == 0) store_bytes(out, saved_sequence::header_of(state, sequence));
+  if (lanes.rank() == 0) store_bytes(out + saved_sequence::record(place), saved_sequence::record_of(state, row));
+  std::size_t const column = saved_sequence::column_bytes(state.capacity);
+  copy(out + saved_sequence::positions(state) + place * column, state.position + state.column(row, 0), column);
+  std::size_t const carried = saved_sequence::carried_bytes(state, state.capacity);
+  if (carried > 0)
+    copy(out + saved_sequence::carried(state, state.capacity) + place * carried, state.carried_at(row, 0), carried);
+}
+
+FORESIGHTKV_HOST_DEVICE inline saved_sequence::row_record saved_record(std::byte const* saved, int index) {
+  return load_bytes<saved_sequence::row_record>(saved + saved_sequence::record(static_cast<std::size_t>(index)));
+}
+
+/// Reads row `index` of a sequence, which fits.
+template <class Lanes, class Copy>
+FORESIGHTKV_HOST_DEVICE void restore_row(Lanes const& lanes, row_state const& state, int sequence, int index,
+                                         std::byte const* saved, Copy const& copy) {
+  auto const place = static_cast<std::size_t>(index);
+  int const row = row_of_sequence(state, sequence, index);
+  int const saved_capacity = load_bytes<saved_sequence::header>(saved).capacity;
+  auto const record = saved_record(saved, index);
+  int const known = smaller(record.seen_length, state.capacity);
+  int const slots = smaller(known, saved_capacity);
+  copy(state.position + state.column(row, 0),
+       saved + saved_sequence::positions(state) + place * saved_sequence::column_bytes(saved_capacity),
+       saved_sequence::column_bytes(slots));
+  if (state.num_carried > 0)
+    copy(state.carried_at(row, 0),
+         saved + saved_sequence::carried(state, saved_capacity) + place * saved_sequence::carried_bytes(state, saved_capacity),
+         saved_sequence::carried_bytes(state, slots));
+  // Slots of a pristine row that the saved columns did not reach.
+  for (int slot = slots + lanes.rank(); slot < known; slot += lanes.width()) clear_carried(state, row, slot);
+  if (lanes.rank() != 0) return;
+  state.seen_length[row] = record.seen_length;
+  state.next_position[row] = record.next_position;
+  state.step[row] = record.step;
+}
+
+FORESIGHTKV_HOST_DEVICE inline void restore_request(row_state const& state, int sequence, saved_sequence::header const& header) {
+  state.request_id[sequence] = header.request_id;
+  state.seed[sequence] = header.seed;
+  state.flags[sequence] = header.flags;
 }
 
 }  // namespace foresightkv::inline v0::detail

@@ -28,7 +28,8 @@ FORESIGHTKV_HOST_DEVICE inline row_positions positions_of(row_state const& state
   return {state.position + state.column(row, 0), state.seen_length[row], state.next_position[row]};
 }
 
-/// Carried statistics of a row as they stood before this call: zero for tokens that the state has not seen.
+/// Carried statistics of a row as they stood before this call: zero for tokens that the state has not seen, and beyond the
+/// columns of a pristine row that is longer than they are.
 struct row_carried {
   float const* values = nullptr;  // [slot][num_carried][group]
   int stored = 0;                 // slots that have values
@@ -38,7 +39,7 @@ struct row_carried {
 FORESIGHTKV_HOST_DEVICE inline row_carried carried_of(row_state const& state, int row) {
   if (state.empty() || state.num_carried == 0) return {nullptr, 0, state.num_carried * state.group};
   int const seen = state.seen_length[row];
-  return {state.carried_at(row, 0), seen <= state.capacity ? seen : 0, state.num_carried * state.group};
+  return {state.carried_at(row, 0), seen < state.capacity ? seen : state.capacity, state.num_carried * state.group};
 }
 
 template <class Row>

@@ -66,13 +66,13 @@ struct saved_sequence {
     return saved.magic == magic && saved.num_layers == state.num_layers && saved.num_kv_heads == state.num_kv_heads &&
            saved.group == state.group && saved.num_carried == state.num_carried && saved.capacity > 0;
   }
-  /// A saved row fits where its columns are stored, or were never needed: a pristine row without carried statistics.
+  /// A saved row fits where its slots are stored; of a pristine row only those that carry statistics have to be.
   FORESIGHTKV_HOST_DEVICE static bool fits(row_state const& state, header const& saved, row_record const& row) {
     if (row.seen_length < 0 || row.next_position < row.seen_length) return false;
     if (row.step == 0 && row.next_position != row.seen_length) return false;
     if (row.step != 0 && row.seen_length > saved.capacity) return false;
-    bool const never_needed = state.num_carried == 0 || row.seen_length > saved.capacity;
-    return row.seen_length <= state.capacity || (row.step == 0 && never_needed);
+    int const stored = row.seen_length < saved.capacity ? row.seen_length : saved.capacity;
+    return row.seen_length <= state.capacity || (row.step == 0 && (state.num_carried == 0 || stored <= state.capacity));
   }
 };
 

@@ -17,13 +17,30 @@ struct window_place {
   int end = 0;    // one past the newest position of the declared window
 };
 
-template <class Query, log_base Base>
-FORESIGHTKV_HOST_DEVICE window_place place_window(observation<Query, Base> const& window, int sequence, int row_end) {
+/// Of an observation, or of what a call knows of it without its queries.
+template <class Window>
+FORESIGHTKV_HOST_DEVICE window_place place_window(Window const& window, int sequence, int row_end) {
   window_place place;
   place.count = window.query_count == nullptr ? window.max_queries : window.query_count[sequence];
   place.end = window.window_end == nullptr ? row_end : window.window_end[sequence];
   place.first = window.first_position == nullptr ? place.end - place.count : window.first_position[sequence];
   return place;
+}
+
+/// What `observe` leaves for a token while its window has had no query: a zero that says so, since no fold of
+/// probabilities gives it, and whose sign a later chunk reads.
+FORESIGHTKV_HOST_DEVICE inline float unobserved() { return bits_float(0x80000000u); }
+
+/// Whether a window that continues has had a query before, as the first statistic of a token that earlier chunks saw
+/// says. `statistics`: of the row, `width` floats a token.
+FORESIGHTKV_HOST_DEVICE inline bool window_begun(row_positions const& positions, int length, window_place const& place,
+                                                 float const* statistics, int width) {
+  for (int slot = 0; slot < length; ++slot) {
+    int const position = positions.at(slot);
+    if (position < 0 || position >= place.first) continue;
+    return float_bits(statistics[std::int64_t{slot} * width]) != float_bits(unobserved());
+  }
+  return place.first != 0;  // nothing comes before position 0
 }
 
 template <class Query, log_base Base>

@@ -52,8 +52,9 @@ struct backend<host_execution> : host::lifecycle {
     auto const row_floats = static_cast<std::ptrdiff_t>(out_capacity) * size * cache.shape().group;
     for_each_row(exec, policy, cache, list, state, memory, accept,
                  [&](auto const& row, auto const& scratch) {
-                   host::observe_row<window_statistics<typename Policy::reads>>(
+                   bool const sound = host::observe_row<window_statistics<typename Policy::reads>>(
                        cache, row.at, row.length, row.positions, window, scratch.observe, out + row.row * row_floats);
+                   if (!sound) host::set_flag(state, row.at.sequence, sequence_flag::not_finite);
                  });
     return {};
   }

@@ -61,11 +61,12 @@ template <class Isa>
   for (int i = 0; i < n; ++i) x[i] = rule.soft_cap * std::tanh(x[i] * rule.scale / rule.soft_cap);
 }
 
-/// Probabilities of the first n entries of x, in place; all zero if the query is masked. `sink` may be null.
+/// Probabilities of the first n entries of x, in place; all zero if the query is masked. `sink` may be null. False where a
+/// log-sum-exp that was not given is no number.
 template <class Isa>
-[[gnu::always_inline]] inline void probabilities(softmax_rule const& rule, float const* lse2,
+[[gnu::always_inline]] inline bool probabilities(softmax_rule const& rule, float const* lse2,
                                                  float const* sink, float* x, int n) {
-  bool masked = n == 0;
+  bool masked = n == 0, sound = true;
   if (lse2 != nullptr) {
     masked = masked || !is_finite(*lse2);
     if (!masked) (void)kernels<Isa>::exp2(x, n, rule.multiply, *lse2);
@@ -74,11 +75,13 @@ template <class Isa>
     if (sink != nullptr && *sink * log2_e > largest) largest = *sink * log2_e;
     float total = kernels<Isa>::exp2(x, n, rule.multiply, largest);
     if (sink != nullptr) total += std::exp2(*sink * log2_e - largest);
-    masked = !is_finite(total) || !is_finite(largest) || !(total > 0.0f);
+    sound = is_finite(total) && is_finite(largest);
+    masked = !sound || !(total > 0.0f);
     if (!masked) kernels<Isa>::scale(x, n, 1.0f / total);
   }
   if (masked)
     for (int i = 0; i < n; ++i) x[i] = 0.0f;
+  return sound;
 }
 
 template <class Statistic>
@@ -107,9 +110,9 @@ template <class... Statistics>
       ...);
 }
 
-/// Observes the window of one row into out[slot][List][group], in code for one instruction set.
+/// Observes the window of one row into out[slot][List][group], in code for one instruction set; see observe_row.
 template <class Isa, class List, class Cache, class Query, log_base Base>
-[[gnu::always_inline]] inline void observe_row_with(Cache const& cache, row_index at, int n,
+[[gnu::always_inline]] inline bool observe_row_with(Cache const& cache, row_index at, int n,
                                                row_positions const& positions,
                                                observation<Query, Base> const& window,
                                                observe_scratch const& scratch, float* out) {
@@ -120,8 +123,10 @@ template <class Isa, class List, class Cache, class Query, log_base Base>
   auto const stride = static_cast<std::size_t>(padded<Isa>(n));
   window_place const place = place_window(window, at.sequence, positions.end(n));
   if (place.count == 0 && !window.continues)
-    for (std::ptrdiff_t i = 0; i < static_cast<std::ptrdiff_t>(n) * width; ++i) out[i] = 0.0f;
-  if (place.count == 0 || n == 0) return;
+    for (std::ptrdiff_t i = 0; i < static_cast<std::ptrdiff_t>(n) * width; ++i) out[i] = unobserved();
+  if (place.count == 0 || n == 0) return true;
+  bool sound = true;
+  bool const begun = window.continues && window_begun(positions, n, place, out, width);
 
   softmax_rule const rule = softmax_rule_of(window, cache, at);
   visibility const seen = find_visibility(positions, n, place.first, scratch.late);
@@ -136,7 +141,7 @@ template <class Isa, class List, class Cache, class Query, log_base Base>
             ? nullptr
             : window.sink_logits + static_cast<std::ptrdiff_t>(at.layer) * shape.num_kv_heads * group + head;
     begin_folds(List{}, scratch.folds, stride, n);
-    if (window.continues) {
+    if (begun) {
       // A token that comes after all earlier queries got 0 from them, and nobody may have written that down.
       for (int i = 0; i < n; ++i) scratch.logits[i] = 0.0f;
       fold_all(List{}, scratch.folds, stride, scratch.logits, n, place.end - place.first);
@@ -165,7 +170,7 @@ template <class Isa, class List, class Cache, class Query, log_base Base>
           for (int i = 0; i < seen.num_late; ++i) {
             int const where = positions.at(scratch.late[i]);
             if (where >= 0 && where <= position) continue;
-            x[scratch.late[i]] = -1e30f;
+            x[scratch.late[i]] = lowest_float;
             ++hidden;
           }
         if (hidden == n) visible = 0;
@@ -174,7 +179,7 @@ template <class Isa, class List, class Cache, class Query, log_base Base>
           float const given = window.log_sum_exp(at, head, block + r);
           lse2 = is_finite(given) && Base == log_base::natural ? given * log2_e : given;
         }
-        probabilities<Isa>(rule, window.lse == nullptr ? nullptr : &lse2, sink, x, visible);
+        sound &= probabilities<Isa>(rule, window.lse == nullptr ? nullptr : &lse2, sink, x, visible);
         for (int i = visible; i < n; ++i) x[i] = 0.0f;
         fold_all(List{}, scratch.folds, stride, x, n, place.end - 1 - position);
       }
@@ -184,14 +189,15 @@ template <class Isa, class List, class Cache, class Query, log_base Base>
         out[static_cast<std::ptrdiff_t>(i) * width + s * group + j] =
             scratch.folds[static_cast<std::size_t>(s) * stride + static_cast<std::size_t>(i)];
   }
+  return sound;
 }
 
-/// Observes the window of one row into out[slot][List][group].
+/// Observes the window of one row into out[slot][List][group]. False where a query has a log-sum-exp that is no number.
 template <class List, class Cache, class Query, log_base Base>
-[[gnu::noinline]] void observe_row(Cache const& cache, row_index at, int n, row_positions const& positions,
+[[gnu::noinline]] bool observe_row(Cache const& cache, row_index at, int n, row_positions const& positions,
                                    observation<Query, Base> const& window, observe_scratch const& scratch, float* out) {
-  with_best_isa([&](auto isa) __attribute__((always_inline)) {
-    observe_row_with<decltype(isa), List>(cache, at, n, positions, window, scratch, out);
+  return with_best_isa([&](auto isa) __attribute__((always_inline)) {
+    return observe_row_with<decltype(isa), List>(cache, at, n, positions, window, scratch, out);
   });
 }
 

@@ -9,6 +9,8 @@
 
 namespace foresightkv::inline v0::detail::host {
 
+inline constexpr int most_threads = 256;
+
 /// Threads that a call over `tasks` tasks uses.
 inline int num_threads(host_execution exec, int tasks) {
 #if defined(_OPENMP)
@@ -17,7 +19,8 @@ inline int num_threads(host_execution exec, int tasks) {
   int const wanted = 1;
   (void)exec;
 #endif
-  int const useful = tasks < wanted ? tasks : wanted;
+  int const allowed = wanted < most_threads ? wanted : most_threads;
+  int const useful = tasks < allowed ? tasks : allowed;
   return useful < 1 ? 1 : useful;
 }
 

@@ -56,8 +56,6 @@ struct row_scratch {
 /// The arrays of one call: the visited sequences, and a row_scratch per thread.
 template <class Policy>
 struct call_scratch {
-  static constexpr int max_threads = 256;
-
   std::int32_t* sequences = nullptr;
   int threads = 1;
   arena per_thread;
@@ -68,7 +66,7 @@ struct call_scratch {
     call_scratch scratch;
     scratch.sequences = memory.take<std::int32_t>(static_cast<std::size_t>(list.max_count));
     auto const rows = std::int64_t{list.max_count} * shape.num_layers * shape.num_kv_heads;
-    scratch.threads = num_threads(exec, rows < max_threads ? static_cast<int>(rows) : max_threads);
+    scratch.threads = num_threads(exec, rows < most_threads ? static_cast<int>(rows) : most_threads);
     scratch.per_thread = memory;
     scratch.shape = shape;
     scratch.max_length = list.max_length;
@@ -122,7 +120,8 @@ struct row_task {
   float const* window_of(observation<Query, Base> const& window,
                                                 row_scratch<Policy> const& scratch) const {
     if constexpr (window_list::size > 0)
-      observe_row<window_list>(cache, at, length, positions, window, scratch.observe, scratch.observed);
+      if (!observe_row<window_list>(cache, at, length, positions, window, scratch.observe, scratch.observed))
+        set_flag(state, at.sequence, sequence_flag::not_finite);
     return scratch.observed;
   }
   template <class List>

@@ -55,7 +55,8 @@ inline bool check_queries(length_view const& lengths, window_extent const& windo
                     [&](row_index at) { return check_window_row(window, lengths.of(at)); });
 }
 
-/// body(sequence) for every slot of a list that exists, in order; repeats are flagged and skipped.
+/// body(sequence) for every slot of a list that exists, in order; repeats are flagged and skipped, and who was visited by a
+/// list that is cut is flagged afterwards.
 template <class Body>
 void every_sequence(sequence_list const& list, int num_sequences, row_state const& state, Body const& body) {
   int const wanted = list.count == nullptr ? list.max_count : *list.count;
@@ -69,6 +70,7 @@ void every_sequence(sequence_list const& list, int num_sequences, row_state cons
       set_flag(state, sequence, sequence_flag::duplicate);
     else
       body(sequence);
+    if (wanted > list.max_count) set_flag(state, sequence, sequence_flag::list_cut);
   }
 }
 

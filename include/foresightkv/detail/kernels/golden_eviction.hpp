@@ -101,7 +101,7 @@ struct golden_softmax_kernel {
     int const count = smaller(threads, pass.queries() - first);
     int const begin = pass.begin(0) + first;
     int const own = begin + c.rank();
-    float largest = -3e38f;  // finite, so that no exponent is infinity less infinity
+    float largest = lowest_float;
     float total = 0.0f;
     for (int key = 0; key < begin + count; key += dot_tile::width) {
       int const keys = smaller(dot_tile::width, begin + count - key);

@@ -42,7 +42,10 @@ struct kernel_backend : lifecycle<Exec>, golden_kernels<Exec> {
     call<Policy, Cache> run(exec, policy, cache, list, state, scratch, window.max_queries);
     auto questions = run.questions({smaller(list.max_length, out_capacity)});
     questions.window = extent_of(window);
-    run.visit(questions);
+    chunk_question chunk{};
+    if (window.continues && Policy::reads::size > 0)
+      chunk = {out, out_capacity, Policy::reads::size * cache.shape().group, run.memory.begun};
+    run.visit(questions, {}, chunk);
     run.observe(window, {out, out_capacity, true}, no_stage{});
     return run.result();
   }
@@ -201,11 +204,13 @@ struct kernel_backend : lifecycle<Exec>, golden_kernels<Exec> {
       made.scorer = policy.scorer;
       return made;
     }
-    void visit(visit_questions<budget_type, scorer_type> const& asked, list_question const& given = {}) {
+    void visit(visit_questions<budget_type, scorer_type> const& asked, list_question const& given = {},
+               chunk_question const& chunk = {}) {
       visit_kernel<budget_type, scorer_type> body;
       body.list = list;
       body.questions = asked;
       body.given = given;
+      body.chunk = chunk;
       body.accepted = memory.accepted;
       body.kept_count = memory.kept_count;
       launch(list.max_count, body);
@@ -219,6 +224,7 @@ struct kernel_backend : lifecycle<Exec>, golden_kernels<Exec> {
         using pass_type = window_pass<Cache, Query, Base>;
         pass_type pass{rows, cache, window};
         if (window.lse == nullptr) pass.sums = {memory.sums, list.max_length, window.max_queries};
+        if (window.continues) pass.begun = memory.begun;
         if constexpr (!std::is_void_v<pass_element<pass_type>> && folds<window_list>::mergeable) {
           bool const done = with_tensor_dims<fixed_key_head_dim<Cache>()>(
               cache.shape().key_head_dim, [&](auto dims) { observe_on<decltype(dims)::value>(pass, out, after); });

@@ -16,9 +16,9 @@ FORESIGHTKV_HOST_DEVICE inline float exponent_of(softmax_rule const& rule, float
   return product * rule.multiply;
 }
 
-/// Sum of base-2 exponentials, less their largest exponent. Finite, so that no exponent is infinity less infinity.
+/// Sum of base-2 exponentials, less their largest exponent.
 struct exponent_sum {
-  float largest = -3e38f;
+  float largest = lowest_float;
   float total = 0.0f;
 
   FORESIGHTKV_HOST_DEVICE void add(exponent_sum other) {
@@ -65,6 +65,7 @@ struct window_pass {
   Cache cache{};
   observation<Query, Base> window{};
   window_sums sums{};  // where the window brings no log-sum-exp
+  std::int32_t const* begun = nullptr;  // [max_count] of a window that continues: whether it has had a query before
 
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE cache_shape const& shape() const { return rows.lengths.shape; }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE int query_head(visited_row const& row, int j) const {
@@ -73,9 +74,21 @@ struct window_pass {
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE window_place place(visited_row const& row, row_positions const& positions) const {
     return place_window(window, row.at.sequence, positions.end(row.length));
   }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE bool has_begun(visited_row const& row) const {
+    return begun[row.place / rows.per_sequence()] != 0;
+  }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE exponent_sum& sum(visited_row const& row, int split, int j, int query) const {
     std::int64_t const part = (std::int64_t{row.place} * sums.splits() + split) * shape().group + j;
     return sums.data[part * window.max_queries + query];
+  }
+
+  /// Leaves the sum of a query, and says so of its sequence if it is no number.
+  template <class Context>
+  FORESIGHTKV_HOST_DEVICE void store_sum(Context const& c, visited_row const& row, int split, int j, int query,
+                                         exponent_sum const& found) const {
+    sum(row, split, j, query) = found;
+    if (!is_finite(found.total) && !rows.state.empty())
+      c.raise(rows.state.flags + row.at.sequence, static_cast<std::uint32_t>(sequence_flag::not_finite));
   }
 
   /// Log-sum-exp of a query, base 2. Not finite for a masked one.
@@ -149,7 +162,7 @@ struct lse_kernel {
       for (int i = 0; i < dot_tile::width; ++i) all.total += exp2f(x[i] - peak);
       all.largest = peak;
     }
-    if (first + c.rank() < place.count) pass.sum(row, split, j, first + c.rank()) = all;
+    if (first + c.rank() < place.count) pass.store_sum(c, row, split, j, first + c.rank(), all);
   }
 };
 
@@ -200,11 +213,13 @@ struct statistics_rows {
 };
 using observed_rows = statistics_rows<float const>;
 
-/// A chunk of a window begins with what earlier ones left. A token that comes after all of their queries got 0 from
-/// them, and nobody may have written that down.
+/// A chunk of a window begins with what earlier ones left, if they had a query. A token that comes after all of those
+/// got 0 from them, and nobody may have written that down.
 template <class List>
-FORESIGHTKV_HOST_DEVICE folds<List> earlier_folds(float const* earlier, int position, window_place const& place, int group) {
+FORESIGHTKV_HOST_DEVICE folds<List> earlier_folds(bool begun, float const* earlier, int position, window_place const& place,
+                                                  int group) {
   folds<List> found;
+  if (!begun) return found;
   found.fold(0.0f, place.end - place.first);
   if (position >= place.first) return found;
   for (int s = 0; s < List::size; ++s) found.value[s] = earlier[s * group];
@@ -246,11 +261,11 @@ struct observe_kernel {
     for (int j = 0; j < group; ++j) {
       folds<List> running;
       if (pass.window.continues && slot < row.length)
-        running = earlier_folds<List>(token + j, position, place, group);
+        running = earlier_folds<List>(pass.has_begun(row), token + j, position, place, group);
       fold_window(c, memory, row, j, first, position, place, running);
       bool const untouched = place.count == 0 && pass.window.continues;
       for (int s = 0; s < List::size && slot < row.length && !untouched; ++s)
-        token[s * group + j] = place.count == 0 ? 0.0f : running.value[s];
+        token[s * group + j] = place.count == 0 ? unobserved() : running.value[s];
     }
     if constexpr (!std::same_as<After, no_stage>) c.sync(observed);
     after(c, memory.after, row, first, smaller(first + threads, row.length));

@@ -9,6 +9,11 @@ namespace foresightkv::inline v0::detail::kernels {
 
 FORESIGHTKV_HOST_DEVICE constexpr int divide_up(int a, int b) { return a / b + (a % b != 0); }
 
+/// Whether a list names more sequences than the call was promised.
+FORESIGHTKV_HOST_DEVICE inline bool is_cut(sequence_list const& list) {
+  return list.count != nullptr && *list.count > list.max_count;
+}
+
 /// One row that a call visits.
 struct visited_row {
   int place = -1;  // among the rows of the call: index into its workspace; negative: not visited

@@ -75,7 +75,7 @@ struct tensor_lse_kernel {
         sums[i].add({c.shuffle_xor(sums[i].largest, mask), c.shuffle_xor(sums[i].total, mask)});
       int const query = first + tile::own_of(c, i);
       if (c.rank() % 4 == i && query < count)
-        pass.sum(row, split, query / place.count, query % place.count) = sums[i];
+        pass.store_sum(c, row, split, query / place.count, query % place.count, sums[i]);
     });
   }
 
@@ -331,7 +331,7 @@ struct statistics_sink {
       int const token = Tile::own_of(c, i);
       if (pass.window.continues) {
         float const* const earlier = row + std::int64_t{mine.slot(token)} * List::size * group + j;
-        auto all = earlier_folds<List>(earlier, mine.position[i], mine.place, group);
+        auto all = earlier_folds<List>(pass.has_begun(mine.row), earlier, mine.position[i], mine.place, group);
         all.merge(of[i]);
         of[i] = all;
       }
@@ -356,14 +356,14 @@ struct statistics_sink {
   }
 
  private:
-  /// Without a query all statistics of a window are 0; a later chunk changes nothing.
+  /// Without a query all statistics of a window are zeros that say so; a later chunk changes nothing.
   template <class Context, class Share>
   FORESIGHTKV_HOST_DEVICE void clear(Context const& c, Share const& mine, float* row, int j) const {
     if (pass.window.continues) return;
     int const group = pass.shape().group;
     int const last = smaller(mine.first + Share::tokens, mine.row.length) * List::size;
     for (int i = mine.first * List::size + c.rank() % warp_size; i < last; i += warp_size)
-      row[std::int64_t{i} * group + j] = 0.0f;
+      row[std::int64_t{i} * group + j] = unobserved();
   }
 };
 

@@ -5,6 +5,7 @@
 #include <foresightkv/detail/kernels/block_context.hpp>
 #include <foresightkv/detail/kernels/collectives.hpp>
 #include <foresightkv/detail/kernels/rows.hpp>
+#include <foresightkv/detail/window.hpp>
 #include <foresightkv/selection.hpp>
 
 namespace foresightkv::inline v0::detail::kernels {
@@ -50,6 +51,15 @@ struct list_question {
   bool moves_tokens = true;
 };
 
+/// Asks of a window that continues whether it has had a query before: begun[i] of the list's entries. Here, since a block
+/// that observes must not read what another one of its row writes.
+struct chunk_question {
+  float const* earlier = nullptr;  // [row][capacity][width]; null: no window continues
+  std::int64_t capacity = 0;
+  int width = 0;
+  std::int32_t* begun = nullptr;  // [max_count]
+};
+
 /// Decides which sequences of a list a call visits: accepted[i] = sequence, or -1. One block per entry of the list.
 /// With a positive `due` only sequences with a row of at least budget + due tokens are accepted.
 template <class Budget, class Scorer>
@@ -60,6 +70,7 @@ struct visit_kernel {
   sequence_list list{};
   visit_questions<Budget, Scorer> questions{};
   list_question given{};
+  chunk_question chunk{};
   int due = 0;
   std::int32_t* accepted = nullptr;    // [max_count]
   std::int32_t* kept_count = nullptr;  // [place] of the given lists; negative: the row stays as it is
@@ -87,10 +98,22 @@ struct visit_kernel {
     if (!accept && c.rank() == 0) flag(c, sequence, static_cast<std::uint32_t>(found & 0xffu));
     if (accept && given.asked) accept = lists_fit(c, memory, sequence);
     if (accept && due > 0) accept = any_due(c, memory, sequence);
-    if (c.rank() == 0) accepted[entry] = accept ? sequence : -1;
+    if (c.rank() != 0) return;
+    if (is_cut(list)) flag(c, sequence, static_cast<std::uint32_t>(sequence_flag::list_cut));
+    accepted[entry] = accept ? sequence : -1;
+    if (accept && chunk.earlier != nullptr) chunk.begun[entry] = has_begun(sequence) ? 1 : 0;
   }
 
  private:
+  /// All rows of a sequence are observed alike: the first one tells.
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE bool has_begun(int sequence) const {
+    row_index const at{0, sequence, 0};
+    int const row = questions.lengths.shape.row(at);
+    int const length = questions.lengths.of(at);
+    row_positions const positions = positions_of(questions.state, row);
+    window_place const place = place_window(questions.window, sequence, positions.end(length));
+    return window_begun(positions, length, place, chunk.earlier + row * chunk.capacity * chunk.width, chunk.width);
+  }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE int sequence_of(int entry) const {
     int const wanted = list.count == nullptr ? list.max_count : *list.count;
     if (entry >= wanted) return -1;
