@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Builds the examples and runs evict_trace: examples/run.sh [trace] [options], for example examples/run.sh --help
+# Builds evict_trace and runs it: examples/run.sh [trace] [options], for example examples/run.sh --help
 # Without a trace in the first place it replays the bundled one, with the bundled judge.
 set -euo pipefail
 foresightkv_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -13,7 +13,7 @@ preset=host
 if nvidia-smi -L >/dev/null 2>&1 && command -v nvcc >/dev/null; then
   preset=cuda
 fi
-foresightkv_build "$preset" evict_trace examples
+foresightkv_build "$preset" evict_trace
 
 if [ $# -eq 0 ] || [[ $1 == -* ]]; then
   data="$foresightkv_root/examples/data"

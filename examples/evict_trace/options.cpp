@@ -48,7 +48,7 @@ constexpr option_parser<options> parsers[] = {
     {"--device", [](options& out, std::string_view, std::string_view value) { parse_device(out, value); }},
     {"--seed", [](options& out, std::string_view option,
                   std::string_view value) { out.seed = parse_number<std::uint64_t>(option, value, 0); }},
-    {"--threads", parse_count<&options::threads, 1>},
+    {"--threads", parse_threads<&options::threads>},
     {"--json", parse_path<&options::json>},
     {"--html", parse_path<&options::html>},
 };

@@ -22,7 +22,9 @@ record replay_key_norm(replay_input const& input) {
 record replay_streaming_llm(replay_input const& input) {
   auto const& [layer, golden, judge, given] = input;
   auto config = given.config();
-  config.sink_tokens = std::min(4, given.budget - given.recent);
+  config.sink_tokens = std::min(4, given.budget);
+  // It keeps the newest tokens anyway: those that are protected make room for the sinks.
+  config.recent_tokens = std::min(given.recent, given.budget - config.sink_tokens);
   return replay_with(layer, golden, given, config, fkv::streaming_llm{});
 }
 

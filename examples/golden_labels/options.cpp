@@ -61,7 +61,7 @@ constexpr option_parser<options> parsers[] = {
     {"--rules", parse_name<&fkv::golden_config::rules, io::golden_rules_names>},
     {"--layers", parse_layers},
     {"--to", parse_count<&options::to, 1>},
-    {"--threads", parse_count<&options::threads, 1>},
+    {"--threads", parse_threads<&options::threads>},
     {.name = "--force",
      .parse = [](options& out, std::string_view, std::string_view) { out.force = true; },
      .takes_value = false},

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <filesystem>
 #include <foresightkv/io/error.hpp>
+#include <limits>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -65,9 +66,16 @@ struct option_parser {
 };
 
 /// For the parsers' tables: a member that is a number or a path.
-template <auto Member, int Least>
+template <auto Member, int Least, int Most = std::numeric_limits<int>::max()>
 void parse_count(auto& out, std::string_view option, std::string_view value) {
-  out.*Member = parse_number(option, value, Least);
+  int const number = parse_number(option, value, Least);
+  if (number > Most) fail(option, "must be at most " + std::to_string(Most) + ", is " + std::to_string(number));
+  out.*Member = number;
+}
+/// More threads than a machine starts are a mistake, and end in a crash of the threads' library.
+template <auto Member>
+void parse_threads(auto& out, std::string_view option, std::string_view value) {
+  parse_count<Member, 1, 1024>(out, option, value);
 }
 template <auto Member>
 void parse_path(auto& out, std::string_view, std::string_view value) {

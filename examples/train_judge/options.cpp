@@ -96,7 +96,7 @@ constexpr option_parser<options> parsers[] = {
     {"--clip-scope", parse_name<&options::clip_scope, scope_names>},
     {"--seed", [](options& out, std::string_view option,
                   std::string_view value) { out.seed = parse_number<std::uint64_t>(option, value, 0); }},
-    {"--threads", parse_count<&options::threads, 1>},
+    {"--threads", parse_threads<&options::threads>},
     {"--measure-every", parse_count<&options::measure_every, 1>},
     {"--checkpoint-every", parse_count<&options::checkpoint_every, 1>},
     {.name = "--resume",
@@ -128,10 +128,11 @@ void check_rollouts(options const& chosen) {
     fail("--rollouts", "takes one trace, and no --from, --labels or --resume");
 }
 
-void check(options const& chosen) {
+void check(options& chosen) {
   if (chosen.traces.empty()) throw input_error("which trace? (see --help)");
   if (chosen.out.empty()) throw input_error("--out: which folder? (see --help)");
   check_regime(chosen);
+  if (chosen.rounds == 0) chosen.rounds = std::min(5, chosen.steps);
   if (chosen.rounds > chosen.steps)
     fail("--rounds", "must not be more than the " + std::to_string(chosen.steps) + " steps, is " +
                          std::to_string(chosen.rounds));
@@ -229,7 +230,7 @@ how
   --batch N             evictions in each, of every layer                          (default 32)
   --on-policy X         share of them that the judge in training brought about, 0 to 1; the others are golden's
                                                                                    (default 0.75)
-  --rounds N            how often the judge in training is replayed anew           (default 5)
+  --rounds N            how often the judge in training is replayed anew           (default 5, or every step)
   --start S             random, or window_sum: begin at that policy                (default window_sum)
   --deviation X         of the random weights                                      (default 0.02)
   --weights FILE        judges to begin with instead

@@ -44,7 +44,7 @@ struct options {
 
   int steps = 1000;
   int batch = 32;
-  int rounds = 5;
+  int rounds = 0;  ///< 0: five, or one per step where there are fewer
   double on_policy = 0.75;
   fkv::training::judge_start start = fkv::training::judge_start::window_sum;
   feature_set features = feature_set::paper;

@@ -167,6 +167,14 @@ TEST_CASE("evict_trace: without weights foresight is left out, and the table say
   CHECK(result.out.find("\nforesight  ") == std::string::npos);
 }
 
+TEST_CASE("evict_trace: streaming_llm keeps its sinks, whatever is protected") {
+  auto const recall = [](std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), {trace_file, "--policies", "streaming_llm", "--budget", "64", "--interval", "64"});
+    return measure(arguments)["policies"]["streaming_llm"]["attention_recall"].get<double>();
+  };
+  CHECK(recall({}) == recall({"--recent", "60"}));
+}
+
 TEST_CASE("evict_trace: threads do not show in the measures, the seed only in random") {
   std::vector<std::string> const arguments{trace_file, "--to", "512", "--policies",
                                            "window_sum,snap_kv,random"};
@@ -307,6 +315,7 @@ TEST_CASE("evict_trace: bad input is one line, status 2, and nothing written") {
       {{trace_file, "--device", "tpu"}, "auto, host or cuda"},
       {{trace_file, "--seed", "-1"}, "whole number"},
       {{trace_file, "--threads", "0"}, "at least 1"},
+      {{trace_file, "--threads", "100000"}, "at most 1024"},
       {{trace_file, "--bogus", "1"}, "--bogus"},
       {{trace_file, "-x"}, "-x"},
       {{trace_file, trace_file}, "one too many"},

@@ -127,7 +127,7 @@ TEST_CASE("train_judge: whole traces can be held out, and both parts add up as e
   auto const out = (folder / "out").string();
   REQUIRE(
       run({(folder / "trace").string(), "--held-out-traces", (folder / "other").string(), "--budget", "16",
-           "--interval", "4", "--steps", "4", "--rounds", "1", "--measure-every", "4", "--out", out})
+           "--interval", "4", "--steps", "4", "--measure-every", "4", "--out", out})
           .status == 0);
   auto const replayed = test::run_program(
       FORESIGHTKV_EVICT_TRACE,

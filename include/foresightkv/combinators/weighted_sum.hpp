@@ -77,11 +77,11 @@ struct weighted_sum : detail::alternate<detail::weighted_terms<>, Scorers...>::t
     float* const term = row.scratch(0);
     auto const inner = row.with_scratch(1);
     bool first = true;
-    this->for_each([&](float weight, auto const& scorer) {
-      detail::evaluate(scorer, block, inner, term);
+    this->for_each([&](float factor, auto const& of_term) {
+      detail::evaluate(of_term, block, inner, term);
       bool const begins = first;
       block.for_each(n, [&](int slot) {
-        float const value = weight * term[slot];
+        float const value = factor * term[slot];
         scores[slot] = begins ? value : scores[slot] + value;
       });
       first = false;
@@ -90,7 +90,7 @@ struct weighted_sum : detail::alternate<detail::weighted_terms<>, Scorers...>::t
 
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr bool covers(int model_layer) const {
     bool all = true;
-    this->for_each([&](float, auto const& scorer) { all = all && detail::covers_layer(scorer, model_layer); });
+    this->for_each([&](float, auto const& of_term) { all = all && detail::covers_layer(of_term, model_layer); });
     return all;
   }
   [[nodiscard]] status check(cache_shape const& shape) const {
