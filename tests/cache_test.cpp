@@ -25,20 +25,24 @@ constexpr fkv::cache_shape changed(Edit const& edit) {
   return made;
 }
 
-/// A cache of one's own: one row, keys and values apart.
-struct toy_row {
+/// A cache of one's own: one row, keys and values in the same place.
+struct toy_vectors {
   using element_type = float;
+  float* memory = nullptr;
+  [[nodiscard]] float* at(int slot) const { return memory + slot * 8; }
+  [[nodiscard]] static constexpr float scale(int) { return 1.0f; }
+};
+struct toy_row {
   static constexpr fkv::length_domain domain = fkv::length_domain::row;
   float* memory = nullptr;
-  std::int32_t const* count = nullptr;
+  int count = 0;
   [[nodiscard]] fkv::cache_shape shape() const { return ::shape; }
-  [[nodiscard]] std::int32_t const* lengths() const { return count; }
-  [[nodiscard]] float* key(fkv::row_index, int slot) const { return memory + slot * 8; }
-  [[nodiscard]] float* value(fkv::row_index, int slot) const { return memory + slot * 8; }
+  [[nodiscard]] int length(fkv::row_index) const { return count; }
+  [[nodiscard]] toy_vectors keys(fkv::row_index) const { return {memory}; }
+  [[nodiscard]] toy_vectors values(fkv::row_index) const { return {memory}; }
   [[nodiscard]] fkv::status check() const { return {}; }
 };
 struct without_domain {
-  using element_type = float;
   [[nodiscard]] fkv::cache_shape shape() const { return {}; }
 };
 
@@ -127,7 +131,8 @@ TEST_CASE("cache: where lengths stand in each domain") {
 }
 
 TEST_CASE("cache: what satisfies the concept") {
-  static_assert(fkv::kv_cache<toy_row>);
+  static_assert(fkv::kv_cache<toy_row> && fkv::token_vectors<toy_vectors>);
+  static_assert(fkv::detail::is_unscaled<toy_vectors>() && !fkv::detail::is_scaled_by_token<toy_vectors>());
   static_assert(fkv::kv_cache<fkv::dense_cache<fkv::half>>);
   static_assert(!fkv::kv_cache<without_domain>);
   CHECK_FALSE(fkv::kv_cache<int*>);

@@ -126,8 +126,8 @@ TEST_CASE("compact: what the host can see is refused before anything is written"
   refused(errc::null_pointer, policy,
           change(cache,
                  [](auto& c) {
-                   c.keys = nullptr;
-                   c.layer_keys = nullptr;
+                   c.key_data = nullptr;
+                   c.key_layers = nullptr;
                  }),
           list, lists, state, lengths, work.view());
   refused(errc::invalid_shape, policy, cache, change(list, [](auto& l) { l.max_count = -2; }), lists, state,

@@ -510,12 +510,12 @@ TEST_CASE("evict: what the host can see is refused before anything is written") 
     refused(expected, policy, change(cache, edit), list, window, state, output, work.view());
   };
   cache_case(errc::null_pointer, [](auto& c) {
-    c.keys = nullptr;
-    c.layer_keys = nullptr;
+    c.key_data = nullptr;
+    c.key_layers = nullptr;
   });
   cache_case(errc::null_pointer, [](auto& c) {
-    c.values = nullptr;
-    c.layer_values = nullptr;
+    c.value_data = nullptr;
+    c.value_layers = nullptr;
   });
   cache_case(errc::null_pointer, [](auto& c) { c.row_lengths = nullptr; });
   cache_case(errc::misaligned, [&](auto& c) { c.row_lengths = shifted(c.row_lengths); });

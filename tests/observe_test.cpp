@@ -191,9 +191,9 @@ TEST_CASE("observe: a cache type that fixes the key dimension gives the same byt
   auto const wanted = made.out.values;
   auto const free = made.cache.view();
   auto const observe = [&]<int KeyHeadDim>() {
-    using cache_type = fkv::dense_cache<fkv::half, fkv::length_domain::row, KeyHeadDim>;
-    cache_type const fixed{free.keys, free.values, free.row_lengths, free.extents, free.key_strides, free.value_strides,
-                           free.layer_keys, free.layer_values};
+    using cache_type = fkv::dense_cache<fkv::half, fkv::half, fkv::length_domain::row, KeyHeadDim>;
+    cache_type const fixed{free.key_data,    free.value_data,    free.row_lengths, free.extents,
+                           free.key_strides, free.value_strides, free.key_layers,  free.value_layers};
     testing::owned_workspace work(fkv::observe_bytes<all_statistics>(testing::exec, shape, made.list(), 70));
     return fkv::observe(testing::exec, fixed, made.list(), made.window.view(), made.state.view, made.out.view(),
                         work.view());
@@ -414,6 +414,7 @@ TEST_CASE("observe: what a query does not see has no share, however low the logi
   }
 }
 
+#if !defined(__FAST_MATH__)  // which knows no NaN
 TEST_CASE_TEMPLATE("observe: a key that is no number masks who sees it, and its sequence says so", Element, float, fkv::half) {
   bench<Element, Element, fkv::log_base::natural, fkv::statistics<fkv::sum>> made(31, 40, 6);
   while (made.shape.num_sequences < 2)
@@ -435,6 +436,7 @@ TEST_CASE_TEMPLATE("observe: a key that is no number masks who sees it, and its 
   REQUIRE(made.observe(made.window.view()).ok());
   CHECK(made.state.view.flags[1] == 0);
 }
+#endif
 
 TEST_CASE("observe: rows of sequences that the list does not name keep every byte") {
   float_bench made(13, 40, 8);

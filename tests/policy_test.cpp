@@ -53,7 +53,7 @@ TEST_CASE("policy: composed with a run-time config and parts that hold values") 
 TEST_CASE("policy: which caches it fits") {
   using type = decltype(fkv::compose<config>(fkv::window_sum{}, fkv::top_k{}, fkv::ordered{}));
   static_assert(fkv::detail::check_policy_on_cache<type, fkv::dense_cache<float>>());
-  static_assert(fkv::detail::check_policy_on_cache<type, fkv::dense_cache<float, fkv::length_domain::row>>());
+  static_assert(fkv::detail::check_policy_on_cache<type, fkv::dense_cache<float, float, fkv::length_domain::row>>());
   static_assert(!fkv::eviction_policy<fkv::window_sum>);
   CHECK(fkv::is_policy<type>);
 }

@@ -364,8 +364,8 @@ TEST_CASE("score: what the host can see is refused before anything is written") 
   refused(errc::null_pointer, policy,
           change(cache,
                  [](auto& c) {
-                   c.values = nullptr;
-                   c.layer_values = nullptr;
+                   c.value_data = nullptr;
+                   c.value_layers = nullptr;
                  }),
           list, window, state, scores, work.view());
   refused(errc::invalid_shape, policy, cache, change(list, [](auto& l) { l.max_count = -1; }), window, state,
@@ -389,27 +389,32 @@ namespace {
 template <class Scorer>
 using in_order_policy = fkv::policy<fkv::eviction_config, Scorer, fkv::top_k, fkv::ordered>;
 
-template <class Scorer, class Element>
+/// A cache whose elements have scales against one whose elements were multiplied by them: powers of two, so that nothing is
+/// rounded on the way.
+template <template <class> class Storage, class Scorer, class Element>
 void compare_scaled(Scorer const& scorer, bool in_order) {
   testing::policy_bench<in_order_policy<Scorer>, Element> scaled(31, {loose, scorer, {}, {}, {}}, 70, 9);
   scaled.place(in_order ? history::ordered : history::filled);
-  auto const heads = static_cast<std::size_t>(scaled.shape.num_layers * scaled.shape.num_kv_heads);
-  std::vector<float> key_scales(heads), value_scales(heads);
-  for (std::size_t i = 0; i < heads; ++i) {  // powers of two: nothing is rounded
+  auto const& shape = scaled.shape;
+  constexpr bool by_token = Storage<Element>::token_bytes > 0;
+  auto const count = static_cast<std::size_t>(by_token ? shape.num_rows() * shape.capacity : shape.num_layers * shape.num_kv_heads);
+  testing::guarded<float> key_scales(count), value_scales(count);
+  for (std::size_t i = 0; i < count; ++i) {
     key_scales[i] = i % 2 == 0 ? 0.25f : 2.0f;
     value_scales[i] = i % 3 == 0 ? 4.0f : 0.5f;
   }
+  scaled.cache.order = testing::layout::hnd;
+  using cache_type = fkv::dense_cache<Storage<Element>>;
+  auto const view = cache_type::hnd(scaled.cache.keys.data(), scaled.cache.values.data(), scaled.cache.lengths.data(), shape)
+                        .with_scales(key_scales.data(), value_scales.data());
   auto plain = scaled;
-  auto const view = plain.cache.view();
   plain.each_row([&](fkv::row_index at) {
-    auto const head = static_cast<std::size_t>(at.layer * plain.shape.num_kv_heads + at.kv_head);
-    auto const multiply = [](Element* first, int count, float factor) {
-      for (int d = 0; d < count; ++d)
-        first[d] = fkv::element_traits<Element>::store(fkv::to_float(first[d]) * factor);
+    auto const multiply = [](Element* first, int dims, float factor) {
+      for (int d = 0; d < dims; ++d) first[d] = fkv::element_traits<Element>::store(fkv::to_float(first[d]) * factor);
     };
     for (int slot = 0; slot < plain.length(at); ++slot) {
-      multiply(view.key(at, slot), plain.shape.key_head_dim, key_scales[head]);
-      multiply(view.value(at, slot), plain.shape.value_head_dim, value_scales[head]);
+      multiply(plain.cache.view().key(at, slot), shape.key_head_dim, view.keys(at).scale(slot));
+      multiply(plain.cache.view().value(at, slot), shape.value_head_dim, view.values(at).scale(slot));
     }
   });
   auto const score = [](auto& made, auto const& cache) {
@@ -419,22 +424,32 @@ void compare_scaled(Scorer const& scorer, bool in_order) {
                 .ok());
   };
   score(plain, plain.cache.view());
-  score(scaled, scaled.cache.view().with_scales(key_scales.data(), value_scales.data()));
+  score(scaled, view);
   CHECK(scaled.scores.values.same_bytes(plain.scores.values));
 }
 
-}  // namespace
-
-TEST_CASE_TEMPLATE("score: a cache with scales is one whose elements carry them", Element, float, fkv::bfloat16) {
-  compare_scaled<fkv::window_sum, Element>({}, false);
-  compare_scaled<fkv::key_norm, Element>({}, false);
-  compare_scaled<fkv::key_diff, Element>({}, false);
-  compare_scaled<fkv::snap_kv<>, Element>({}, true);
-  compare_scaled<fkv::r_kv<>, Element>({}, true);
+template <template <class> class Storage, class Element>
+void compare_scaled_scorers() {
+  compare_scaled<Storage, fkv::window_sum, Element>({}, false);
+  compare_scaled<Storage, fkv::key_norm, Element>({}, false);
+  compare_scaled<Storage, fkv::key_diff, Element>({}, false);
+  compare_scaled<Storage, fkv::snap_kv<>, Element>({}, true);
+  compare_scaled<Storage, fkv::r_kv<>, Element>({}, true);
   testing::random_source random(4);
   testing::policy_bench<in_order_policy<fkv::window_sum>, Element> const extents(31, {loose, {}, {}, {}, {}}, 70, 9);
   fkv::cache_shape const& shape = extents.shape;
   testing::random_judges const judges(
       {shape.num_layers, shape.num_kv_heads, shape.group, shape.key_head_dim, shape.value_head_dim}, random);
-  compare_scaled<fkv::foresight<>, Element>({judges.view()}, false);
+  compare_scaled<Storage, fkv::foresight<>, Element>({judges.view()}, false);
 }
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("score: a cache with scales by head is one whose elements carry them", Element, float, fkv::bfloat16) {
+  compare_scaled_scorers<fkv::scaled_by_head, Element>();
+}
+
+TEST_CASE_TEMPLATE("score: a cache with scales by token is one whose elements carry them", Element, float, fkv::bfloat16) {
+  compare_scaled_scorers<fkv::scaled_by_token, Element>();
+}
+

@@ -39,7 +39,7 @@ TEST_CASE("selector: what satisfies the concept") {
 }
 
 TEST_CASE("selector: one of the user's own restricts, rescores and evicts") {
-  using row_cache = fkv::dense_cache<float, fkv::length_domain::row>;
+  using row_cache = fkv::dense_cache<float, float, fkv::length_domain::row>;
   using policy_type =
       fkv::policy<fkv::eviction_config, testing::no_scorer, below_zero, fkv::ordered, fkv::per_sequence>;
   for (std::uint64_t seed = 0; seed < 20; ++seed) {

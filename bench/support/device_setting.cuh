@@ -77,7 +77,7 @@ class device_setting {
   }
 
   [[nodiscard]] auto cache() const {
-    return fkv::dense_cache<Element, fkv::length_domain::sequence, model_axes::head_dim>::hnd(
+    return fkv::dense_cache<Element, Element, fkv::length_domain::sequence, model_axes::head_dim>::hnd(
         keys_.data(), values_.data(), lengths_.data(), shape);
   }
   [[nodiscard]] auto window() const { return fkv::observation<Element>::hnd(queries_.data(), shape, interval_); }

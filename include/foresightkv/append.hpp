@@ -29,7 +29,7 @@ status append(Exec exec, Cache const& cache, eviction_state<Policy> const& state
         [&] { return detail::check_state(state, cache.shape(), eviction_state<Policy>::carried_list::size); },
         [&] { return counts == nullptr ? status{errc::null_pointer} : detail::check_aligned(counts); });
     if (!checked.ok()) return checked;
-    return detail::backend<Exec>::append(exec, detail::lengths_of(cache), state, sequences, counts,
+    return detail::backend<Exec>::append(exec, cache, state, sequences, counts,
                                          !Policy::compaction_type::moves_tokens);
   } else {
     return {errc::unsupported};

@@ -8,6 +8,7 @@
 #include <foresightkv/execution.hpp>
 #include <foresightkv/status.hpp>
 #include <type_traits>
+#include <utility>
 
 namespace foresightkv::inline v0 {
 
@@ -82,40 +83,138 @@ FORESIGHTKV_HOST_DEVICE constexpr int num_lengths(length_domain domain, cache_sh
 
 }  // namespace detail
 
+/// The keys (or values) of one row, made once for it: what does not depend on the slot is worked out by then.
+///   element_type  storage type, see element.hpp
+///   at(slot)      first of head_dim contiguous elements of a token
+///   scale(slot)   stored element * scale = element. A static constexpr function that gives 1 costs nothing; where the scale is
+///                 the row's, `static constexpr bool one_scale = true` says so and saves a product per logit
+///   place()       (optional) the same addresses without their type: place()(slot) is a std::byte*. If keys and values have
+///                 the same type of place, their moves share their code
+template <class Vectors>
+concept token_vectors = std::is_trivially_copyable_v<Vectors> && element<typename Vectors::element_type> &&
+                        requires(Vectors const vectors, int slot) {
+                          { vectors.at(slot) } -> std::same_as<typename Vectors::element_type*>;
+                          { vectors.scale(slot) } -> std::same_as<float>;
+                        };
+
 /// A view of cached keys and values that a backend can read and compact. Trivially copyable: it travels to a device
 /// by value.
 ///
-///   element_type                storage type, see element.hpp
 ///   domain                      the length domain
 ///   shape()                     extents
-///   lengths()                   current lengths, indexed by the domain; read by the backend, never written
-///   key(row, slot), value(...)  first of key_head_dim (value_head_dim) contiguous elements of a token
+///   length(row)                 slots of a row; rows of one domain agree. Read by the backend, never written
+///   keys(row), values(row)      its token_vectors; the two may have different element types
 ///   check()                     what the host can see: extents, missing pointers, alignment
-///   key_scale(row), value_scale(row)  (optional) what a row's stored keys (values) are multiplied by, such as fp8 ones
+///   num_parts(), part_bytes(i), part(row, i)  (optional, all three) what moves with a token: of each part so many bytes, from
+///                               part(row, i)(slot) on, a std::byte*. Else its key and its value. For scales of tokens, and
+///                               where a value is a part of its key's memory, which moves once
+///   lengths()                   (optional) where the lengths of a domain stand, so that new ones are not written there
 ///   fixed_key_head_dim          (optional) static constexpr int, the key_head_dim of every shape() or 0: a device backend is
 ///                               compiled for this one alone
 template <class Cache>
-concept kv_cache = std::is_trivially_copyable_v<Cache> && element<typename Cache::element_type> &&
-                   requires(Cache const cache, row_index at, int slot) {
-                     { Cache::domain } -> std::convertible_to<length_domain>;
-                     { cache.shape() } -> std::convertible_to<cache_shape>;
-                     { cache.lengths() } -> std::same_as<std::int32_t const*>;
-                     { cache.key(at, slot) } -> std::same_as<typename Cache::element_type*>;
-                     { cache.value(at, slot) } -> std::same_as<typename Cache::element_type*>;
-                     { cache.check() } -> std::same_as<status>;
-                   };
+concept kv_cache = std::is_trivially_copyable_v<Cache> && requires(Cache const cache, row_index at) {
+  { Cache::domain } -> std::convertible_to<length_domain>;
+  { cache.shape() } -> std::convertible_to<cache_shape>;
+  { cache.length(at) } -> std::convertible_to<int>;
+  { cache.keys(at) } -> token_vectors;
+  { cache.values(at) } -> token_vectors;
+  { cache.check() } -> std::same_as<status>;
+};
 
 namespace detail {
 
 template <class Cache>
-FORESIGHTKV_HOST_DEVICE constexpr float key_scale_of(Cache const& cache, row_index at) {
-  if constexpr (requires { cache.key_scale(at); }) return cache.key_scale(at);
-  return 1.0f;
+using key_vectors = decltype(std::declval<Cache const&>().keys(row_index{}));
+template <class Cache>
+using value_vectors = decltype(std::declval<Cache const&>().values(row_index{}));
+template <class Cache>
+using key_element = typename key_vectors<Cache>::element_type;
+template <class Cache>
+using value_element = typename value_vectors<Cache>::element_type;
+
+/// Whether elements are what is stored.
+template <class Vectors>
+FORESIGHTKV_HOST_DEVICE constexpr bool is_unscaled() {
+  if constexpr (requires { requires std::bool_constant<Vectors::scale(0) == 1.0f>::value; }) return true;
+  return false;
+}
+/// Whether every token has a scale of its own.
+template <class Vectors>
+FORESIGHTKV_HOST_DEVICE constexpr bool is_scaled_by_token() {
+  if constexpr (is_unscaled<Vectors>()) return false;
+  if constexpr (requires { requires Vectors::one_scale; }) return false;
+  return true;
+}
+
+/// A scale in two factors: the row's, and that of a token of it. One of them is the constant 1.
+template <class Vectors>
+FORESIGHTKV_HOST_DEVICE constexpr float row_scale(Vectors const& vectors) {
+  if constexpr (is_unscaled<Vectors>() || is_scaled_by_token<Vectors>())
+    return 1.0f;
+  else
+    return vectors.scale(0);
+}
+template <class Vectors>
+FORESIGHTKV_HOST_DEVICE constexpr float token_scale([[maybe_unused]] Vectors const& vectors, [[maybe_unused]] int slot) {
+  if constexpr (is_scaled_by_token<Vectors>())
+    return vectors.scale(slot);
+  else
+    return 1.0f;
+}
+
+/// Addresses of a row's vectors without their type.
+template <class Vectors>
+struct vectors_place {
+  Vectors vectors;
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE std::byte* operator()(int slot) const {
+    return reinterpret_cast<std::byte*>(vectors.at(slot));
+  }
+};
+template <class Vectors>
+FORESIGHTKV_HOST_DEVICE auto place_of(Vectors const& vectors) {
+  if constexpr (requires { vectors.place(); })
+    return vectors.place();
+  else
+    return vectors_place<Vectors>{vectors};
+}
+
+/// Keys and values whose places have different types.
+template <class KeyPlace, class ValuePlace>
+struct either_place {
+  KeyPlace key;
+  ValuePlace value;
+  bool of_key;
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE std::byte* operator()(int slot) const { return of_key ? key(slot) : value(slot); }
+};
+
+/// What moves with a token, part by part: what the cache says, or keys and values.
+template <class Cache>
+FORESIGHTKV_HOST_DEVICE int num_parts(Cache const& cache) {
+  if constexpr (requires { cache.num_parts(); })
+    return cache.num_parts();
+  else
+    return 2;
 }
 template <class Cache>
-FORESIGHTKV_HOST_DEVICE constexpr float value_scale_of(Cache const& cache, row_index at) {
-  if constexpr (requires { cache.value_scale(at); }) return cache.value_scale(at);
-  return 1.0f;
+FORESIGHTKV_HOST_DEVICE int part_bytes(Cache const& cache, int part) {
+  if constexpr (requires { cache.part_bytes(part); })
+    return cache.part_bytes(part);
+  else
+    return part == 0 ? static_cast<int>(sizeof(key_element<Cache>)) * cache.shape().key_head_dim
+                     : static_cast<int>(sizeof(value_element<Cache>)) * cache.shape().value_head_dim;
+}
+template <class Cache>
+FORESIGHTKV_HOST_DEVICE auto part_place(Cache const& cache, row_index at, int part) {
+  if constexpr (requires { cache.part(at, part); }) {
+    return cache.part(at, part);
+  } else {
+    using key_place = decltype(place_of(cache.keys(at)));
+    using value_place = decltype(place_of(cache.values(at)));
+    if constexpr (std::same_as<key_place, value_place>)
+      return part == 0 ? place_of(cache.keys(at)) : place_of(cache.values(at));
+    else
+      return either_place<key_place, value_place>{place_of(cache.keys(at)), place_of(cache.values(at)), part == 0};
+  }
 }
 
 /// Key dimension that a cache type fixes; 0 where it fixes none.
@@ -128,8 +227,8 @@ constexpr int fixed_key_head_dim() {
 template <class Cache>
 constexpr bool check_cache() {
   static_assert(kv_cache<Cache>,
-                "foresightkv: a cache must be trivially copyable and have element_type, domain, shape(), lengths(), "
-                "key(row, slot), value(row, slot) and check()");
+                "foresightkv: a cache must be trivially copyable and have domain, shape(), length(row), keys(row), values(row) and "
+                "check(); keys and values have element_type, at(slot) and scale(slot)");
   return kv_cache<Cache>;
 }
 

@@ -65,8 +65,8 @@ TEST_CASE("dense_cache: addresses by hand") {
   CHECK(nhd.value({1, 2, 1}, 4) == values + (((1 * 3 + 2) * 7 + 4) * 2 + 1) * 3);
   float* const bases[] = {keys + 210, keys};
   auto layers = hnd;
-  layers.keys = nullptr;
-  layers.layer_keys = bases;
+  layers.key_data = nullptr;
+  layers.key_layers = bases;
   CHECK(layers.key({0, 0, 1}, 2) == keys + 210 + (7 + 2) * 5);
   CHECK(layers.check().ok());
 }
@@ -92,12 +92,12 @@ TEST_CASE("dense_cache: what check refuses") {
   refused(errc::ok, [](auto&) {});
   refused(errc::invalid_shape, [](auto& c) { c.extents.capacity = 0; });
   refused(errc::null_pointer, [](auto& c) { c.row_lengths = nullptr; });
-  refused(errc::null_pointer, [](auto& c) { c.keys = nullptr; });
-  refused(errc::null_pointer, [](auto& c) { c.values = nullptr; });
+  refused(errc::null_pointer, [](auto& c) { c.key_data = nullptr; });
+  refused(errc::null_pointer, [](auto& c) { c.value_data = nullptr; });
   refused(errc::misaligned,
-          [](auto& c) { c.keys = reinterpret_cast<float*>(reinterpret_cast<std::uintptr_t>(c.keys) + 2); });
+          [](auto& c) { c.key_data = reinterpret_cast<float*>(reinterpret_cast<std::uintptr_t>(c.key_data) + 2); });
   refused(errc::misaligned, [](auto& c) {
-    c.values = reinterpret_cast<float*>(reinterpret_cast<std::uintptr_t>(c.values) + 1);
+    c.value_data = reinterpret_cast<float*>(reinterpret_cast<std::uintptr_t>(c.value_data) + 1);
   });
   refused(errc::misaligned, [](auto& c) {
     c.row_lengths =
@@ -112,7 +112,7 @@ TEST_CASE("dense_cache: what check refuses") {
 }
 
 TEST_CASE("dense_cache: rows of different lengths") {
-  using row_cache = fkv::dense_cache<float, fkv::length_domain::row>;
+  using row_cache = fkv::dense_cache<float, float, fkv::length_domain::row>;
   static_assert(row_cache::domain == fkv::length_domain::row &&
                 fkv::dense_cache<float>::domain == fkv::length_domain::sequence);
   std::vector<std::int32_t> const lengths(static_cast<std::size_t>(shape.num_rows()), 3);
@@ -120,4 +120,50 @@ TEST_CASE("dense_cache: rows of different lengths") {
   auto const cache = row_cache::hnd(memory.keys.data(), memory.values.data(), lengths.data(), shape);
   CHECK(cache.lengths() == lengths.data());
   CHECK(cache.shape().num_rows() == 12);
+}
+
+TEST_CASE("dense_cache: element types and storages of keys and values are apart") {
+  using mixed = fkv::dense_cache<fkv::scaled_by_token<fkv::float8_e4m3>, fkv::bfloat16>;
+  static_assert(std::is_same_v<fkv::detail::key_element<mixed>, fkv::float8_e4m3>);
+  static_assert(std::is_same_v<fkv::detail::value_element<mixed>, fkv::bfloat16>);
+  static_assert(fkv::detail::is_scaled_by_token<fkv::detail::key_vectors<mixed>>());
+  static_assert(fkv::detail::is_unscaled<fkv::detail::value_vectors<mixed>>());
+  using by_head = fkv::detail::key_vectors<fkv::dense_cache<fkv::scaled_by_head<fkv::float8_e4m3>>>;
+  static_assert(!fkv::detail::is_unscaled<by_head>() && !fkv::detail::is_scaled_by_token<by_head>());
+
+  std::vector<fkv::float8_e4m3> keys(static_cast<std::size_t>(shape.num_rows() * shape.capacity * shape.key_head_dim));
+  std::vector<fkv::bfloat16> values(static_cast<std::size_t>(shape.num_rows() * shape.capacity * shape.value_head_dim));
+  std::vector<float> scales(static_cast<std::size_t>(shape.num_rows() * shape.capacity));
+  for (std::size_t i = 0; i < scales.size(); ++i) scales[i] = static_cast<float>(i);
+  std::vector<std::int32_t> const lengths(3, 7);
+  for (bool const head_first : {true, false}) {
+    auto const bare = head_first ? mixed::hnd(keys.data(), values.data(), lengths.data(), shape)
+                                 : mixed::nhd(keys.data(), values.data(), lengths.data(), shape);
+    CHECK(bare.check().code == fkv::errc::null_pointer);  // its scales
+    auto const cache = bare.with_key_scales(scales.data());
+    CHECK(cache.check().ok());
+    CHECK(cache.num_parts() == 3);
+    CHECK(cache.part_bytes(0) == 5);
+    CHECK(cache.part_bytes(1) == 6);
+    CHECK(cache.part_bytes(2) == 4);
+    each_token([&](fkv::row_index at, int slot) {
+      auto const token = head_first ? shape.row(at) * 7 + slot : ((at.layer * 3 + at.sequence) * 7 + slot) * 2 + at.kv_head;
+      CHECK(cache.keys(at).scale(slot) == static_cast<float>(token));
+      CHECK(reinterpret_cast<float*>(cache.part(at, 2)(slot)) == scales.data() + token);
+      CHECK(reinterpret_cast<fkv::bfloat16*>(cache.part(at, 1)(slot)) == cache.value(at, slot));
+    });
+  }
+}
+
+TEST_CASE("dense_cache: a latent row is one part, and its values stand in it") {
+  fkv::cache_shape latent = shape;
+  latent.value_head_dim = 4;
+  std::vector<float> data(static_cast<std::size_t>(latent.num_rows() * latent.capacity * latent.key_head_dim));
+  std::vector<std::int32_t> const lengths(3, 7);
+  auto const cache = fkv::dense_cache<float>::latent(data.data(), lengths.data(), latent, 1);
+  CHECK(cache.check().ok());
+  CHECK(cache.num_parts() == 1);
+  CHECK(cache.part_bytes(0) == 20);
+  each_token([&](fkv::row_index at, int slot) { CHECK(cache.value(at, slot) == cache.key(at, slot) + 1); });
+  CHECK(fkv::dense_cache<float>::latent(data.data(), lengths.data(), latent, 2).check().code == fkv::errc::invalid_shape);
 }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// expect-error: foresightkv: a cache must be trivially copyable and have element_type, domain, shape(), lengths(),
+// expect-error: foresightkv: a cache must be trivially copyable and have domain, shape(), length(row), keys(row), values(row)
 #include <foresightkv/foresightkv.hpp>
 
 namespace fkv = foresightkv;
 
 struct my_cache : fkv::dense_cache<float> {
 #ifdef SHOULD_FAIL
-  float* value(fkv::row_index, int) const = delete;
+  int values(fkv::row_index) const;
 #endif
 };
 

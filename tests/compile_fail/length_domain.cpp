@@ -15,7 +15,7 @@ using policy = decltype(fkv::compose(fkv::eviction_config{}, fkv::window_sum{}, 
 #ifdef SHOULD_FAIL
 using cache_type = fkv::dense_cache<float>;
 #else
-using cache_type = fkv::dense_cache<float, fkv::length_domain::layer>;
+using cache_type = fkv::dense_cache<float, float, fkv::length_domain::layer>;
 #endif
 
 fkv::status run(policy const& rule, cache_type const& cache, fkv::eviction_state<policy> const& state,

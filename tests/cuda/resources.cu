@@ -11,7 +11,7 @@ namespace {
 
 using cache = fkv::dense_cache<fkv::bfloat16>;
 using window = fkv::observation<fkv::bfloat16>;
-using narrow_cache = fkv::dense_cache<fkv::float8_e4m3, fkv::length_domain::sequence, 128>;
+using narrow_cache = fkv::dense_cache<fkv::scaled_by_head<fkv::float8_e4m3>, fkv::float8_e4m3, fkv::length_domain::sequence, 128>;
 using half_window = fkv::observation<fkv::half, fkv::log_base::two>;
 
 template <class Scorer, class Selector, class Compaction>

@@ -200,7 +200,9 @@ kernel_case select_in_cluster(std::string name, int length) {
             std::vector<std::int32_t> const accepted{0};
             std::vector<std::int32_t> new_length{-7};
             chooser_type chooser;
-            chooser.rows = {fkv::detail::lengths_of(made.cache.view()), made.state.view, accepted.data(), 1};
+            auto const cache = made.cache.view();
+            auto const lengths = lengths_by_place(cache);
+            chooser.rows = {cache.shape(), cache.domain, made.state.view, accepted.data(), lengths.data(), 1};
             chooser.config = made.policy.config;
             chooser.budget.budgets = made.budgets.data();
             chooser.scores = made.scores.values.data();

@@ -79,7 +79,8 @@ void cut_by_kernel(testing::execution const& exec, Bench& made, Cache const& cac
   testing::guarded<float> carried(slots * width);
   testing::guarded<std::int32_t> lists(slots);
   kernels::evict_kernel<Cache, Compaction, chooser_type, Before> body;
-  body.chooser.rows = {fkv::detail::lengths_of(cache), made.state.view, accepted.data(), shape.num_sequences};
+  auto const lengths = testing::lengths_by_place(cache);
+  body.chooser.rows = {shape, Cache::domain, made.state.view, accepted.data(), lengths.data(), shape.num_sequences};
   body.chooser.config = made.policy.config;
   body.chooser.budget = made.policy.budget;
   body.chooser.scores = made.scores.values.data();
@@ -127,23 +128,35 @@ void check(std::uint64_t seed, int length, int key_dim, int value_dim) {
 }
 
 /// Pages of five tokens in no order, keys and values of a token side by side.
-struct paged_cache {
+struct paged_vectors {
   using element_type = fkv::half;
-  static constexpr fkv::length_domain domain = fkv::length_domain::sequence;
   static constexpr int page = 5;
+  std::int32_t const* table = nullptr;  // [page of the row]
+  element_type* pages = nullptr;        // [page][token][key, value]
+  int stride = 0;
+
+  [[nodiscard]] element_type* at(int slot) const { return pages + (table[slot / page] * page + slot % page) * stride; }
+  [[nodiscard]] static constexpr float scale(int) { return 1.0f; }
+};
+struct paged_cache {
+  static constexpr fkv::length_domain domain = fkv::length_domain::sequence;
+  static constexpr int page = paged_vectors::page;
   fkv::cache_shape extents{};
   std::int32_t const* row_lengths = nullptr;
   std::int32_t const* table = nullptr;  // [row][page of the row]
-  element_type* pages = nullptr;        // [page][token][key, value]
+  fkv::half* pages = nullptr;
 
   [[nodiscard]] fkv::cache_shape const& shape() const { return extents; }
-  [[nodiscard]] std::int32_t const* lengths() const { return row_lengths; }
-  [[nodiscard]] element_type* key(fkv::row_index at, int slot) const {
+  [[nodiscard]] int length(fkv::row_index at) const { return row_lengths[at.sequence]; }
+  [[nodiscard]] paged_vectors keys(fkv::row_index at) const {
     int const of_row = fkv::detail::kernels::divide_up(extents.capacity, page);
-    int const token = table[extents.row(at) * of_row + slot / page] * page + slot % page;
-    return pages + token * (extents.key_head_dim + extents.value_head_dim);
+    return {table + extents.row(at) * of_row, pages, extents.key_head_dim + extents.value_head_dim};
   }
-  [[nodiscard]] element_type* value(fkv::row_index at, int slot) const { return key(at, slot) + extents.key_head_dim; }
+  [[nodiscard]] paged_vectors values(fkv::row_index at) const {
+    auto made = keys(at);
+    made.pages += extents.key_head_dim;
+    return made;
+  }
   [[nodiscard]] fkv::status check() const { return {}; }
 };
 static_assert(fkv::kv_cache<paged_cache>);
@@ -152,8 +165,8 @@ template <class A, class B>
 bool same_token(A const& a, B const& b, fkv::row_index at, int slot) {
   auto const keys = static_cast<std::size_t>(a.shape().key_head_dim) * sizeof(fkv::half);
   auto const values = static_cast<std::size_t>(a.shape().value_head_dim) * sizeof(fkv::half);
-  return std::memcmp(a.key(at, slot), b.key(at, slot), keys) == 0 &&
-         std::memcmp(a.value(at, slot), b.value(at, slot), values) == 0;
+  return std::memcmp(a.keys(at).at(slot), b.keys(at).at(slot), keys) == 0 &&
+         std::memcmp(a.values(at).at(slot), b.values(at).at(slot), values) == 0;
 }
 
 template <class Compaction>
@@ -169,8 +182,8 @@ void check_pages(std::uint64_t seed, history past) {
   paged_cache const cache{shape, given.cache.lengths.data(), table.data(), pages.data()};
   given.each_row([&](fkv::row_index at) {
     for (int slot = 0; slot < shape.capacity; ++slot) {
-      std::copy_n(dense.key(at, slot), shape.key_head_dim, cache.key(at, slot));
-      std::copy_n(dense.value(at, slot), shape.value_head_dim, cache.value(at, slot));
+      std::copy_n(dense.key(at, slot), shape.key_head_dim, cache.keys(at).at(slot));
+      std::copy_n(dense.value(at, slot), shape.value_head_dim, cache.values(at).at(slot));
     }
   });
   auto right = given;

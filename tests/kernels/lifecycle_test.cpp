@@ -47,6 +47,15 @@ enum class history { pristine, ordered, filled, holes, full };
 /// No verb here looks at a cache.
 constexpr fkv::cache_shape small_shape{.key_head_dim = 1, .value_head_dim = 1, .capacity = 1};
 
+/// As much of a cache as append looks at.
+struct bare_cache {
+  fkv::cache_shape extents{};
+  std::int32_t const* lengths = nullptr;  // [row]
+  [[nodiscard]] fkv::cache_shape const& shape() const { return extents; }
+  [[nodiscard]] int length(fkv::row_index at) const { return lengths[extents.row(at)]; }
+};
+using append_kernel = kernels::append_kernel<bare_cache>;
+
 /// Lengths of the rows of a cache: those that the state has seen, unless they are written over.
 struct row_lengths {
   fkv::cache_shape shape = small_shape;
@@ -58,7 +67,7 @@ struct row_lengths {
     shape.num_kv_heads = state.num_kv_heads;
     std::copy_n(state.seen_length, of.size(), of.data());
   }
-  [[nodiscard]] fkv::detail::length_view view() const { return {of.data(), fkv::length_domain::row, shape}; }
+  [[nodiscard]] bare_cache view() const { return {shape, of.data()}; }
 };
 
 fkv::cache_shape random_extents(random_source& random) {
@@ -348,7 +357,7 @@ TEST_CASE("append: a sequence of more rows than a block has threads") {
   shape.num_layers = 31;
   shape.num_sequences = 2;
   shape.num_kv_heads = 20;
-  static_assert(31 * 20 > kernels::append_kernel::threads);
+  static_assert(31 * 20 > append_kernel::threads);
   for (std::uint64_t seed = 0; seed < 12; ++seed) {
     CAPTURE(seed);
     both<carrying> made(seed, &shape, 12);
@@ -436,7 +445,7 @@ TEST_CASE("restore sees without the device that there is no header") {
 }
 
 TEST_CASE("every barrier of these kernels is needed") {
-  using kernels::append_kernel, kernels::fork_kernel, kernels::restore_kernel;
+  using kernels::fork_kernel, kernels::restore_kernel;
   auto const append = [](auto& made) { made.append(); };
   auto const fork = [](auto& made) { made.fork(); };
   auto const restore = [](auto& made) {

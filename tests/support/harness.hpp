@@ -22,7 +22,7 @@ enum class layout { hnd, nhd, layer_pointers };
 /// The memory behind a dense cache.
 template <class Element, fkv::length_domain Domain = fkv::length_domain::sequence>
 struct owned_cache {
-  using view_type = fkv::dense_cache<Element, Domain>;
+  using view_type = fkv::dense_cache<Element, Element, Domain>;
 
   fkv::cache_shape shape{};
   layout order = layout::hnd;
@@ -60,10 +60,10 @@ struct owned_cache {
         layer_keys.push_back(keys.data() + place * cache.key_strides.layer);
         layer_values.push_back(values.data() + place * cache.value_strides.layer);
       }
-      cache.keys = nullptr;
-      cache.values = nullptr;
-      cache.layer_keys = layer_keys.data();
-      cache.layer_values = layer_values.data();
+      cache.key_data = nullptr;
+      cache.value_data = nullptr;
+      cache.key_layers = layer_keys.data();
+      cache.value_layers = layer_values.data();
     }
     return cache;
   }
@@ -76,14 +76,27 @@ struct owned_cache {
   [[nodiscard]] bool intact() const { return keys.intact() && values.intact() && lengths.intact(); }
 };
 
+/// Lengths of all rows as a call has them that visits every sequence, in order: [sequence][layer][kv_head].
+template <class Cache>
+std::vector<std::int32_t> lengths_by_place(Cache const& cache) {
+  fkv::cache_shape const& shape = cache.shape();
+  std::vector<std::int32_t> lengths;
+  for (int sequence = 0; sequence < shape.num_sequences; ++sequence)
+    for (int layer = 0; layer < shape.num_layers; ++layer)
+      for (int head = 0; head < shape.num_kv_heads; ++head) lengths.push_back(cache.length({layer, sequence, head}));
+  return lengths;
+}
+
 /// Whether two tokens have the same bytes.
 template <class Cache>
 bool same_token(Cache const& a, fkv::row_index at, int slot_a, Cache const& b, int slot_b) {
-  constexpr std::size_t size = sizeof(typename Cache::element_type);
-  auto const keys = static_cast<std::size_t>(a.shape().key_head_dim) * size;
-  auto const values = static_cast<std::size_t>(a.shape().value_head_dim) * size;
-  return std::memcmp(a.key(at, slot_a), b.key(at, slot_b), keys) == 0 &&
-         std::memcmp(a.value(at, slot_a), b.value(at, slot_b), values) == 0;
+  bool same = true;
+  for (int part = 0; part < fkv::detail::num_parts(a); ++part) {
+    auto const bytes = static_cast<std::size_t>(fkv::detail::part_bytes(a, part));
+    auto const of = [&](Cache const& cache, int slot) { return fkv::detail::part_place(cache, at, part)(slot); };
+    same = same && std::memcmp(of(a, slot_a), of(b, slot_b), bytes) == 0;
+  }
+  return same;
 }
 
 /// The memory behind a policy's state: no tokens seen, request ids and seeds 0. Columns hold large numbers,

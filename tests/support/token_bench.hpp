@@ -19,7 +19,7 @@ enum class history { pristine, ordered, filled, holes };
 template <class Policy, class Element = float, fkv::length_domain Domain = fkv::length_domain::sequence>
 struct token_bench {
   using policy_type = Policy;
-  using cache_type = fkv::dense_cache<Element, Domain>;
+  using cache_type = fkv::dense_cache<Element, Element, Domain>;
 
   random_source random;
   fkv::cache_shape shape;

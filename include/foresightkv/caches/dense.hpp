@@ -2,112 +2,186 @@
 #pragma once
 
 #include <foresightkv/cache.hpp>
+#include <foresightkv/layouts/strided.hpp>
+#include <foresightkv/storages/plain.hpp>
+#include <foresightkv/storages/scaled_by_head.hpp>
+#include <foresightkv/storages/scaled_by_token.hpp>
+#include <type_traits>
 
 namespace foresightkv::inline v0 {
 
-/// Distances in elements between neighbours of a dense cache. A token's own elements are contiguous.
-struct cache_strides {
-  std::int64_t layer = 0;  ///< unused where the cache holds one pointer per layer
-  std::int64_t sequence = 0;
-  std::int64_t kv_head = 0;
-  std::int64_t token = 0;
+namespace detail {
 
-  /// [layer][sequence][kv_head][token][dim]
-  [[nodiscard]] static constexpr cache_strides hnd(cache_shape const& shape, int head_dim) {
-    cache_strides strides;
-    strides.token = head_dim;
-    strides.kv_head = strides.token * shape.capacity;
-    strides.sequence = strides.kv_head * shape.num_kv_heads;
-    strides.layer = strides.sequence * shape.num_sequences;
-    return strides;
-  }
-  /// [layer][sequence][token][kv_head][dim]
-  [[nodiscard]] static constexpr cache_strides nhd(cache_shape const& shape, int head_dim) {
-    cache_strides strides;
-    strides.kv_head = head_dim;
-    strides.token = strides.kv_head * shape.num_kv_heads;
-    strides.sequence = strides.token * shape.capacity;
-    strides.layer = strides.sequence * shape.num_sequences;
-    return strides;
-  }
+/// An element type stands for itself, stored plainly.
+template <class Storage>
+struct storage_of {
+  using type = Storage;
+};
+template <element Element>
+struct storage_of<Element> {
+  using type = plain<Element>;
 };
 
+/// Of what is no storage, anything: it has been said already.
+template <class Storage>
+struct element_of {
+  using type = float;
+};
+template <element_storage Storage>
+struct element_of<Storage> {
+  using type = typename Storage::element_type;
+};
+
+}  // namespace detail
+
 /// Keys and values in strided arrays: one allocation, or one per layer.
-/// \tparam KeyHeadDim  where it is known at compile time; 0: a device backend is compiled for several
-template <element Element, length_domain Domain = length_domain::sequence, int KeyHeadDim = 0>
+/// \tparam Keys, Values  element types, or storages: plain, scaled_by_head, scaled_by_token
+/// \tparam KeyHeadDim    where it is known at compile time; 0: a device backend is compiled for several
+template <class Keys, class Values = Keys, length_domain Domain = length_domain::sequence, int KeyHeadDim = 0>
 struct dense_cache {
-  using element_type = Element;
+  using key_storage = typename detail::storage_of<Keys>::type;
+  using value_storage = typename detail::storage_of<Values>::type;
+  static_assert(element_storage<key_storage> && element_storage<value_storage>,
+                "foresightkv: dense_cache takes element types, or storages of them such as scaled_by_head<float8_e4m3>");
+  using key_element = typename detail::element_of<key_storage>::type;
+  using value_element = typename detail::element_of<value_storage>::type;
   static constexpr length_domain domain = Domain;
   static constexpr int fixed_key_head_dim = KeyHeadDim;
 
-  Element* keys = nullptr;    ///< null where layer_keys is given
-  Element* values = nullptr;  ///< null where layer_values is given
+  key_element* key_data = nullptr;      ///< null where key_layers is given
+  value_element* value_data = nullptr;  ///< null where value_layers is given
   std::int32_t const* row_lengths = nullptr;
   cache_shape extents{};
   cache_strides key_strides{};
   cache_strides value_strides{};
-  Element* const* layer_keys = nullptr;    ///< [num_layers] base pointers, readable by the backend
-  Element* const* layer_values = nullptr;  ///< [num_layers]
-  float const* key_scales = nullptr;       ///< [layer][kv_head] stored key * scale = key; null: 1
-  float const* value_scales = nullptr;     ///< [layer][kv_head]
+  key_element* const* key_layers = nullptr;      ///< [num_layers] base pointers, readable by the backend
+  value_element* const* value_layers = nullptr;  ///< [num_layers]
+  key_storage stored_keys{};
+  value_storage stored_values{};
+  bool values_in_keys = false;  ///< a value is a part of its key's memory, and moves with it
 
   /// Keys and values as [layer][sequence][kv_head][capacity][head_dim].
-  [[nodiscard]] static constexpr dense_cache hnd(Element* keys, Element* values, std::int32_t const* lengths,
+  [[nodiscard]] static constexpr dense_cache hnd(key_element* keys, value_element* values, std::int32_t const* lengths,
                                                  cache_shape const& shape) {
-    return {keys, values, lengths, shape, cache_strides::hnd(shape, shape.key_head_dim),
-            cache_strides::hnd(shape, shape.value_head_dim)};
+    return strided(keys, values, lengths, shape, &cache_strides::hnd);
   }
   /// Keys and values as [layer][sequence][capacity][kv_head][head_dim].
-  [[nodiscard]] static constexpr dense_cache nhd(Element* keys, Element* values, std::int32_t const* lengths,
+  [[nodiscard]] static constexpr dense_cache nhd(key_element* keys, value_element* values, std::int32_t const* lengths,
                                                  cache_shape const& shape) {
-    return {keys, values, lengths, shape, cache_strides::nhd(shape, shape.key_head_dim),
-            cache_strides::nhd(shape, shape.value_head_dim)};
+    return strided(keys, values, lengths, shape, &cache_strides::nhd);
   }
 
-  /// The same cache whose elements are scaled per layer and KV head, as fp8 ones are.
-  [[nodiscard]] constexpr dense_cache with_scales(float const* keys_by_head, float const* values_by_head) const {
+  /// The same cache with its scales. By head: [layer][kv_head]. By token: laid out as the tokens are, without the last extent,
+  /// and moved with them.
+  template <class Scale>
+  [[nodiscard]] constexpr dense_cache with_key_scales(Scale* scales) const
+    requires requires(key_storage storage) { storage.scales = scales; }
+  {
     dense_cache cache = *this;
-    cache.key_scales = keys_by_head;
-    cache.value_scales = values_by_head;
+    cache.stored_keys.scales = scales;
+    return cache;
+  }
+  template <class Scale>
+  [[nodiscard]] constexpr dense_cache with_value_scales(Scale* scales) const
+    requires requires(value_storage storage) { storage.scales = scales; }
+  {
+    dense_cache cache = *this;
+    cache.stored_values.scales = scales;
+    return cache;
+  }
+  template <class Scale>
+  [[nodiscard]] constexpr dense_cache with_scales(Scale* key_scales, Scale* value_scales) const {
+    return with_key_scales(key_scales).with_value_scales(value_scales);
+  }
+
+  /// A cache whose values are the elements [first, first + value_head_dim) of the keys, as those of multi-head latent
+  /// attention are: one array, moved once.
+  [[nodiscard]] static constexpr dense_cache latent(key_element* data, std::int32_t const* lengths, cache_shape const& shape,
+                                                    int first = 0)
+    requires std::same_as<key_storage, value_storage>
+  {
+    dense_cache cache = hnd(data, data + first, lengths, shape);
+    cache.value_strides = cache.key_strides;
+    cache.values_in_keys = true;
     return cache;
   }
 
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr cache_shape const& shape() const { return extents; }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr std::int32_t const* lengths() const { return row_lengths; }
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr Element* key(row_index at, int slot) const {
-    return address(keys, layer_keys, key_strides, at, slot);
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr int length(row_index at) const {
+    return row_lengths[detail::length_index(Domain, extents, at)];
   }
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr Element* value(row_index at, int slot) const {
-    return address(values, layer_values, value_strides, at, slot);
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr strided_vectors<key_storage> keys(row_index at) const {
+    return {start(key_data, key_layers, key_strides, at), key_strides.token, stored_keys.of_row(extents, at)};
+  }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr strided_vectors<value_storage> values(row_index at) const {
+    return {start(value_data, value_layers, value_strides, at), value_strides.token, stored_values.of_row(extents, at)};
+  }
+  /// For engines: elements of one token.
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr key_element* key(row_index at, int slot) const { return keys(at).at(slot); }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr value_element* value(row_index at, int slot) const {
+    return values(at).at(slot);
   }
 
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr float key_scale(row_index at) const { return scale(key_scales, at); }
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr float value_scale(row_index at) const {
-    return scale(value_scales, at);
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr int num_parts() const {
+    return 1 + !values_in_keys + (key_storage::token_bytes > 0) + (value_storage::token_bytes > 0 && !values_in_keys);
+  }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr int part_bytes(int index) const {
+    if (index == 0) return static_cast<int>(sizeof(key_element)) * extents.key_head_dim;
+    if (index == 1 && !values_in_keys) return static_cast<int>(sizeof(value_element)) * extents.value_head_dim;
+    return is_key_scale(index) ? key_storage::token_bytes : value_storage::token_bytes;
+  }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE strided_place part(row_index at, int index) const {
+    if (index == 0) return keys(at).place();
+    if (index == 1 && !values_in_keys) return values(at).place();
+    if constexpr (key_storage::token_bytes > 0)
+      if (is_key_scale(index)) return stored_keys.of_row(extents, at).place();
+    if constexpr (value_storage::token_bytes > 0) return stored_values.of_row(extents, at).place();
+    return {};
   }
 
   [[nodiscard]] status check() const {
     if (!extents.valid()) return {errc::invalid_shape};
     if (KeyHeadDim != 0 && extents.key_head_dim != KeyHeadDim) return {errc::invalid_shape};
     if (row_lengths == nullptr) return {errc::null_pointer};
-    if ((keys == nullptr && layer_keys == nullptr) || (values == nullptr && layer_values == nullptr))
+    if ((key_data == nullptr && key_layers == nullptr) || (value_data == nullptr && value_layers == nullptr))
       return {errc::null_pointer};
-    status const aligned = detail::check_aligned(keys, values, row_lengths, layer_keys, layer_values, key_scales, value_scales);
-    if (!aligned.ok()) return aligned;
-    if (!fits(key_strides, extents.key_head_dim, layer_keys != nullptr) ||
-        !fits(value_strides, extents.value_head_dim, layer_values != nullptr))
+    for (status const checked : {detail::check_aligned(key_data, value_data, row_lengths, key_layers, value_layers),
+                                 stored_keys.check(), stored_values.check()})
+      if (!checked.ok()) return checked;
+    if (!fits(key_strides, extents.key_head_dim, key_layers != nullptr) ||
+        !fits(value_strides, extents.value_head_dim, value_layers != nullptr))
       return {errc::invalid_shape};
-    return {};
+    if constexpr (std::same_as<key_element, value_element>) {
+      bool const inside = value_data >= key_data && value_data + extents.value_head_dim <= key_data + extents.key_head_dim;
+      return values_in_keys && !inside ? status{errc::invalid_shape} : status{};
+    }
+    return values_in_keys ? status{errc::unsupported} : status{};
   }
 
  private:
-  FORESIGHTKV_HOST_DEVICE static constexpr Element* address(Element* base, Element* const* layer_base,
-                                                            cache_strides const& strides, row_index at, int slot) {
-    Element* const start = layer_base == nullptr ? base + at.layer * strides.layer : layer_base[at.layer];
-    return start + at.sequence * strides.sequence + at.kv_head * strides.kv_head + slot * strides.token;
+  using make_strides = cache_strides (*)(cache_shape const&, int);
+
+  static constexpr dense_cache strided(key_element* keys, value_element* values, std::int32_t const* lengths,
+                                       cache_shape const& shape, make_strides strides_of) {
+    dense_cache cache;
+    cache.key_data = keys;
+    cache.value_data = values;
+    cache.row_lengths = lengths;
+    cache.extents = shape;
+    cache.key_strides = strides_of(shape, shape.key_head_dim);
+    cache.value_strides = strides_of(shape, shape.value_head_dim);
+    if constexpr (key_storage::token_bytes > 0) cache.stored_keys.strides = strides_of(shape, 1);
+    if constexpr (value_storage::token_bytes > 0) cache.stored_values.strides = strides_of(shape, 1);
+    return cache;
   }
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr float scale(float const* scales, row_index at) const {
-    return scales == nullptr ? 1.0f : scales[at.layer * extents.num_kv_heads + at.kv_head];
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr bool is_key_scale(int part) const {
+    return key_storage::token_bytes > 0 && part == (values_in_keys ? 1 : 2);
+  }
+  template <class Element>
+  FORESIGHTKV_HOST_DEVICE static constexpr Element* start(Element* base, Element* const* layers, cache_strides const& strides,
+                                                          row_index at) {
+    return (layers == nullptr ? base + at.layer * strides.layer : layers[at.layer]) + strides.in_layer(at);
   }
   [[nodiscard]] bool fits(cache_strides const& strides, int head_dim, bool per_layer) const {
     return (extents.capacity == 1 || strides.token >= head_dim) &&

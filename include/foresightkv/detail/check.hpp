@@ -47,8 +47,11 @@ template <class Cache>
 status check_new_lengths(Cache const& cache, std::int32_t const* new_lengths) {
   if (new_lengths == nullptr) return {errc::null_pointer};
   if (status const aligned = check_aligned(new_lengths); !aligned.ok()) return aligned;
-  auto const count = static_cast<std::size_t>(num_lengths(Cache::domain, cache.shape()));
-  return check_apart(cache.lengths(), count, new_lengths, count);
+  if constexpr (requires { cache.lengths(); }) {
+    auto const count = static_cast<std::size_t>(num_lengths(Cache::domain, cache.shape()));
+    return check_apart(cache.lengths(), count, new_lengths, count);
+  }
+  return {};
 }
 
 /// What every verb of a policy has in common.
@@ -57,7 +60,8 @@ status check_policy_call(Exec const& exec, Policy const& policy, Cache const& ca
                          workspace scratch, int max_queries) {
   eviction_config const config = policy.config;
   return first_error([&] { return config.valid() ? status{} : status{errc::invalid_config}; },
-                     [&] { return cache.check(); }, [&] { return check_list(list); },
+                     [&] { return cache.check(); },
+                     [&] { return check_list(list); },
                      [&] { return check_part(policy.scorer, cache.shape()); },
                      [&] { return check_part(policy.budget, cache.shape()); },
                      [&] { return backend<Exec>::check(policy.scorer, cache.shape()); },

@@ -19,15 +19,20 @@ namespace foresightkv::inline v0::detail {
 // The host has one lane, a device a warp; who only copies may be a block, which has rank() and width() alone.
 
 struct one_lane {
-  static constexpr int rank() { return 0; }
-  static constexpr int width() { return 1; }
-  static constexpr int sum(int value) { return value; }
-  static constexpr int exclusive_sum(int value, int& all) {
+  FORESIGHTKV_HOST_DEVICE static constexpr int rank() { return 0; }
+  FORESIGHTKV_HOST_DEVICE static constexpr int width() { return 1; }
+  FORESIGHTKV_HOST_DEVICE static constexpr int sum(int value) { return value; }
+  FORESIGHTKV_HOST_DEVICE static constexpr int exclusive_sum(int value, int& all) {
     all = value;
     return 0;
   }
-  static constexpr int first(bool condition) { return condition ? 0 : 1; }
-  static constexpr void settle() {}
+  FORESIGHTKV_HOST_DEVICE static constexpr int first(bool condition) { return condition ? 0 : 1; }
+  FORESIGHTKV_HOST_DEVICE static constexpr void settle() {}
+
+  /// Copies bytes of any alignment.
+  FORESIGHTKV_HOST_DEVICE void operator()(void* to, void const* from, std::size_t bytes) const {
+    if (bytes > 0) std::memcpy(to, from, bytes);
+  }
 };
 
 /// Rows of a sequence, and one of them by its number in (layer, head) order.

@@ -53,7 +53,8 @@ class row_view {
   using reads = Reads;
   using window_list = window_statistics<Reads>;
   using carried_list = carried_statistics<Reads>;
-  using element_type = typename Cache::element_type;
+  using key_type = key_element<Cache>;
+  using value_type = value_element<Cache>;
 
   Cache const* cache = nullptr;
   Window const* window = nullptr;
@@ -66,8 +67,6 @@ class row_view {
   int first_query = 0;  // position of query 0
   float scale = 1.0f;
   float cap = 0.0f;
-  float key_scale = 1.0f;    // of stored elements
-  float value_scale = 1.0f;
   std::uint32_t request = 0;
   std::uint32_t evictions = 0;
   float const* observed = nullptr;  // [slot][window_list][group]
@@ -91,10 +90,17 @@ class row_view {
   }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE token_view<row_view> token(int slot) const { return {this, slot}; }
 
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE element_type const* keys(int slot) const { return cache->key(at, slot); }
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE element_type const* values(int slot) const { return cache->value(at, slot); }
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE float key(int slot, int dim) const { return to_float(keys(slot)[dim]) * key_scale; }
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE float value(int slot, int dim) const { return to_float(values(slot)[dim]) * value_scale; }
+  // Made anew where they are used: a view that kept them would take registers that row scorers do not have.
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE key_vectors<Cache> row_keys() const { return cache->keys(at); }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE value_vectors<Cache> row_values() const { return cache->values(at); }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE key_type const* keys(int slot) const { return row_keys().at(slot); }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE value_type const* values(int slot) const { return row_values().at(slot); }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE float key(int slot, int dim) const {
+    return to_float(keys(slot)[dim]) * row_keys().scale(slot);
+  }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE float value(int slot, int dim) const {
+    return to_float(values(slot)[dim]) * row_values().scale(slot);
+  }
 
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE int num_queries() const { return window_queries; }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE int query_position(int r) const { return first_query + r; }
@@ -148,8 +154,10 @@ class token_view {
   FORESIGHTKV_HOST_DEVICE token_view(Row const* row, int slot)
       : row_(row), slot_(slot), key_(row->keys(slot)), value_(row->values(slot)) {}
 
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE float key(int dim) const { return to_float(key_[dim]) * row_->key_scale; }
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE float value(int dim) const { return to_float(value_[dim]) * row_->value_scale; }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE float key(int dim) const { return to_float(key_[dim]) * row_->row_keys().scale(slot_); }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE float value(int dim) const {
+    return to_float(value_[dim]) * row_->row_values().scale(slot_);
+  }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE int key_head_dim() const { return row_->key_head_dim(); }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE int value_head_dim() const { return row_->value_head_dim(); }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE int group() const { return row_->group(); }
@@ -178,8 +186,8 @@ class token_view {
  private:
   Row const* row_;
   int slot_;
-  typename Row::element_type const* key_;
-  typename Row::element_type const* value_;
+  typename Row::key_type const* key_;
+  typename Row::value_type const* value_;
 };
 
 }  // namespace foresightkv::inline v0::detail

@@ -16,34 +16,18 @@ inline constexpr int no_limit = 0x7fffffff;
 
 FORESIGHTKV_HOST_DEVICE constexpr int smaller(int a, int b) { return a < b ? a : b; }
 
-/// Where the rows of a cache have their lengths.
-struct length_view {
-  std::int32_t const* lengths = nullptr;
-  length_domain domain{};
-  cache_shape shape{};
-
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE int of(row_index at) const {
-    return lengths[length_index(domain, shape, at)];
-  }
-};
-
-template <class Cache>
-length_view lengths_of(Cache const& cache) {
-  return {cache.lengths(), Cache::domain, cache.shape()};
-}
-
 /// Lengths that a call can handle.
 struct length_limits {
   int longest = 0;          // of the call, and of the arrays that it reads and writes per slot
   int storable = no_limit;  // longest row whose columns have to be stored as it is
 };
 
-FORESIGHTKV_HOST_DEVICE inline sequence_flag check_length(length_view const& lengths, row_index at,
+/// Of a row with `length` slots.
+FORESIGHTKV_HOST_DEVICE inline sequence_flag check_length(cache_shape const& shape, row_index at, int length,
                                                           length_limits const& limits, row_state const& state) {
-  int const length = lengths.of(at);
-  if (length < 0 || length > smaller(limits.longest, lengths.shape.capacity)) return sequence_flag::bad_length;
+  if (length < 0 || length > smaller(limits.longest, shape.capacity)) return sequence_flag::bad_length;
   if (length > limits.storable) return sequence_flag::state_overflow;
-  bool const shorter = !state.empty() && length < state.seen_length[lengths.shape.row(at)];
+  bool const shorter = !state.empty() && length < state.seen_length[shape.row(at)];
   return shorter ? sequence_flag::length_mismatch : no_flag;
 }
 

@@ -56,12 +56,12 @@ struct softmax_rule {
   float soft_cap = 0.0f;
 };
 
-/// Of products of queries and stored keys.
+/// Of products of queries and stored keys, each times token_scale(keys, slot).
 template <class Query, log_base Base, class Cache>
 FORESIGHTKV_HOST_DEVICE softmax_rule softmax_rule_of(observation<Query, Base> const& window, Cache const& cache,
                                                      row_index at) {
   softmax_rule rule;
-  rule.scale = softmax_scale(window, cache.shape()) * key_scale_of(cache, at);
+  rule.scale = softmax_scale(window, cache.shape()) * row_scale(cache.keys(at));
   rule.soft_cap = window.soft_cap;
   rule.multiply = (rule.soft_cap > 0.0f ? 1.0f : rule.scale) * log2_e;
   return rule;
@@ -96,8 +96,6 @@ FORESIGHTKV_HOST_DEVICE row_view<Cache, Window, Reads> view_row(Cache const& cac
   view.sink_tokens = config.sink_tokens;
   view.request = state.request_id[at.sequence];
   view.evictions = state.step[cache.shape().row(at)];
-  view.key_scale = key_scale_of(cache, at);
-  view.value_scale = value_scale_of(cache, at);
   if constexpr (is_observation<Window>) {
     window_place const place = place_window(window, at.sequence, positions.end(length));
     view.window_queries = place.count;

@@ -46,8 +46,8 @@ struct backend<host_execution> : host::lifecycle {
                         Window const& window, row_state const& state, float* out, int out_capacity, workspace memory) {
     constexpr int size = window_statistics<typename Policy::reads>::size;
     auto const accept = [&](int sequence) {
-      return host::check_lengths(lengths_of(cache), sequence, {smaller(list.max_length, out_capacity)}, state) &&
-             host::check_queries(lengths_of(cache), extent_of(window), sequence, state);
+      return host::check_lengths(cache, sequence, {smaller(list.max_length, out_capacity)}, state) &&
+             host::check_queries(cache, extent_of(window), sequence, state);
     };
     auto const row_floats = static_cast<std::ptrdiff_t>(out_capacity) * size * cache.shape().group;
     for_each_row(exec, policy, cache, list, state, memory, accept,
@@ -63,8 +63,8 @@ struct backend<host_execution> : host::lifecycle {
   static status carry(host_execution exec, Policy const& policy, Cache const& cache, sequence_list const& list,
                       Window const& window, row_state const& state, workspace memory) {
     auto const accept = [&](int sequence) {
-      return host::check_lengths(lengths_of(cache), sequence, {list.max_length, state.capacity}, state) &&
-             host::check_queries(lengths_of(cache), extent_of(window), sequence, state);
+      return host::check_lengths(cache, sequence, {list.max_length, state.capacity}, state) &&
+             host::check_queries(cache, extent_of(window), sequence, state);
     };
     for_each_row(exec, policy, cache, list, state, memory, accept,
                  [&](auto const& row, auto const& scratch) {
@@ -80,9 +80,9 @@ struct backend<host_execution> : host::lifecycle {
                       Window const& window, row_state const& state, score_view const& scores, workspace memory) {
     auto const accept = [&](int sequence) {
       return host::check_lengths(
-                 lengths_of(cache), sequence,
+                 cache, sequence,
                  {smaller(list.max_length, scores.capacity), state.num_carried > 0 ? state.capacity : no_limit}, state) &&
-             host::check_queries(lengths_of(cache), extent_of(window), sequence, state);
+             host::check_queries(cache, extent_of(window), sequence, state);
     };
     for_each_row(exec, policy, cache, list, state, memory, accept,
                  [&](auto const& row, auto const& scratch) {
@@ -98,7 +98,7 @@ struct backend<host_execution> : host::lifecycle {
                        score_view const& scores, row_state const& state, selection const& lists, workspace memory) {
     auto const accept = [&](int sequence) {
       int const limit = smaller(list.max_length, smaller(scores.capacity, lists.capacity));
-      return host::check_lengths(lengths_of(cache), sequence, {limit}, state) &&
+      return host::check_lengths(cache, sequence, {limit}, state) &&
              check_budget_data(policy, cache, sequence, state);
     };
     for_each_row(exec, policy, cache, list, state, memory, accept, [&](auto const& row, auto const& scratch) {
@@ -112,7 +112,7 @@ struct backend<host_execution> : host::lifecycle {
                         selection const& lists, row_state const& state, std::int32_t* new_lengths, workspace memory) {
     auto const accept = [&](int sequence) {
       int const limit = smaller(list.max_length, lists.capacity);
-      return host::check_lengths(lengths_of(cache), sequence, {limit, storable<Policy>(state)}, state) &&
+      return host::check_lengths(cache, sequence, {limit, storable<Policy>(state)}, state) &&
              check_budget_data(policy, cache, sequence, state) && check_lists(policy, cache, lists, sequence, state);
     };
     for_each_row(exec, policy, cache, list, state, memory, accept, [&](auto const& row, auto const& scratch) {
@@ -134,8 +134,8 @@ struct backend<host_execution> : host::lifecycle {
     selection const lists = output.capacity > 0 ? output : selection{};
     auto const accept = [&](int sequence) {
       int const limit = lists.capacity > 0 ? smaller(list.max_length, lists.capacity) : list.max_length;
-      return host::check_lengths(lengths_of(cache), sequence, {limit, storable<Policy>(state)}, state) &&
-             host::check_queries(lengths_of(cache), extent_of(window), sequence, state) && check_budget_data(policy, cache, sequence, state);
+      return host::check_lengths(cache, sequence, {limit, storable<Policy>(state)}, state) &&
+             host::check_queries(cache, extent_of(window), sequence, state) && check_budget_data(policy, cache, sequence, state);
     };
     for_each_row(exec, policy, cache, list, state, memory, accept,
                  [&](auto const& row, auto const& scratch) {
@@ -164,7 +164,7 @@ struct backend<host_execution> : host::lifecycle {
     cache_shape const& shape = cache.shape();
     eviction_config const config = policy.config;
     auto const accept = [&](int sequence) {
-      if (!host::check_lengths(lengths_of(cache), sequence, {list.max_length}, state) ||
+      if (!host::check_lengths(cache, sequence, {list.max_length}, state) ||
           !check_budget_data(policy, cache, sequence, state))
         return false;
       for (int layer = 0; layer < shape.num_layers; ++layer)

@@ -9,9 +9,42 @@
 
 namespace foresightkv::inline v0::detail::host {
 
-/// A row whose tokens move: keys, values, and the columns as they stand before (`positions`, `carried`) and
-/// after (the state's own). Columns may be moved in place: destinations never lie behind sources still to be
-/// read.
+/// Moves tokens, all parts of them. Moves are collected and made part by part, so that what does not depend on the slot is
+/// worked out once for many of them; those of a part are made in the order that they came in.
+template <class Cache>
+class token_moves {
+ public:
+  token_moves(Cache const& cache, row_index at) : cache_(cache), at_(at) {}
+  token_moves(token_moves const&) = delete;
+  token_moves& operator=(token_moves const&) = delete;
+  ~token_moves() { flush(); }
+
+  void add(int to, int from) {
+    if (count_ == most) flush();
+    to_[count_] = to;
+    from_[count_++] = from;
+  }
+
+ private:
+  static constexpr int most = 64;
+
+  void flush() {
+    for (int part = 0; part < num_parts(cache_); ++part) {
+      auto const place = part_place(cache_, at_, part);
+      auto const bytes = static_cast<std::size_t>(part_bytes(cache_, part));
+      for (int i = 0; i < count_; ++i) std::memcpy(place(to_[i]), place(from_[i]), bytes);
+    }
+    count_ = 0;
+  }
+
+  Cache const& cache_;
+  row_index at_;
+  int count_ = 0;
+  int to_[most], from_[most];
+};
+
+/// A row whose tokens move: its columns as they stand before (`positions`, `carried`) and after (the state's own). Columns may
+/// be moved in place: destinations never lie behind sources still to be read.
 template <class Cache>
 struct moving_row {
   Cache const* cache = nullptr;
@@ -22,16 +55,7 @@ struct moving_row {
   std::int32_t* position_column = nullptr;
   float* carried_column = nullptr;
 
-  void move(int to, int from) const {
-    if (to != from) {
-      using element = typename Cache::element_type;
-      std::memcpy(cache->key(at, to), cache->key(at, from),
-                  sizeof(element) * static_cast<std::size_t>(cache->shape().key_head_dim));
-      std::memcpy(cache->value(at, to), cache->value(at, from),
-                  sizeof(element) * static_cast<std::size_t>(cache->shape().value_head_dim));
-    }
-    move_columns(to, from);
-  }
+  [[nodiscard]] token_moves<Cache> tokens() const { return {*cache, at}; }
   void move_columns(int to, int from) const {
     position_column[to] = positions.at(from);
     if (width == 0) return;
@@ -45,19 +69,24 @@ struct moving_row {
 /// moved.
 template <class Row>
 void compact_row(ordered, Row const& row, std::int32_t const* kept, int num_kept, std::int32_t const*, int) {
-  for (int i = 0; i < num_kept; ++i) row.move(i, kept[i]);
+  auto tokens = row.tokens();
+  for (int i = 0; i < num_kept; ++i) {
+    if (kept[i] != i) tokens.add(i, kept[i]);
+    row.move_columns(i, kept[i]);
+  }
 }
 
 /// Kept tokens beyond the new length fill the slots below it that are not kept: sources and destinations are disjoint.
 template <class Row>
 void compact_row(fill_holes, Row const& row, std::int32_t const* kept, int num_kept, std::int32_t const*, int) {
+  auto tokens = row.tokens();
   int filler = num_kept;
   while (filler > 0 && kept[filler - 1] >= num_kept) --filler;
   for (int slot = 0, stays = 0; slot < num_kept; ++slot) {
-    if (kept[stays] == slot)
-      row.move_columns(slot, kept[stays++]);
-    else
-      row.move(slot, kept[filler++]);
+    bool const stay = kept[stays] == slot;
+    int const from = kept[stay ? stays++ : filler++];
+    if (!stay) tokens.add(slot, from);
+    row.move_columns(slot, from);
   }
 }
 

@@ -40,10 +40,23 @@ inline status check_future(replay_config const& config, future_scores const& fut
   return covers ? check_buffer(future.data) : status{errc::invalid_shape};
 }
 
-/// Tokens of a recorded layer as a cache: a slot names a position, so nothing is copied when a row changes.
+/// Keys or values of a recorded head: a slot names a position.
+template <element Element>
+struct recorded_vectors {
+  using element_type = Element;
+
+  Element const* first = nullptr;
+  std::int64_t stride = 0;
+  std::int32_t const* positions = nullptr;  // [slot]
+
+  // Caches can be written, recordings are not: of the verbs that take a cache, none that writes is used here.
+  [[nodiscard]] Element* at(int slot) const { return const_cast<Element*>(first) + positions[slot] * stride; }
+  static constexpr float scale(int) { return 1.0f; }
+};
+
+/// Tokens of a recorded layer as a cache: nothing is copied when a row changes.
 template <element Element>
 struct recorded_cache {
-  using element_type = Element;
   static constexpr length_domain domain = length_domain::sequence;
 
   cache_shape extents{};
@@ -51,22 +64,17 @@ struct recorded_cache {
   Element const* first_value = nullptr;
   token_strides key_strides{}, value_strides{};
   std::int32_t const* positions = nullptr;  // [kv_heads][capacity]
-  std::int32_t const* length = nullptr;
+  std::int32_t const* all_lengths = nullptr;
 
   [[nodiscard]] cache_shape const& shape() const { return extents; }
-  [[nodiscard]] std::int32_t const* lengths() const { return length; }
-  // Caches can be written, recordings are not: of the verbs that take a cache, none that writes is used here.
-  [[nodiscard]] Element* key(row_index at, int slot) const { return place(first_key, key_strides, at, slot); }
-  [[nodiscard]] Element* value(row_index at, int slot) const {
-    return place(first_value, value_strides, at, slot);
-  }
+  [[nodiscard]] int length(row_index at) const { return all_lengths[at.sequence]; }
+  [[nodiscard]] recorded_vectors<Element> keys(row_index at) const { return vectors(first_key, key_strides, at); }
+  [[nodiscard]] recorded_vectors<Element> values(row_index at) const { return vectors(first_value, value_strides, at); }
   [[nodiscard]] status check() const { return extents.valid() ? status{} : status{errc::invalid_shape}; }
 
  private:
-  [[nodiscard]] Element* place(Element const* first, token_strides const& strides, row_index at,
-                               int slot) const {
-    auto const position = positions[std::ptrdiff_t{at.kv_head} * extents.capacity + slot];
-    return const_cast<Element*>(first) + at.kv_head * strides.head + position * strides.token;
+  [[nodiscard]] recorded_vectors<Element> vectors(Element const* first, token_strides const& strides, row_index at) const {
+    return {first + at.kv_head * strides.head, strides.token, positions + std::ptrdiff_t{at.kv_head} * extents.capacity};
   }
 };
 

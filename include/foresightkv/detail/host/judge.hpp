@@ -10,14 +10,17 @@ namespace foresightkv::inline v0::detail::host {
 inline constexpr int judge_tile = 8;    // tokens that share one pass over the weights
 inline constexpr int judge_chunk = 64;  // dimensions widened at a time
 
-/// hidden[token][16] += (part * scale) . weights. Elements that need no widening and no scale are read where they lie.
-template <class Isa, class ElementAt>
-[[gnu::always_inline]] inline void accumulate_part(ElementAt const& element_at, int tokens, int dim,
-                                                   float const* weights, float* hidden, float scale = 1.0f) {
+/// hidden[token][16] += (part * scale_at(token)) . weights. Elements that need no widening and no scale are read where they
+/// lie.
+template <class Isa, class ElementAt, class ScaleAt>
+[[gnu::always_inline]] inline void accumulate_part(ElementAt const& element_at, int tokens, int dim, float const* weights,
+                                                   float* hidden, ScaleAt const& scale_at) {
   using element = std::remove_cvref_t<decltype(*element_at(0))>;
   float const* inputs[judge_tile];
+  bool scaled = false;
+  for (int t = 0; t < tokens; ++t) scaled = scaled || scale_at(t) != 1.0f;
   if constexpr (std::same_as<element, float>) {
-    if (scale == 1.0f) {
+    if (!scaled) {
       for (int t = 0; t < tokens; ++t) inputs[t] = element_at(t);
       kernels<Isa>::dense(inputs, tokens, dim, weights, hidden);
       return;
@@ -29,10 +32,17 @@ template <class Isa, class ElementAt>
     int const count = dim - from < judge_chunk ? dim - from : judge_chunk;
     for (int t = 0; t < tokens; ++t) {
       kernels<Isa>::widen(element_at(t) + from, count, wide[t]);
-      for (int i = 0; scale != 1.0f && i < count; ++i) wide[t][i] *= scale;
+      float const scale = scale_at(t);
+      for (int i = 0; scaled && i < count; ++i) wide[t][i] *= scale;
     }
     kernels<Isa>::dense(inputs, tokens, count, weights + static_cast<std::ptrdiff_t>(from) * dense_width, hidden);
   }
+}
+
+template <class Isa, class ElementAt>
+[[gnu::always_inline]] inline void accumulate_part(ElementAt const& element_at, int tokens, int dim, float const* weights,
+                                                   float* hidden) {
+  accumulate_part<Isa>(element_at, tokens, dim, weights, hidden, [](int) __attribute__((always_inline)) { return 1.0f; });
 }
 
 /// The judge over a whole row: tiles of tokens against the 16 hidden units, one vector wide.
@@ -55,9 +65,10 @@ template <class Features, class Isa, class Row>
     for (int t = 0; t < tokens; ++t)
       for (int unit = 0; unit < width; ++unit) hidden[t * width + unit] = bias[unit];
     accumulate_part<Isa>([&](int t) __attribute__((always_inline)) { return row.keys(first + t); }, tokens, shape.key_head_dim, weights,
-                         hidden, row.key_scale);
+                         hidden, [&](int t) __attribute__((always_inline)) { return row.row_keys().scale(first + t); });
     accumulate_part<Isa>([&](int t) __attribute__((always_inline)) { return row.values(first + t); }, tokens, shape.value_head_dim,
-                         value_weights, hidden, row.value_scale);
+                         value_weights, hidden,
+                         [&](int t) __attribute__((always_inline)) { return row.row_values().scale(first + t); });
     int feature = 0;
     Features::for_each([&](auto statistic) {
       accumulate_part<Isa>([&](int t) __attribute__((always_inline)) { return row.template statistic_of<decltype(statistic)>(first + t); },

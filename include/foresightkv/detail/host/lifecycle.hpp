@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <cstring>
 #include <foresightkv/detail/host/visit.hpp>
 #include <foresightkv/detail/row_lifecycle.hpp>
 
@@ -29,7 +28,8 @@ struct lifecycle {
     return {};
   }
 
-  static status append(host_execution, length_view const& lengths, row_state const& state, sequence_list const& list,
+  template <class Cache>
+  static status append(host_execution, Cache const& cache, row_state const& state, sequence_list const& list,
                        std::int32_t const* counts, bool empties) {
     one_lane const lane;
     auto const join = [&](int sequence, int count) {
@@ -42,11 +42,11 @@ struct lifecycle {
     };
     auto const leave = [&](int sequence, int count) {
       bool const possible = every_row(state, sequence, [&](row_index at) {
-        return can_take_back(lane, state, state.row(at), count, lengths.of(at), empties);
+        return can_take_back(lane, state, state.row(at), count, cache.length(at), empties);
       });
       if (!possible) return set_flag(state, sequence, sequence_flag::length_mismatch);
       every_row(state, sequence, [&](row_index at) {
-        return take_back_row(lane, state, state.row(at), count, lengths.of(at), empties), true;
+        return take_back_row(lane, state, state.row(at), count, cache.length(at), empties), true;
       });
     };
     every_sequence(list, state.num_sequences, state, [&](int sequence) {
@@ -75,7 +75,7 @@ struct lifecycle {
 
   static status save(host_execution, row_state const& state, int sequence, std::byte* out) {
     for (int index = 0; index < rows_of_sequence(state); ++index)
-      save_row(one_lane{}, state, sequence, index, out, copy);
+      save_row(one_lane{}, state, sequence, index, out, one_lane{});
     return {};
   }
 
@@ -87,14 +87,9 @@ struct lifecycle {
     for (int index = 0; index < rows_of_sequence(state); ++index)
       if (!saved_sequence::fits(state, header, saved_record(saved.data, index))) return {errc::invalid_shape};
     for (int index = 0; index < rows_of_sequence(state); ++index)
-      restore_row(one_lane{}, state, sequence, index, saved.data, copy);
+      restore_row(one_lane{}, state, sequence, index, saved.data, one_lane{});
     restore_request(state, sequence, header);
     return {};
-  }
-
- private:
-  static void copy(void* to, void const* from, std::size_t bytes) {
-    if (bytes > 0) std::memcpy(to, from, bytes);
   }
 };
 

@@ -56,6 +56,9 @@ inline visibility find_visibility(row_positions const& positions, int n, int fir
   return seen;
 }
 
+/// Exponents beyond this are rounded to more than a percent of a probability.
+inline constexpr float far_exponent = 1 << 17;
+
 template <class Isa>
 [[gnu::always_inline]] inline void cap_logits(softmax_rule const& rule, float* x, int n) {
   for (int i = 0; i < n; ++i) x[i] = rule.soft_cap * std::tanh(x[i] * rule.scale / rule.soft_cap);
@@ -71,10 +74,17 @@ template <class Isa>
     masked = masked || !is_finite(*lse2);
     if (!masked) (void)kernels<Isa>::exp2(x, n, rule.multiply, *lse2);
   } else if (!masked) {
-    float largest = kernels<Isa>::maximum(x, n) * rule.multiply;
-    if (sink != nullptr && *sink * log2_e > largest) largest = *sink * log2_e;
+    float const highest = kernels<Isa>::maximum(x, n);
+    float largest = highest * rule.multiply;
+    float extra = sink == nullptr ? lowest_float : *sink * log2_e;
+    if (largest < -far_exponent || largest > far_exponent) {  // so far out that what is rounded counts: from the largest one
+      for (int i = 0; i < n; ++i) x[i] -= highest;
+      extra -= largest;
+      largest = is_finite(largest) ? 0.0f : largest;
+    }
+    if (extra > largest) largest = extra;
     float total = kernels<Isa>::exp2(x, n, rule.multiply, largest);
-    if (sink != nullptr) total += std::exp2(*sink * log2_e - largest);
+    if (sink != nullptr) total += std::exp2(extra - largest);
     sound = is_finite(total) && is_finite(largest);
     masked = !sound || !(total > 0.0f);
     if (!masked) kernels<Isa>::scale(x, n, 1.0f / total);
@@ -130,8 +140,9 @@ template <class Isa, class List, class Cache, class Query, log_base Base>
 
   softmax_rule const rule = softmax_rule_of(window, cache, at);
   visibility const seen = find_visibility(positions, n, place.first, scratch.late);
-  auto const keys = reinterpret_cast<typename Cache::element_type const**>(scratch.keys);
-  for (int slot = 0; slot < n; ++slot) keys[slot] = cache.key(at, slot);
+  auto const vectors = cache.keys(at);
+  auto const keys = reinterpret_cast<key_element<Cache> const**>(scratch.keys);
+  for (int slot = 0; slot < n; ++slot) keys[slot] = vectors.at(slot);
   kernels<Isa>::pack(keys, n, dim, scratch.packed);
 
   for (int j = 0; j < group; ++j) {
@@ -165,6 +176,8 @@ template <class Isa, class List, class Cache, class Query, log_base Base>
         int const position = place.first + block + r;
         int visible = seen.prefix ? visible_prefix(positions, reach, position) : n;
         int hidden = 0;
+        if constexpr (is_scaled_by_token<key_vectors<Cache>>())
+          for (int i = 0; i < visible; ++i) x[i] *= token_scale(vectors, i);
         if (rule.soft_cap > 0.0f) cap_logits<Isa>(rule, x, visible);
         if (!seen.prefix)
           for (int i = 0; i < seen.num_late; ++i) {

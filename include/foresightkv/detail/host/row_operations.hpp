@@ -84,12 +84,12 @@ struct key_panel {
 /// Scales the largest products of one query, caps them, and hides the tokens that it does not see.
 template <class Row>
 [[gnu::always_inline]] inline void finish_logits(Row const& row, int position, float* logits, int keys) {
-  float const scale = row.softmax_scale() * row.key_scale;  // of products of stored keys
+  float const scale = row.softmax_scale() * row_scale(row.row_keys());  // of products of stored keys
   float const cap = row.soft_cap();
   int const seen = visible_prefix(row.positions, keys, position);
   for (int i = 0; i < seen; ++i) {
     bool const any = logits[i] > hidden_logit;  // else every query head was masked, or gave NaN
-    float const logit = any ? logits[i] * scale : hidden_logit;
+    float const logit = any ? logits[i] * scale * token_scale(row.row_keys(), i) : hidden_logit;
     logits[i] = logit > -hidden_logit ? -hidden_logit : logit;
   }
   if (cap > 0.0f)
@@ -144,11 +144,12 @@ void bulk_sum_scaled_keys(host_block<Isa> const&, Row const& row, float const* i
         for (int slot = first; slot < last; ++slot) {
           if (inverse[slot] == 0.0f) continue;
           widen<decltype(isa)>(row.keys(slot) + from, dims, wide);
-          for (int d = 0; d < dims; ++d) part[d] += wide[d] * inverse[slot];
+          float const factor = inverse[slot] * token_scale(row.row_keys(), slot);
+          for (int d = 0; d < dims; ++d) part[d] += wide[d] * factor;
         }
         for (int d = 0; d < dims; ++d) sums[from + d] += part[d];
       }
-      for (int d = 0; d < dims; ++d) sums[from + d] *= row.key_scale;
+      for (int d = 0; d < dims; ++d) sums[from + d] *= row_scale(row.row_keys());
     }
   });
 }
@@ -169,10 +170,13 @@ void bulk_last_similar_keys(host_block<Isa> const&, Row const& row, float thresh
     using panel_type = key_panel<decltype(isa)>;
     constexpr float unknown = -1.0f;
     int const n = row.length();
+    float const scale = row_scale(row.row_keys());
+    float of_panel[panel_type::width];
     for (int i = 0; i < n; ++i) similar[i] = unknown;
     for (int first = (n - 1) / panel_type::width * panel_type::width; first >= 0; first -= panel_type::width) {
       int const tokens = n - first < panel_type::width ? n - first : panel_type::width;
       panel_type panel;
+      for (int t = 0; t < tokens; ++t) of_panel[t] = inverse[first + t] * token_scale(row.row_keys(), first + t);
       for (int next = 0; next < n;) {
         int members[panel_type::rows] = {};
         int count = 0;
@@ -186,11 +190,11 @@ void bulk_last_similar_keys(host_block<Isa> const&, Row const& row, float thresh
           int const slot = members[r];
           float* const products = panel.products[r];
           if (slot >= first && slot < first + tokens) products[slot - first] = 0.0f;
-          float const own = inverse[slot] * row.key_scale * row.key_scale;
-          int const found = last_above(products, inverse + first, tokens, own, threshold);
+          float const own = inverse[slot] * token_scale(row.row_keys(), slot) * scale * scale;
+          int const found = last_above(products, of_panel, tokens, own, threshold);
           int const column = found < 0 ? 0 : found;
           // Where the search ends without a find, column 0 of the last panel is slot 0.
-          cosine[slot] = products[column] * own * inverse[first + column];
+          cosine[slot] = products[column] * own * of_panel[column];
           if (found >= 0) similar[slot] = static_cast<float>(first + found);
         }
       }

@@ -102,7 +102,7 @@ struct row_task {
         state(columns),
         at(where),
         row(tokens.shape().row(where)),
-        length(lengths_of(tokens).of(where)),
+        length(tokens.length(where)),
         positions(positions_of(columns, row)) {}
 
   [[nodiscard]] eviction_config config() const { return rule.config; }

@@ -42,17 +42,19 @@ bool check_rows(cache_shape const& shape, int sequence, row_state const& state, 
 }
 
 /// Whether every row of a sequence has a length that this call can handle; flags the sequence otherwise.
-inline bool check_lengths(length_view const& lengths, int sequence, length_limits const& limits, row_state const& state) {
-  return check_rows(lengths.shape, sequence, state,
-                    [&](row_index at) { return check_length(lengths, at, limits, state); });
+template <class Cache>
+bool check_lengths(Cache const& cache, int sequence, length_limits const& limits, row_state const& state) {
+  return check_rows(cache.shape(), sequence, state,
+                    [&](row_index at) { return check_length(cache.shape(), at, cache.length(at), limits, state); });
 }
 
 /// Whether a window has what it takes for a sequence; flags it otherwise.
-inline bool check_queries(length_view const& lengths, window_extent const& window, int sequence, row_state const& state) {
+template <class Cache>
+bool check_queries(Cache const& cache, window_extent const& window, int sequence, row_state const& state) {
   sequence_flag const flag = check_window_of(window, sequence);
   if (flag != no_flag) return set_flag(state, sequence, flag), false;
-  return check_rows(lengths.shape, sequence, state,
-                    [&](row_index at) { return check_window_row(window, lengths.of(at)); });
+  return check_rows(cache.shape(), sequence, state,
+                    [&](row_index at) { return check_window_row(window, cache.length(at)); });
 }
 
 /// body(sequence) for every slot of a list that exists, in order; repeats are flagged and skipped, and who was visited by a

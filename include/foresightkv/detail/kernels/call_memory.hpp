@@ -17,6 +17,7 @@ struct call_memory {
 
   std::int32_t* accepted = nullptr;       // [max_count]
   std::int32_t* begun = nullptr;          // [max_count], see window_pass
+  std::int32_t* lengths = nullptr;        // [place]
   exponent_sum* sums = nullptr;           // see window_sums
   float* observed = nullptr;              // [place][max_length][window statistics][group]
   float* carried = nullptr;               // [place][max_length][carried statistics][group]
@@ -38,6 +39,7 @@ struct call_memory {
     made.temporary_stride = borrowed_row(shape, list.max_length);
     made.accepted = memory.take<std::int32_t>(static_cast<std::size_t>(list.max_count));
     made.begun = memory.take<std::int32_t>(static_cast<std::size_t>(list.max_count));
+    made.lengths = memory.take<std::int32_t>(rows);
     if constexpr (window_statistics<reads>::size > 0)
       made.sums = memory.take<exponent_sum>(
           rows * group * static_cast<std::size_t>(window_sums::most_sums(list.max_length, max_queries)));

@@ -111,7 +111,7 @@ struct compact_kernel {
     std::int32_t const* const list = part_of(kept, lists_by_row ? row.row : row.place, list_capacity);
     if (part == 0) {
       bool const shortens = Compaction::moves_tokens && num_kept >= 0;
-      if (c.rank() == 0) store_length(new_lengths, rows.lengths, row, shortens ? num_kept : row.length);
+      if (c.rank() == 0) store_length(new_lengths, rows, row, shortens ? num_kept : row.length);
       if (num_kept >= 0) move_columns(c, row, list, num_kept);
     } else if (num_kept >= 0) {
       move_strip(c, memory, row.at, {(part - 1) * strip, vectors_of(cache), strip}, list, num_kept);

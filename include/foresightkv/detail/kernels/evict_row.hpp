@@ -63,7 +63,7 @@ struct evict_kernel {
     if (c.rank() == 0) lists.write_counts(row, choice);
     if (!choice.storable) return;
     int const new_length = Chooser::new_length(row, choice);
-    if (c.rank() == 0) store_length(new_lengths, chooser.rows.lengths, row, new_length);
+    if (c.rank() == 0) store_length(new_lengths, chooser.rows, row, new_length);
 
     bool const cuts = moves && choice.num_evicted > 0;
     row_columns const columns(chooser.rows.state, row, positions, carried, max_length);

@@ -11,8 +11,7 @@ namespace foresightkv::inline v0::detail::kernels {
 template <class Features, class Context, class Row>
 FORESIGHTKV_HOST_DEVICE void score_narrow(foresight<Features> const& scorer, row_block<Context> const& block, Row const& row,
                                           float* scores) {
-  using element = typename Row::element_type;
-  using tile = tensor_tile<tensor_element<element, element>, row_block<Context>::dims>;
+  using tile = tensor_tile<tensor_element<typename Row::key_type, typename Row::value_type>, row_block<Context>::dims>;
   Context const& c = block.context;
   judge_shape const& shape = scorer.weights.shape;
   float const* const weights = scorer.weights.head(row.layer(), row.kv_head());
@@ -22,9 +21,10 @@ FORESIGHTKV_HOST_DEVICE void score_narrow(foresight<Features> const& scorer, row
     int const mine = first + c.rank() / warp_size * tile::own;
     auto const slot_of = [&](int i) { return mine + i < end ? mine + i : end - 1; };
     judge_units<tile> hidden{};
-    hidden.add_from(c, block.memory.common, weights, shape.key_head_dim, row.key_scale, [&](int i) { return row.keys(slot_of(i)); });
-    hidden.add_from(c, block.memory.common, weights_of(shape.key_head_dim), shape.value_head_dim, row.value_scale,
-                    [&](int i) { return row.values(slot_of(i)); });
+    hidden.add_from(c, block.memory.common, weights, shape.key_head_dim, [&](int i) { return row.row_keys().scale(slot_of(i)); },
+                    [&](int i) { return row.keys(slot_of(i)); });
+    hidden.add_from(c, block.memory.common, weights_of(shape.key_head_dim), shape.value_head_dim,
+                    [&](int i) { return row.row_values().scale(slot_of(i)); }, [&](int i) { return row.values(slot_of(i)); });
     int input = shape.key_head_dim + shape.value_head_dim;
     Features::for_each([&](auto feature) {
       for (int j = 0; j < shape.group; ++j)
@@ -82,8 +82,7 @@ FORESIGHTKV_HOST_DEVICE void score_wide(foresight<Features> const& scorer, row_b
 template <class Features, class Context, class Row>
 FORESIGHTKV_HOST_DEVICE void bulk_score(foresight<Features> const& scorer, row_block<Context> const& block, Row const& row,
                                         float* scores) {
-  using element = typename Row::element_type;
-  if constexpr (std::is_void_v<tensor_element<element, element>>)
+  if constexpr (std::is_void_v<tensor_element<typename Row::key_type, typename Row::value_type>>)
     score_wide(scorer, block, row, scores);
   else
     score_narrow(scorer, block, row, scores);

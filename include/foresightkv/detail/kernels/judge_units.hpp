@@ -22,21 +22,22 @@ struct judge_units {
 
   typename Tile::products x[halves];
 
-  /// Adds own vectors that are in registers already, of at most `dims` dimensions: weights[dim][unit].
-  template <class Context>
-  FORESIGHTKV_HOST_DEVICE void add(Context const& c, typename Tile::shared& memory, float const* weights, int count, float scale,
-                                   typename Tile::fragments const& own) {
+  /// Adds own vectors that are in registers already, of at most `dims` dimensions: weights[dim][unit]. scale_at(i): of the
+  /// warp's i-th token.
+  template <class Context, class ScaleAt>
+  FORESIGHTKV_HOST_DEVICE void add(Context const& c, typename Tile::shared& memory, float const* weights, int count,
+                                   ScaleAt const& scale_at, typename Tile::fragments const& own) {
     typename Tile::products sums[halves] = {};
     split(c, memory, weights, count);
     c.sync(key_weights);
     unrolled<2 * halves>([&](int step) { Tile::multiply(c, memory, own, step, sums[step % halves]); });
     c.sync(key_multiplied);
-    add_scaled(sums, scale);
+    add_scaled(c, sums, scale_at);
   }
   /// Adds vectors from memory: vector_at(i) for the warp's i-th token.
-  template <class Context, class VectorAt>
+  template <class Context, class ScaleAt, class VectorAt>
   FORESIGHTKV_HOST_DEVICE void add_from(Context const& c, typename Tile::shared& memory, float const* weights, int count,
-                                        float scale, VectorAt const& vector_at) {
+                                        ScaleAt const& scale_at, VectorAt const& vector_at) {
     typename Tile::products sums[halves] = {};
     for (int from = 0; from < count; from += dims) {
       int const here = count - from < dims ? count - from : dims;
@@ -49,7 +50,7 @@ struct judge_units {
       }
       c.sync(weights_read);
     }
-    add_scaled(sums, scale);
+    add_scaled(c, sums, scale_at);
   }
   /// Adds one statistic: value(i) of this lane's i-th token, weights[unit].
   template <class Context, class Value>
@@ -78,8 +79,16 @@ struct judge_units {
 
  private:
   /// The cache's scale goes here and not into the weights, which might be too small for half then.
-  FORESIGHTKV_HOST_DEVICE void add_scaled(typename Tile::products const (&sums)[halves], float scale) {
-    unrolled<size>([&](int n) { x[n % halves][n / halves / 4][n / halves % 4] += scale * sums[n % halves][n / halves / 4][n / halves % 4]; });
+  template <class Context, class ScaleAt>
+  FORESIGHTKV_HOST_DEVICE void add_scaled(Context const& c, typename Tile::products const (&sums)[halves],
+                                          ScaleAt const& scale_at) {
+    unrolled<Tile::own_of_thread>([&](int i) {
+      float const scale = scale_at(Tile::own_of(c, i));
+      unrolled<2 * halves>([&](int n) {
+        int const half = n / 2, place = 2 * (i % 2) + n % 2;
+        x[half][i / 2][place] += scale * sums[half][i / 2][place];
+      });
+    });
   }
 
   /// Brings weights into shared memory as common vectors: the units' upper halves, then their lower ones.

@@ -145,9 +145,9 @@ struct kernel_backend : lifecycle<Exec>, golden_kernels<Exec> {
   static status collect_due(Exec const& exec, Policy const& policy, Cache const& cache, sequence_list const& list,
                             row_state const& state, std::int32_t* due_slots, std::int32_t* due_count) {
     eviction_config const config = policy.config;
-    visit_kernel<typename Policy::budget_type, reader<statistics<>>> body;
+    visit_kernel<Cache, typename Policy::budget_type, reader<statistics<>>> body;
     body.list = list;
-    body.questions.lengths = lengths_of(cache);
+    body.questions.cache = cache;
     body.questions.state = state;
     body.questions.limits = {list.max_length};
     body.questions.config = config;
@@ -186,7 +186,7 @@ struct kernel_backend : lifecycle<Exec>, golden_kernels<Exec> {
     call(Exec const& exec, Policy const& rule, Cache const& tokens, sequence_list const& sequences,
          row_state const& state, workspace scratch, int max_queries)
         : policy(rule), cache(tokens), list(sequences), memory(carve(tokens, sequences, scratch, max_queries)),
-          rows{lengths_of(tokens), state, memory.accepted, sequences.max_count}, launch(exec) {}
+          rows{tokens.shape(), Cache::domain, state, memory.accepted, memory.lengths, sequences.max_count}, launch(exec) {}
 
     static call_memory<Policy> carve(Cache const& tokens, sequence_list const& sequences, workspace scratch, int max_queries) {
       arena arrays(scratch);
@@ -194,9 +194,9 @@ struct kernel_backend : lifecycle<Exec>, golden_kernels<Exec> {
     }
     [[nodiscard]] status result() const { return launch.result(); }
 
-    [[nodiscard]] visit_questions<budget_type, scorer_type> questions(length_limits const& limits) const {
-      visit_questions<budget_type, scorer_type> made;
-      made.lengths = rows.lengths;
+    [[nodiscard]] visit_questions<Cache, budget_type, scorer_type> questions(length_limits const& limits) const {
+      visit_questions<Cache, budget_type, scorer_type> made;
+      made.cache = cache;
       made.state = rows.state;
       made.limits = limits;
       made.config = policy.config;
@@ -204,14 +204,15 @@ struct kernel_backend : lifecycle<Exec>, golden_kernels<Exec> {
       made.scorer = policy.scorer;
       return made;
     }
-    void visit(visit_questions<budget_type, scorer_type> const& asked, list_question const& given = {},
+    void visit(visit_questions<Cache, budget_type, scorer_type> const& asked, list_question const& given = {},
                chunk_question const& chunk = {}) {
-      visit_kernel<budget_type, scorer_type> body;
+      visit_kernel<Cache, budget_type, scorer_type> body;
       body.list = list;
       body.questions = asked;
       body.given = given;
       body.chunk = chunk;
       body.accepted = memory.accepted;
+      body.lengths = memory.lengths;
       body.kept_count = memory.kept_count;
       launch(list.max_count, body);
     }
@@ -244,7 +245,9 @@ struct kernel_backend : lifecycle<Exec>, golden_kernels<Exec> {
         tensor_observe_kernel<Dims, Pass, std::remove_cvref_t<decltype(sink)>> const body{pass, sink, list.max_length};
         launch(rows.blocks(body.tiles()), body);
       };
-      if constexpr (is_judged<After>)
+      // The judge's values are multiplied in the type of queries and keys.
+      using element = pass_element<Pass>;
+      if constexpr (is_judged<After> && std::same_as<tensor_element<element, value_element<Cache>>, element>)
         with(judge_sink<After>{after});
       else
         with(statistics_sink<window_list, Pass, After>{pass, out, after});

@@ -104,12 +104,15 @@ struct reset_kernel {
 
 /// Tokens join sequences or leave them. A block per entry of the list: all rows of a sequence are asked before one of
 /// them changes. A warp owns a row from then on.
-struct append_kernel {
-  static constexpr int threads = 512;
+struct append_barriers {
   enum sync : int { room_asked, rows_asked, row_read };
+};
+template <class Cache>
+struct append_kernel : append_barriers {
+  static constexpr int threads = 512;
 
   sequence_list list{};
-  length_view lengths{};
+  Cache cache{};
   row_state state{};
   std::int32_t const* counts = nullptr;
   bool empties = false;  // rows may have empty slots
@@ -138,7 +141,7 @@ struct append_kernel {
       if (count > 0)
         append_row(lanes, state, state.row(at), count, empties);
       else
-        take_back_row(lanes, state, state.row(at), -count, lengths.of(at), empties);
+        take_back_row(lanes, state, state.row(at), -count, cache.length(at), empties);
     });
   }
 
@@ -164,7 +167,7 @@ struct append_kernel {
     each_row_of_warp(c, sequence, [&](row_index at) {
       int const row = state.row(at);
       bool const fits = count > 0 ? can_append(state, row, count, empty_slots(lanes, state, row))
-                                  : can_take_back(lanes, state, row, -count, lengths.of(at), empties);
+                                  : can_take_back(lanes, state, row, -count, cache.length(at), empties);
       refused = refused || !fits;
     });
     return !block_any(c, memory.refused, refused, rows_asked);
@@ -300,10 +303,17 @@ struct lifecycle {
     return launch.result();
   }
 
-  static status append(Exec const& exec, length_view const& lengths, row_state const& state, sequence_list const& list,
+  template <class Cache>
+  static status append(Exec const& exec, Cache const& cache, row_state const& state, sequence_list const& list,
                        std::int32_t const* counts, bool empties) {
     launches<Exec> launch(exec);
-    launch(list.max_count, append_kernel{list, lengths, state, counts, empties});
+    append_kernel<Cache> body;
+    body.list = list;
+    body.cache = cache;
+    body.state = state;
+    body.counts = counts;
+    body.empties = empties;
+    launch(list.max_count, body);
     return launch.result();
   }
 

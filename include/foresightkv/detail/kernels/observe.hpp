@@ -67,7 +67,7 @@ struct window_pass {
   window_sums sums{};  // where the window brings no log-sum-exp
   std::int32_t const* begun = nullptr;  // [max_count] of a window that continues: whether it has had a query before
 
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE cache_shape const& shape() const { return rows.lengths.shape; }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE cache_shape const& shape() const { return rows.shape; }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE int query_head(visited_row const& row, int j) const {
     return row.at.kv_head * shape().group + j;
   }
@@ -139,6 +139,7 @@ struct lse_kernel {
     if (first >= place.count) return;
     int const head = pass.query_head(row, j);
     softmax_rule const rule = softmax_rule_of(pass.window, pass.cache, row.at);
+    auto const keys = pass.cache.keys(row.at);
     auto const query_at = [&](int i) -> Query const* {
       return first + i < place.count ? pass.window.query(row.at, head, first + i) : nullptr;
     };
@@ -149,13 +150,13 @@ struct lse_kernel {
       int const count = smaller(end - key, dot_tile::width);
       float x[dot_tile::width];
       dot_tile::multiply(c, memory.tile, pass.shape().key_head_dim, query_at, count,
-                         [&](int i) { return pass.cache.key(row.at, key + i); }, x);
+                         [&](int i) { return keys.at(key + i); }, x);
       if (c.rank() < count) memory.position[c.rank()] = positions.at(key + c.rank());
       c.sync(looked_up);
       float peak = all.largest;
       for (int i = 0; i < dot_tile::width; ++i) {
         bool const seen = i < count && memory.position[i] >= 0 && memory.position[i] <= position;
-        x[i] = seen ? exponent_of(rule, x[i]) : -HUGE_VALF;
+        x[i] = seen ? exponent_of(rule, x[i] * token_scale(keys, key + i)) : -HUGE_VALF;
         peak = x[i] > peak ? x[i] : peak;
       }
       all.total *= exp2f(all.largest - peak);
@@ -278,8 +279,10 @@ struct observe_kernel {
                                            folds<List>& running) const {
     int const head = pass.query_head(row, j);
     softmax_rule const rule = softmax_rule_of(pass.window, pass.cache, row.at);
-    auto const key_at = [&](int i) -> typename Cache::element_type const* {
-      return first + i < row.length ? pass.cache.key(row.at, first + i) : nullptr;
+    auto const keys = pass.cache.keys(row.at);
+    float const scale = position >= 0 ? token_scale(keys, first + c.rank()) : 0.0f;
+    auto const key_at = [&](int i) -> key_element<Cache> const* {
+      return first + i < row.length ? keys.at(first + i) : nullptr;
     };
     for (int query = 0; query < place.count; query += dot_tile::width) {
       int const count = smaller(place.count - query, dot_tile::width);
@@ -291,7 +294,7 @@ struct observe_kernel {
       for (int i = 0; i < count; ++i) {
         int const asked = place.first + query + i;
         bool const seen = position >= 0 && position <= asked && is_finite(memory.lse[i]);
-        running.fold(seen ? exp2f(exponent_of(rule, x[i]) - memory.lse[i]) : 0.0f, place.end - 1 - asked);
+        running.fold(seen ? exp2f(exponent_of(rule, x[i] * scale) - memory.lse[i]) : 0.0f, place.end - 1 - asked);
       }
     }
   }

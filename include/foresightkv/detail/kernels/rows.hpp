@@ -27,20 +27,19 @@ struct visited_row {
 /// The rows of a call: those of the sequences that passed every check, in the order of the call's list. The grid
 /// follows from max_count alone; the blocks of a sequence that was not accepted end at once.
 struct visited_rows {
-  length_view lengths{};
+  cache_shape shape{};
+  length_domain domain{};
   row_state state{};
   std::int32_t const* accepted = nullptr;  // [max_count] sequence, or negative
+  std::int32_t const* lengths = nullptr;   // [place] as they were when the call began
   int max_count = 0;
 
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE int per_sequence() const {
-    return lengths.shape.num_layers * lengths.shape.num_kv_heads;
-  }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE int per_sequence() const { return shape.num_layers * shape.num_kv_heads; }
   /// Blocks of a grid with so many per row.
   [[nodiscard]] std::int64_t blocks(int per_row) const { return std::int64_t{max_count} * per_sequence() * per_row; }
 
   /// Neighbouring places are heads of one layer and sequence.
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE visited_row at(int place) const {
-    cache_shape const& shape = lengths.shape;
     visited_row found;
     found.at.sequence = accepted[place / per_sequence()];
     if (found.at.sequence < 0) return found;
@@ -48,7 +47,7 @@ struct visited_rows {
     found.at.kv_head = place % shape.num_kv_heads;
     found.at.layer = place / shape.num_kv_heads % shape.num_layers;
     found.row = shape.row(found.at);
-    found.length = lengths.of(found.at);
+    found.length = lengths[place];
     return found;
   }
   /// Apart from `at`: a block that moves keys must not read the state, which another block of its row advances.
@@ -64,12 +63,12 @@ FORESIGHTKV_HOST_DEVICE Element* part_of(Element* array, int index, std::int64_t
 }
 
 /// Rows of one length domain agree, so one of them writes.
-FORESIGHTKV_HOST_DEVICE inline void store_length(std::int32_t* new_lengths, length_view const& lengths,
+FORESIGHTKV_HOST_DEVICE inline void store_length(std::int32_t* new_lengths, visited_rows const& rows,
                                                  visited_row const& row, int new_length) {
-  bool const first_layer = row.at.layer == 0 || lengths.domain != length_domain::sequence;
-  bool const first_head = row.at.kv_head == 0 || lengths.domain == length_domain::row;
+  bool const first_layer = row.at.layer == 0 || rows.domain != length_domain::sequence;
+  bool const first_head = row.at.kv_head == 0 || rows.domain == length_domain::row;
   if (new_lengths != nullptr && first_layer && first_head)
-    new_lengths[length_index(lengths.domain, lengths.shape, row.at)] = new_length;
+    new_lengths[length_index(rows.domain, rows.shape, row.at)] = new_length;
 }
 
 /// What a block does for a row, or for its tokens [first, last), before or after a kernel's own work: a struct with

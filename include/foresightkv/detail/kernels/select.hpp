@@ -205,7 +205,7 @@ struct row_chooser {
     row_choice made;
     made.num_tokens = row.length - empties;
     made.has_empties = empties > 0;
-    int const wanted = made.num_tokens - budget(config, rows.lengths.shape, row.at);
+    int const wanted = made.num_tokens - budget(config, rows.shape, row.at);
     if (wanted <= 0) return made;
     if (wanted > candidates) flag(c, row, sequence_flag::over_budget);
     int const count = smaller(wanted, candidates);
@@ -322,7 +322,7 @@ struct row_chooser {
   }
 
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE draw_source source_of(visited_row const& row) const {
-    cache_shape const& shape = rows.lengths.shape;
+    cache_shape const& shape = rows.shape;
     return {rows.state.seed[row.at.sequence], rows.state.request_id[row.at.sequence],
             model_row(shape.model_layer(row.at.layer), shape.model_kv_heads(), shape.model_kv_head(row.at.kv_head)),
             rows.state.step[row.row]};
@@ -454,7 +454,7 @@ struct select_kernel {
     bool const first = c.rank() == 0 && (cluster == 1 || c.cluster_rank() == 0);
     if (first) lists.write_counts(row, choice);
     if (!choice.storable) return;
-    if (first) store_length(new_lengths, chooser.rows.lengths, row, Chooser::new_length(row, choice));
+    if (first) store_length(new_lengths, chooser.rows, row, Chooser::new_length(row, choice));
     if constexpr (in_registers) {
       block_share const share = chooser.share_of(c, memory.choosing, own, choice);
       chooser.place(c, memory.choosing, own, share.choice, [&](placed_slot at) {

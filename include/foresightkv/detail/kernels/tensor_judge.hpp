@@ -38,9 +38,11 @@ struct judge_sink<score_stage<Cache, Window, Reads, foresight<Features>>> {
     row_index const at = mine.row.at;
     units<Tile> hidden{};
     float const* const weights = weights_of(mine, 0);
-    hidden.add(c, memory, weights, shape.key_head_dim, key_scale_of(cache, at), keys);
-    hidden.add_from(c, memory, weights_of(mine, shape.key_head_dim), shape.value_head_dim, value_scale_of(cache, at),
-                    [&](int i) { return cache.value(at, mine.slot(i)); });
+    auto const row_keys = cache.keys(at);
+    auto const row_values = cache.values(at);
+    hidden.add(c, memory, weights, shape.key_head_dim, [&](int i) { return row_keys.scale(mine.slot(i)); }, keys);
+    hidden.add_from(c, memory, weights_of(mine, shape.key_head_dim), shape.value_head_dim,
+                    [&](int i) { return row_values.scale(mine.slot(i)); }, [&](int i) { return row_values.at(mine.slot(i)); });
     keep(c, own, hidden);
   }
 

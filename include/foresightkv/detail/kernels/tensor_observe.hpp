@@ -13,7 +13,7 @@ namespace foresightkv::inline v0::detail::kernels {
 
 /// The type in which tensor cores multiply a pass's queries and keys.
 template <class Pass>
-using pass_element = tensor_element<typename Pass::query_type, typename Pass::cache_type::element_type>;
+using pass_element = tensor_element<typename Pass::query_type, key_element<typename Pass::cache_type>>;
 
 /// Position of a token as an unsigned number: an empty slot comes after every query.
 FORESIGHTKV_HOST_DEVICE inline std::uint32_t order_of(int position) { return static_cast<std::uint32_t>(position); }
@@ -22,6 +22,19 @@ FORESIGHTKV_HOST_DEVICE inline std::uint32_t order_of(int position) { return sta
 FORESIGHTKV_HOST_DEVICE inline bool sees_all(int query, std::uint32_t newest) {
   return query >= 0 && newest <= static_cast<std::uint32_t>(query);
 }
+
+/// Scales of tokens in two stages of shared memory; nothing where tokens have none.
+template <bool Scaled, int Width>
+struct token_scales {
+  FORESIGHTKV_HOST_DEVICE static constexpr void set(int, int, float) {}
+  FORESIGHTKV_HOST_DEVICE static constexpr float at(int, int) { return 1.0f; }
+};
+template <int Width>
+struct token_scales<true, Width> {
+  float scale[2][Width];
+  FORESIGHTKV_HOST_DEVICE void set(int stage, int i, float value) { scale[stage][i] = value; }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE float at(int stage, int i) const { return scale[stage][i]; }
+};
 
 /// Sums for the log-sum-exp of every query of a window on tensor cores: a warp has its queries in registers, of any heads
 /// of the row's group, keys stream by. A thread sums over its own columns; four of them meet once, at the end.
@@ -41,8 +54,11 @@ struct tensor_lse_kernel {
   }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE int blocks_per_row() const { return tiles() * pass.sums.splits(); }
 
+  using vectors_type = key_vectors<typename Pass::cache_type>;
+  using scales_type = token_scales<is_scaled_by_token<vectors_type>(), tile::width>;
+
   template <class Context>
-  struct shared {
+  struct shared : scales_type {
     typename tile::shared keys[2];
     int position[2][tile::width];
   };
@@ -88,14 +104,19 @@ struct tensor_lse_kernel {
     int const begin = split * pass.sums.keys_per_split();
     int const end = smaller(row.length, begin + pass.sums.keys_per_split());
     softmax_rule const rule = softmax_rule_of(pass.window, pass.cache, row.at);
+    vectors_type const keys = pass.cache.keys(row.at);
     int oldest = asked[0];
     for (int i = 1; i < tile::own_of_thread; ++i) oldest = smaller(oldest, asked[i]);
     oldest = warp_min(c, oldest);
     auto const fetch = [&](int key, int stage) {
       if (key < end)
         tile::fetch(c, memory.keys[stage], end - key, pass.shape().key_head_dim,
-                    [&](int i) { return pass.cache.key(row.at, key + i); });
-      if (c.rank() < tile::width) memory.position[stage][c.rank()] = key + c.rank() < end ? positions.at(key + c.rank()) : -1;
+                    [&](int i) { return keys.at(key + i); });
+      if (c.rank() < tile::width) {
+        int const slot = key + c.rank();
+        memory.position[stage][c.rank()] = slot < end ? positions.at(slot) : -1;
+        memory.set(stage, c.rank(), slot < end ? token_scale(keys, slot) : 0.0f);
+      }
       c.commit();
     };
     fetch(begin, 0);
@@ -112,17 +133,16 @@ struct tensor_lse_kernel {
       bool const all_seen = rule.soft_cap == 0.0f && sees_all(oldest, warp_max(c, newest));
       for (int step = 0; step < tile::steps; step += together / 8) {
         if (all_seen)
-          add_keys<false>(c, memory.keys[stage], memory.position[stage], rule, own, asked, step, sums);
+          add_keys<false>(c, memory, stage, rule, own, asked, step, sums);
         else
-          add_keys<true>(c, memory.keys[stage], memory.position[stage], rule, own, asked, step, sums);
+          add_keys<true>(c, memory, stage, rule, own, asked, step, sums);
       }
     }
   }
 
   template <bool Edge, class Context>
-  FORESIGHTKV_HOST_DEVICE static void add_keys(Context const& c, typename tile::shared const& keys,
-                                               int const (&position)[tile::width], softmax_rule const& rule,
-                                               typename tile::fragments const& own,
+  FORESIGHTKV_HOST_DEVICE static void add_keys(Context const& c, shared<Context> const& memory, int stage,
+                                               softmax_rule const& rule, typename tile::fragments const& own,
                                                int const (&asked)[tile::own_of_thread], int first,
                                                exponent_sum (&sums)[tile::own_of_thread]) {
     constexpr int steps = together / 8;
@@ -136,10 +156,12 @@ struct tensor_lse_kernel {
         body(step, i, side, x[step][i / 2][2 * (i % 2) + side]);
       });
     };
-    unrolled<steps>([&](int step) { tile::multiply(c, keys, own, first + step, x[step]); });
+    unrolled<steps>([&](int step) { tile::multiply(c, memory.keys[stage], own, first + step, x[step]); });
     each([&](int step, int i, int side, float& value) {
+      int const key = tile::common_of(c, first + step, side);
+      value *= memory.at(stage, key);
       if constexpr (Edge) {
-        int const where = position[tile::common_of(c, first + step, side)];
+        int const where = memory.position[stage][key];
         value = where >= 0 && where <= asked[i] ? exponent_of(rule, value) : -HUGE_VALF;
       } else {
         value *= rule.multiply;
@@ -187,6 +209,7 @@ struct tensor_observe_kernel {
     window_place place{};
     int first = 0;  // slot
     int position[tile::own_of_thread] = {};
+    float scale[tile::own_of_thread];
 
     [[nodiscard]] FORESIGHTKV_HOST_DEVICE int slot(int i) const { return smaller(first + i, row.length - 1); }
   };
@@ -200,9 +223,14 @@ struct tensor_observe_kernel {
     row_positions const positions = pass.rows.positions(mine.row);
     mine.place = pass.place(mine.row, positions);
     mine.first = first + c.rank() / warp_size * tile::own;
-    for (int i = 0; i < tile::own_of_thread; ++i) mine.position[i] = positions.at(mine.slot(tile::own_of(c, i)));
+    auto const keys = pass.cache.keys(mine.row.at);
+    for (int i = 0; i < tile::own_of_thread; ++i) {
+      int const slot = mine.slot(tile::own_of(c, i));
+      mine.position[i] = positions.at(slot);
+      mine.scale[i] = token_scale(keys, slot);
+    }
     typename tile::fragments own;
-    tile::load(c, pass.shape().key_head_dim, [&](int i) { return pass.cache.key(mine.row.at, mine.slot(i)); }, own);
+    tile::load(c, pass.shape().key_head_dim, [&](int i) { return keys.at(mine.slot(i)); }, own);
     sink.template begin<tile>(c, memory.queries[0], memory.sink, mine, own);
     observe(c, memory, mine, own);
     sink.template end<tile>(c, memory.sink, mine, first, smaller(first + tokens, mine.row.length));
@@ -284,7 +312,7 @@ struct tensor_observe_kernel {
         int const age = place.end - 1 - asked;
         float const sum = lse[query];
         unrolled<tile::own_of_thread>([&](int i) {
-          float const product = x[step][i / 2][2 * (i % 2) + side];
+          float const product = x[step][i / 2][2 * (i % 2) + side] * mine.scale[i];
           if constexpr (Edge) {
             bool const seen = mine.position[i] >= 0 && mine.position[i] <= asked && is_finite(sum);
             float const p = seen ? c.exp2(exponent_of(rule, product) - sum) : 0.0f;

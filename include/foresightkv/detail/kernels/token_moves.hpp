@@ -2,66 +2,62 @@
 #pragma once
 
 #include <cstdint>
-#include <foresightkv/caches/dense.hpp>
+#include <foresightkv/cache.hpp>
 #include <foresightkv/detail/kernels/rows.hpp>
 #include <foresightkv/detail/kernels/vector_copy.hpp>
 
 namespace foresightkv::inline v0::detail::kernels {
 
-/// One vector of every token of a row: part of the key, or of the value.
-template <class Cache>
+/// One vector of every token of a row. Moves spend their time on addresses: what does not depend on the slot is worked out
+/// before.
+template <class Place>
 struct vector_path {
-  Cache const* cache;
-  row_index at;
-  bool of_key;
-  int offset;  // bytes
-  int bytes;   // vector_bytes, or what is left
+  static constexpr bool knows = requires(Place const place) {  // of all slots at once
+    place.behind(0);
+    place.aligned_to(0);
+  };
+  Place place;
+  int offset = 0;  // bytes
+  int bytes;       // vector_bytes, or what is left
+  bool whole = false;
 
-  FORESIGHTKV_HOST_DEVICE vector_path(Cache const& tokens, row_index row, bool key, int begin, int size)
-      : cache(&tokens), at(row), of_key(key), offset(begin), bytes(size) {}
+  FORESIGHTKV_HOST_DEVICE vector_path(Place const& tokens, int begin, int size) : place(tokens), bytes(size) {
+    if constexpr (knows) {
+      place = tokens.behind(begin);
+      whole = size == vector_bytes && place.aligned_to(vector_bytes);
+    } else {
+      offset = begin;
+    }
+  }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE std::byte* operator()(int slot) const {
-    auto* const token = of_key ? cache->key(at, slot) : cache->value(at, slot);
-    return reinterpret_cast<std::byte*>(token) + offset;
+    if constexpr (knows) return place(slot);
+    return place(slot) + offset;
   }
   /// Whether it can be copied in one step.
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE bool is_whole(int slot) const {
+    if constexpr (knows) return whole;
     return bytes == vector_bytes && aligned_to((*this)(slot), (*this)(slot), vector_bytes);
   }
 };
 
-/// In a dense cache, with all worked out that does not depend on the slot: moves spend their time on addresses otherwise.
-template <class Element, length_domain Domain, int KeyHeadDim>
-struct vector_path<dense_cache<Element, Domain, KeyHeadDim>> {
-  std::byte* base;
-  std::int64_t stride;
-  int bytes;
-  bool whole;
-
-  FORESIGHTKV_HOST_DEVICE vector_path(dense_cache<Element, Domain, KeyHeadDim> const& tokens, row_index row, bool key, int begin, int size)
-      : base(reinterpret_cast<std::byte*>(key ? tokens.key(row, 0) : tokens.value(row, 0)) + begin),
-        stride((key ? tokens.key_strides : tokens.value_strides).token * static_cast<std::int64_t>(sizeof(Element))),
-        bytes(size),
-        whole(size == vector_bytes && stride % vector_bytes == 0 && aligned_to(base, base, vector_bytes)) {}
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE std::byte* operator()(int slot) const { return base + slot * stride; }
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE bool is_whole(int) const { return whole; }
-};
-
-/// Vectors of a token: those of its key, then those of its value, numbered through.
+/// Vectors of a token: those of its parts, one part after the other, numbered through.
 template <class Cache>
 FORESIGHTKV_HOST_DEVICE int vectors_of(Cache const& cache) {
-  constexpr int size = sizeof(typename Cache::element_type);
-  cache_shape const& shape = cache.shape();
-  return divide_up(size * shape.key_head_dim, vector_bytes) + divide_up(size * shape.value_head_dim, vector_bytes);
+  int count = 0;
+  for (int part = 0; part < num_parts(cache); ++part) count += divide_up(part_bytes(cache, part), vector_bytes);
+  return count;
 }
 template <class Cache>
-FORESIGHTKV_HOST_DEVICE vector_path<Cache> path_of(Cache const& cache, row_index at, int vector) {
-  constexpr int size = sizeof(typename Cache::element_type);
-  int const key_bytes = size * cache.shape().key_head_dim;
-  int const key_vectors = divide_up(key_bytes, vector_bytes);
-  bool const of_key = vector < key_vectors;
-  int const offset = (of_key ? vector : vector - key_vectors) * vector_bytes;
-  int const end = of_key ? key_bytes : size * cache.shape().value_head_dim;
-  return {cache, at, of_key, offset, smaller(end - offset, vector_bytes)};
+FORESIGHTKV_HOST_DEVICE auto path_of(Cache const& cache, row_index at, int vector) {
+  int part = 0, before = 0;
+  for (; part + 1 < num_parts(cache); ++part) {
+    int const here = divide_up(part_bytes(cache, part), vector_bytes);
+    if (vector - before < here) break;
+    before += here;
+  }
+  int const offset = (vector - before) * vector_bytes;
+  auto const place = part_place(cache, at, part);
+  return vector_path<std::remove_const_t<decltype(place)>>(place, offset, smaller(part_bytes(cache, part) - offset, vector_bytes));
 }
 
 /// Vectors [first, end) of every token, at most a warp's, and how threads share them: `lanes` to a token.
@@ -85,7 +81,7 @@ FORESIGHTKV_HOST_DEVICE void copy_tokens(Context const& c, Cache const& cache, r
   constexpr int together = 8;
   int const vector = strip.first + c.rank() % strip.lanes;
   if (vector >= strip.end) return;
-  vector_path<Cache> const path = path_of(cache, at, vector);
+  auto const path = path_of(cache, at, vector);
   int const step = Context::threads / strip.lanes;
   for (int first = c.rank() / strip.lanes; first < count; first += together * step) {
     vector16 held[together];
@@ -136,7 +132,7 @@ FORESIGHTKV_HOST_DEVICE void close_up(Context const& c, Ring& ring, Cache const&
   int const in_tile = Ring::vectors / strip.lanes;  // tokens
   int const tiles = divide_up(count - first, in_tile);
   int const vector = strip.first + c.rank() % strip.lanes;
-  vector_path<Cache> const path = path_of(cache, at, smaller(vector, strip.end - 1));
+  auto const path = path_of(cache, at, smaller(vector, strip.end - 1));
   auto const each = [&](int tile, auto const& body) {
     for (int part = 0; part < Ring::vectors; part += Context::threads) {
       int const place = part + c.rank();

@@ -12,9 +12,9 @@ namespace foresightkv::inline v0::detail::kernels {
 
 /// Everything that is asked of a sequence before its rows are touched, in the host's order: a sequence gets the first
 /// flag that some row in (layer, head) order has at the earliest question.
-template <class Budget, class Scorer>
+template <class Cache, class Budget, class Scorer>
 struct visit_questions {
-  length_view lengths{};
+  Cache cache{};
   row_state state{};
   length_limits limits{};
   window_extent window{};
@@ -27,14 +27,16 @@ struct visit_questions {
   static constexpr std::uint32_t all_well = 0xffffffffu;
 
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE std::uint32_t operator()(row_index at) const {
-    if (sequence_flag const flag = check_length(lengths, at, limits, state); flag != no_flag) return answer(0, flag);
+    int const length = cache.length(at);
+    cache_shape const& shape = cache.shape();
+    if (sequence_flag const flag = check_length(shape, at, length, limits, state); flag != no_flag) return answer(0, flag);
     if (sequence_flag const flag = check_window_of(window, at.sequence); flag != no_flag) return answer(1, flag);
-    if (sequence_flag const flag = check_window_row(window, lengths.of(at)); flag != no_flag) return answer(1, flag);
+    if (sequence_flag const flag = check_window_row(window, length); flag != no_flag) return answer(1, flag);
     if (asks_budget) {
-      sequence_flag const flag = check_budget_of(budget, config, lengths.shape, at, state.capacity);
+      sequence_flag const flag = check_budget_of(budget, config, shape, at, state.capacity);
       if (flag != no_flag) return answer(2, flag);
     }
-    if (!covers_layer(scorer, lengths.shape.model_layer(at.layer))) return answer(3, sequence_flag::missing_judge);
+    if (!covers_layer(scorer, shape.model_layer(at.layer))) return answer(3, sequence_flag::missing_judge);
     return all_well;
   }
 
@@ -62,17 +64,18 @@ struct chunk_question {
 
 /// Decides which sequences of a list a call visits: accepted[i] = sequence, or -1. One block per entry of the list.
 /// With a positive `due` only sequences with a row of at least budget + due tokens are accepted.
-template <class Budget, class Scorer>
+template <class Cache, class Budget, class Scorer>
 struct visit_kernel {
   static constexpr int threads = 256;
   enum sync : int { compared, answered, checked, counted };
 
   sequence_list list{};
-  visit_questions<Budget, Scorer> questions{};
+  visit_questions<Cache, Budget, Scorer> questions{};
   list_question given{};
   chunk_question chunk{};
   int due = 0;
   std::int32_t* accepted = nullptr;    // [max_count]
+  std::int32_t* lengths = nullptr;     // [place] of the accepted sequences' rows; null: nobody wants them
   std::int32_t* kept_count = nullptr;  // [place] of the given lists; negative: the row stays as it is
 
   template <class Context>
@@ -98,6 +101,8 @@ struct visit_kernel {
     if (!accept && c.rank() == 0) flag(c, sequence, static_cast<std::uint32_t>(found & 0xffu));
     if (accept && given.asked) accept = lists_fit(c, memory, sequence);
     if (accept && due > 0) accept = any_due(c, memory, sequence);
+    for (int index = c.rank(); accept && lengths != nullptr && index < rows(); index += Context::threads)
+      lengths[entry * rows() + index] = questions.cache.length(row_at(index, sequence));
     if (c.rank() != 0) return;
     if (is_cut(list)) flag(c, sequence, static_cast<std::uint32_t>(sequence_flag::list_cut));
     accepted[entry] = accept ? sequence : -1;
@@ -108,8 +113,8 @@ struct visit_kernel {
   /// All rows of a sequence are observed alike: the first one tells.
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE bool has_begun(int sequence) const {
     row_index const at{0, sequence, 0};
-    int const row = questions.lengths.shape.row(at);
-    int const length = questions.lengths.of(at);
+    int const row = questions.cache.shape().row(at);
+    int const length = questions.cache.length(at);
     row_positions const positions = positions_of(questions.state, row);
     window_place const place = place_window(questions.window, sequence, positions.end(length));
     return window_begun(positions, length, place, chunk.earlier + row * chunk.capacity * chunk.width, chunk.width);
@@ -118,18 +123,18 @@ struct visit_kernel {
     int const wanted = list.count == nullptr ? list.max_count : *list.count;
     if (entry >= wanted) return -1;
     int const sequence = list.slots == nullptr ? entry : list.slots[entry];
-    return sequence < questions.lengths.shape.num_sequences ? sequence : -1;
+    return sequence < questions.cache.shape().num_sequences ? sequence : -1;
   }
   template <class Context>
   FORESIGHTKV_HOST_DEVICE void flag(Context const& c, int sequence, std::uint32_t bits) const {
     if (!questions.state.empty()) c.raise(questions.state.flags + sequence, bits);
   }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE row_index row_at(int index, int sequence) const {
-    int const heads = questions.lengths.shape.num_kv_heads;
+    int const heads = questions.cache.shape().num_kv_heads;
     return {index / heads, sequence, index % heads};
   }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE int rows() const {
-    return questions.lengths.shape.num_layers * questions.lengths.shape.num_kv_heads;
+    return questions.cache.shape().num_layers * questions.cache.shape().num_kv_heads;
   }
 
   template <class Context>
@@ -173,8 +178,8 @@ struct visit_kernel {
     bool sound = true;
     for (int index = c.rank() / warp_size; index < rows(); index += Context::threads / warp_size) {
       row_index const at = row_at(index, sequence);
-      int const row = questions.lengths.shape.row(at);
-      int const length = questions.lengths.of(at);
+      int const row = questions.cache.shape().row(at);
+      int const length = questions.cache.length(at);
       int const num_evicted = given.lists.evicted_count[row];
       int const num_kept =
           num_evicted == 0 ? -1 : occupied(c, positions_of(questions.state, row), length) - num_evicted;
@@ -204,9 +209,9 @@ struct visit_kernel {
     bool mine = false;
     for (int index = c.rank() / warp_size; index < rows(); index += Context::threads / warp_size) {
       row_index const at = row_at(index, sequence);
-      row_positions const positions = positions_of(questions.state, questions.lengths.shape.row(at));
-      int const tokens = occupied(c, positions, questions.lengths.of(at));
-      mine = mine || tokens - questions.budget(questions.config, questions.lengths.shape, at) >= due;
+      row_positions const positions = positions_of(questions.state, questions.cache.shape().row(at));
+      int const tokens = occupied(c, positions, questions.cache.length(at));
+      mine = mine || tokens - questions.budget(questions.config, questions.cache.shape(), at) >= due;
     }
     return block_any(c, memory.is_due, mine, counted);
   }
