@@ -370,6 +370,17 @@ TEST_CASE_TEMPLATE("observe: a later chunk of no queries changes nothing, a firs
   CHECK(made.worst() == 0.0);
 }
 
+TEST_CASE("observe: a later chunk of no statistics reads none") {
+  bench<float, float, fkv::log_base::natural, fkv::statistics<>> made(23, 40, 8);
+  made.place(history::ordered);
+  auto later = made.window.view();
+  later.continues = true;
+  CHECK(made.observe(later).ok());
+  fkv::statistics_view<fkv::statistics<>> const nowhere{nullptr, made.shape.capacity};
+  testing::owned_workspace work(fkv::observe_bytes<fkv::statistics<>>(testing::exec, made.shape, made.list(), later.max_queries));
+  CHECK(fkv::observe(testing::exec, made.cache.view(), made.list(), later, made.state.view, nowhere, work.view()).ok());
+}
+
 TEST_CASE("observe: masked queries give nothing, a fully masked window zeros") {
   float_bench made(12, 40, 8);
   made.place(history::filled);

@@ -154,3 +154,26 @@ TEST_CASE("a pristine row longer than the columns is saved as it is: its positio
   CHECK(target.state.seen_length[target.state.row({1, 1, 1})] == 9);
   CHECK(target.state.next_position[target.state.row({1, 1, 1})] == 9);
 }
+
+TEST_CASE("a row of more slots than positions before its next one is restored: the rest are empty") {
+  using sparse = testing::carried_policy<fkv::slot_list>;
+  testing::state_fixture<sparse> source(shape, 8), target(shape, 8);
+  std::vector<std::int32_t> const columns{0, -1, -1, -1, 4, 5};
+  auto const rows = [&](auto const& body) {
+    for (int layer = 0; layer < 2; ++layer)
+      for (int head = 0; head < 2; ++head) body(fkv::row_index{layer, 0, head});
+  };
+  rows([&](fkv::row_index at) { source.after_eviction(source.state.row(at), columns, 6); });
+  std::vector<std::int32_t> const back{-2, 0, 0}, lengths{6, 0, 0};
+  std::vector<float> token(1);
+  auto const cache = fkv::dense_cache<float>::hnd(token.data(), token.data(), lengths.data(), shape);
+  REQUIRE(fkv::append(testing::exec, cache, source.state, {nullptr, nullptr, 3, 64}, back.data()).ok());
+  auto saved = saved_bytes(source.state, 0);
+  CHECK(restore(target.state, 0, saved).ok());
+  rows([&](fkv::row_index at) {
+    int const row = source.state.row(at);
+    CHECK(target.positions(row) == source.positions(row));
+    CHECK(target.state.next_position[row] == source.state.next_position[row]);
+    CHECK(target.state.seen_length[row] == source.state.seen_length[row]);
+  });
+}

@@ -66,9 +66,10 @@ struct saved_sequence {
     return saved.magic == magic && saved.num_layers == state.num_layers && saved.num_kv_heads == state.num_kv_heads &&
            saved.group == state.group && saved.num_carried == state.num_carried && saved.capacity > 0;
   }
-  /// A saved row fits where its slots are stored; of a pristine row only those that carry statistics have to be.
+  /// A saved row fits where its slots are stored; of a pristine row only those that carry statistics have to be. An
+  /// evicted row may have more slots than positions before its next one: some are empty.
   FORESIGHTKV_HOST_DEVICE static bool fits(row_state const& state, header const& saved, row_record const& row) {
-    if (row.seen_length < 0 || row.next_position < row.seen_length) return false;
+    if (row.seen_length < 0 || row.next_position < 0) return false;
     if (row.step == 0 && row.next_position != row.seen_length) return false;
     if (row.step != 0 && row.seen_length > saved.capacity) return false;
     int const stored = row.seen_length < saved.capacity ? row.seen_length : saved.capacity;

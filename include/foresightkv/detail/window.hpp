@@ -35,6 +35,7 @@ FORESIGHTKV_HOST_DEVICE inline float unobserved() { return bits_float(0x80000000
 /// says. `statistics`: of the row, `width` floats a token.
 FORESIGHTKV_HOST_DEVICE inline bool window_begun(row_positions const& positions, int length, window_place const& place,
                                                  float const* statistics, int width) {
+  if (width == 0) return false;  // of no statistics there is nothing to read, and nothing to go on with
   for (int slot = 0; slot < length; ++slot) {
     int const position = positions.at(slot);
     if (position < 0 || position >= place.first) continue;
