@@ -154,16 +154,3 @@ TEST_CASE("dense_cache: element types and storages of keys and values are apart"
     });
   }
 }
-
-TEST_CASE("dense_cache: a latent row is one part, and its values stand in it") {
-  fkv::cache_shape latent = shape;
-  latent.value_head_dim = 4;
-  std::vector<float> data(static_cast<std::size_t>(latent.num_rows() * latent.capacity * latent.key_head_dim));
-  std::vector<std::int32_t> const lengths(3, 7);
-  auto const cache = fkv::dense_cache<float>::latent(data.data(), lengths.data(), latent, 1);
-  CHECK(cache.check().ok());
-  CHECK(cache.num_parts() == 1);
-  CHECK(cache.part_bytes(0) == 20);
-  each_token([&](fkv::row_index at, int slot) { CHECK(cache.value(at, slot) == cache.key(at, slot) + 1); });
-  CHECK(fkv::dense_cache<float>::latent(data.data(), lengths.data(), latent, 2).check().code == fkv::errc::invalid_shape);
-}

@@ -111,7 +111,7 @@ TEST_CASE("scaled_by_token: a scale moves with its token, whatever keys and valu
   check_moves<fkv::dense_cache<fkv::scaled_by_token<float>>>();
 }
 
-TEST_CASE("dense_cache: a latent row moves once") {
+TEST_CASE("within_keys: a latent row moves once") {
   fkv::cache_shape latent = shape;
   latent.value_head_dim = 16;
   for (std::uint64_t seed = 10; seed < 13; ++seed) {
@@ -119,7 +119,7 @@ TEST_CASE("dense_cache: a latent row moves once") {
     testing::guarded<float> data(places(shape.key_head_dim));
     testing::guarded<std::int32_t> lengths(2, 64);
     random.fill_normal<float>(data);
-    auto const cache = fkv::dense_cache<float>::latent(data.data(), lengths.data(), latent, 8);
+    auto const cache = fkv::latent_cache<float>::latent(data.data(), lengths.data(), latent, 8);
     check_moves<fkv::fill_holes>(cache, seed);
     lengths[0] = lengths[1] = 64;
     CHECK(data.intact());

@@ -6,6 +6,7 @@
 #include <foresightkv/storages/plain.hpp>
 #include <foresightkv/storages/scaled_by_head.hpp>
 #include <foresightkv/storages/scaled_by_token.hpp>
+#include <foresightkv/storages/within_keys.hpp>
 #include <type_traits>
 
 namespace foresightkv::inline v0 {
@@ -35,7 +36,7 @@ struct element_of<Storage> {
 }  // namespace detail
 
 /// Keys and values in strided arrays: one allocation, or one per layer.
-/// \tparam Keys, Values  element types, or storages: plain, scaled_by_head, scaled_by_token
+/// \tparam Keys, Values  element types, or storages: plain, scaled_by_head, scaled_by_token; values also within_keys
 /// \tparam KeyHeadDim    where it is known at compile time; 0: a device backend is compiled for several
 template <class Keys, class Values = Keys, length_domain Domain = length_domain::sequence, int KeyHeadDim = 0>
 struct dense_cache {
@@ -47,6 +48,7 @@ struct dense_cache {
   using value_element = typename detail::element_of<value_storage>::type;
   static constexpr length_domain domain = Domain;
   static constexpr int fixed_key_head_dim = KeyHeadDim;
+  static constexpr bool values_in_keys = requires { value_storage::moves_with_key; };
 
   key_element* key_data = nullptr;      ///< null where key_layers is given
   value_element* value_data = nullptr;  ///< null where value_layers is given
@@ -58,7 +60,6 @@ struct dense_cache {
   value_element* const* value_layers = nullptr;  ///< [num_layers]
   key_storage stored_keys{};
   value_storage stored_values{};
-  bool values_in_keys = false;  ///< a value is a part of its key's memory, and moves with it
 
   /// Keys and values as [layer][sequence][kv_head][capacity][head_dim].
   [[nodiscard]] static constexpr dense_cache hnd(key_element* keys, value_element* values, std::int32_t const* lengths,
@@ -94,15 +95,13 @@ struct dense_cache {
     return with_key_scales(key_scales).with_value_scales(value_scales);
   }
 
-  /// A cache whose values are the elements [first, first + value_head_dim) of the keys, as those of multi-head latent
-  /// attention are: one array, moved once.
+  /// Of values within_keys: the elements [first, first + value_head_dim) of the keys, which stand as hnd has them.
   [[nodiscard]] static constexpr dense_cache latent(key_element* data, std::int32_t const* lengths, cache_shape const& shape,
                                                     int first = 0)
-    requires std::same_as<key_storage, value_storage>
+    requires values_in_keys
   {
     dense_cache cache = hnd(data, data + first, lengths, shape);
     cache.value_strides = cache.key_strides;
-    cache.values_in_keys = true;
     return cache;
   }
 
@@ -112,10 +111,10 @@ struct dense_cache {
     return row_lengths[detail::length_index(Domain, extents, at)];
   }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr strided_vectors<key_storage> keys(row_index at) const {
-    return {start(key_data, key_layers, key_strides, at), key_strides.token, stored_keys.of_row(extents, at)};
+    return {start(key_data, key_layers, key_strides, at), static_cast<int>(key_strides.token), stored_keys.of_row(extents, at)};
   }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr strided_vectors<value_storage> values(row_index at) const {
-    return {start(value_data, value_layers, value_strides, at), value_strides.token, stored_values.of_row(extents, at)};
+    return {start(value_data, value_layers, value_strides, at), static_cast<int>(value_strides.token), stored_values.of_row(extents, at)};
   }
   /// For engines: elements of one token.
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr key_element* key(row_index at, int slot) const { return keys(at).at(slot); }
@@ -123,8 +122,8 @@ struct dense_cache {
     return values(at).at(slot);
   }
 
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr int num_parts() const {
-    return 1 + !values_in_keys + (key_storage::token_bytes > 0) + (value_storage::token_bytes > 0 && !values_in_keys);
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE static constexpr int num_parts() {
+    return 1 + !values_in_keys + (key_storage::token_bytes > 0) + (value_storage::token_bytes > 0);
   }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr int part_bytes(int index) const {
     if (index == 0) return static_cast<int>(sizeof(key_element)) * extents.key_head_dim;
@@ -152,11 +151,12 @@ struct dense_cache {
     if (!fits(key_strides, extents.key_head_dim, key_layers != nullptr) ||
         !fits(value_strides, extents.value_head_dim, value_layers != nullptr))
       return {errc::invalid_shape};
-    if constexpr (std::same_as<key_element, value_element>) {
+    if constexpr (values_in_keys) {
+      static_assert(std::same_as<key_element, value_element>, "foresightkv: values within keys have the keys' element type");
       bool const inside = value_data >= key_data && value_data + extents.value_head_dim <= key_data + extents.key_head_dim;
-      return values_in_keys && !inside ? status{errc::invalid_shape} : status{};
+      if (key_layers == nullptr && !inside) return {errc::invalid_shape};
     }
-    return values_in_keys ? status{errc::unsupported} : status{};
+    return {};
   }
 
  private:
@@ -175,7 +175,7 @@ struct dense_cache {
     if constexpr (value_storage::token_bytes > 0) cache.stored_values.strides = strides_of(shape, 1);
     return cache;
   }
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr bool is_key_scale(int part) const {
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE static constexpr bool is_key_scale(int part) {
     return key_storage::token_bytes > 0 && part == (values_in_keys ? 1 : 2);
   }
   template <class Element>
@@ -184,11 +184,17 @@ struct dense_cache {
     return (layers == nullptr ? base + at.layer * strides.layer : layers[at.layer]) + strides.in_layer(at);
   }
   [[nodiscard]] bool fits(cache_strides const& strides, int head_dim, bool per_layer) const {
-    return (extents.capacity == 1 || strides.token >= head_dim) &&
+    constexpr std::int64_t longest = 0x7fffffff / 8;  // elements between tokens: their bytes fit an int
+    return (extents.capacity == 1 || strides.token >= head_dim) && strides.token >= 0 && strides.token <= longest &&
            (extents.num_kv_heads == 1 || strides.kv_head >= head_dim) &&
            (extents.num_sequences == 1 || strides.sequence >= head_dim) && strides.sequence >= 0 &&
            (extents.num_layers == 1 || per_layer || strides.layer >= head_dim) && strides.layer >= 0;
   }
 };
+
+/// A cache of latent rows, one array.
+template <class Keys, length_domain Domain = length_domain::sequence, int KeyHeadDim = 0>
+using latent_cache =
+    dense_cache<Keys, within_keys<typename detail::storage_of<Keys>::type::element_type>, Domain, KeyHeadDim>;
 
 }  // namespace foresightkv::inline v0

@@ -44,9 +44,9 @@ struct cache_strides {
 /// Bytes of a strided row's tokens.
 struct strided_place {
   std::byte* first = nullptr;
-  std::int64_t stride = 0;  // bytes
+  int stride = 0;  // bytes
 
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE std::byte* operator()(int slot) const { return first + slot * stride; }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE std::byte* operator()(int slot) const { return first + std::int64_t{slot} * stride; }
   /// The same for what stands so many bytes further on.
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE strided_place behind(int bytes) const { return {first + bytes, stride}; }
   /// Whether all addresses are multiples of a power of two.
@@ -56,19 +56,19 @@ struct strided_place {
   }
 };
 
-/// The token vectors of a strided row.
+/// The token vectors of a strided row. A token's stride is an int: its product with a slot is then one instruction.
 template <class Storage>
 struct strided_vectors {
   using element_type = typename Storage::element_type;
   using storage_row = typename Storage::row;
 
   element_type* first = nullptr;
-  std::int64_t stride = 0;
+  int stride = 0;
   [[no_unique_address]] storage_row storage{};
 
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr element_type* at(int slot) const { return first + slot * stride; }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr element_type* at(int slot) const { return first + std::int64_t{slot} * stride; }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE strided_place place() const {
-    return {reinterpret_cast<std::byte*>(first), stride * static_cast<std::int64_t>(sizeof(element_type))};
+    return {reinterpret_cast<std::byte*>(first), stride * static_cast<int>(sizeof(element_type))};
   }
 
   // What the storage says of scales, word for word: a constant stays one.

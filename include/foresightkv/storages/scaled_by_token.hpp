@@ -19,14 +19,14 @@ struct scaled_by_token {
 
   struct row {
     float* first = nullptr;
-    std::int64_t stride = 0;
-    [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr float scale(int slot) const { return first[slot * stride]; }
+    int stride = 0;
+    [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr float scale(int slot) const { return first[std::int64_t{slot} * stride]; }
     [[nodiscard]] FORESIGHTKV_HOST_DEVICE strided_place place() const {
-      return {reinterpret_cast<std::byte*>(first), stride * static_cast<std::int64_t>(sizeof(float))};
+      return {reinterpret_cast<std::byte*>(first), stride * static_cast<int>(sizeof(float))};
     }
   };
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr row of_row(cache_shape const&, row_index at) const {
-    return {scales + strides.of(at), strides.token};
+    return {scales + strides.of(at), static_cast<int>(strides.token)};
   }
   [[nodiscard]] status check() const {
     if (scales == nullptr) return {errc::null_pointer};

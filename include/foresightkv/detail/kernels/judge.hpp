@@ -20,11 +20,15 @@ FORESIGHTKV_HOST_DEVICE void score_narrow(foresight<Features> const& scorer, row
   for (int first = block.begin; first < end; first += block.warps * tile::own) {
     int const mine = first + c.rank() / warp_size * tile::own;
     auto const slot_of = [&](int i) { return mine + i < end ? mine + i : end - 1; };
+    // Scales are looked up when they are needed, after the products: there are no registers to keep them in.
+    auto const add = [&](auto const& vectors_of, float const* part, int dims, judge_units<tile>& to) {
+      auto const vectors = vectors_of();
+      to.add_from(c, block.memory.common, part, dims, [&](int i) { return vectors_of().scale(slot_of(i)); },
+                  [&](int i) { return vectors.at(slot_of(i)); });
+    };
     judge_units<tile> hidden{};
-    hidden.add_from(c, block.memory.common, weights, shape.key_head_dim, [&](int i) { return row.row_keys().scale(slot_of(i)); },
-                    [&](int i) { return row.keys(slot_of(i)); });
-    hidden.add_from(c, block.memory.common, weights_of(shape.key_head_dim), shape.value_head_dim,
-                    [&](int i) { return row.row_values().scale(slot_of(i)); }, [&](int i) { return row.values(slot_of(i)); });
+    add([&] { return row.row_keys(); }, weights, shape.key_head_dim, hidden);
+    add([&] { return row.row_values(); }, weights_of(shape.key_head_dim), shape.value_head_dim, hidden);
     int input = shape.key_head_dim + shape.value_head_dim;
     Features::for_each([&](auto feature) {
       for (int j = 0; j < shape.group; ++j)

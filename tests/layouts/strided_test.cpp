@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <doctest/doctest.h>
+
+#include <vector>
+
+#include <foresightkv/layouts/strided.hpp>
+#include <foresightkv/storages/plain.hpp>
+
+namespace fkv = foresightkv;
+
+namespace {
+
+constexpr fkv::cache_shape shape{.num_layers = 2, .num_sequences = 3, .num_kv_heads = 4, .group = 1, .key_head_dim = 5,
+                                 .value_head_dim = 6, .capacity = 7};
+
+}  // namespace
+
+TEST_CASE("strided: distances of both layouts") {
+  auto const hnd = fkv::cache_strides::hnd(shape, 5);
+  CHECK((hnd.token == 5 && hnd.kv_head == 35 && hnd.sequence == 140 && hnd.layer == 420));
+  auto const nhd = fkv::cache_strides::nhd(shape, 5);
+  CHECK((nhd.kv_head == 5 && nhd.token == 20 && nhd.sequence == 140 && nhd.layer == 420));
+  CHECK(hnd.in_layer({1, 2, 3}) == 2 * 140 + 3 * 35);
+  CHECK(hnd.of({1, 2, 3}) == 420 + 2 * 140 + 3 * 35);
+  CHECK(nhd.of({1, 2, 3}) == 420 + 2 * 140 + 3 * 5);
+}
+
+TEST_CASE("strided: where a row's tokens stand, as elements and as bytes") {
+  std::vector<float> data(420);
+  fkv::strided_vectors<fkv::plain<float>> const row{data.data() + 35, 5, {}};
+  CHECK(row.at(6) == data.data() + 65);
+  CHECK(row.scale(6) == 1.0f);
+  fkv::strided_place const place = row.place();
+  CHECK(place(6) == reinterpret_cast<std::byte*>(data.data() + 65));
+  CHECK(place.behind(8)(6) == reinterpret_cast<std::byte*>(data.data() + 67));
+}
+
+TEST_CASE("strided: tokens are aligned where their first one and the distance are") {
+  alignas(16) static std::byte bytes[64];
+  CHECK(fkv::strided_place{bytes, 32}.aligned_to(16));
+  CHECK_FALSE(fkv::strided_place{bytes, 24}.aligned_to(16));
+  CHECK_FALSE(fkv::strided_place{bytes + 8, 32}.aligned_to(16));
+  CHECK(fkv::strided_place{bytes + 8, 24}.aligned_to(8));
+}
