@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// The one place where the driver calls the library.
+
+#include <vector>
+
+#include "driver/memory.hpp"
+
+namespace driver {
+
+using testing::exec;
+
+/// What `restore` says of bytes that do not fit: a device flags what the host refuses.
+inline constexpr bool refuses_by_flag = !testing::reads_device_data;
+
+/// The verbs of some policy on some cache. A window that is null stands for the statistics that were observed
+/// before.
+class library {
+ public:
+  virtual ~library() = default;
+
+  [[nodiscard]] virtual fkv::row_state const& state() const = 0;
+  [[nodiscard]] virtual bool intact() const = 0;
+  /// Another state of another capacity, with every sequence saved from the old one and restored to it.
+  virtual fkv::status move_state(int capacity) = 0;
+
+  virtual fkv::status observe(list_memory const& list, window_memory const& window, bool stateless) = 0;
+  virtual fkv::status carry(list_memory const& list, window_memory const* window) = 0;
+  virtual fkv::status score(list_memory const& list, window_memory const* window) = 0;
+  virtual fkv::status select(list_memory const& list) = 0;
+  virtual fkv::status compact(list_memory const& list) = 0;
+  virtual fkv::status evict(list_memory const& list, window_memory const* window, wanted_lists wanted,
+                            bool dry_run) = 0;
+  virtual fkv::status collect_due(list_memory const& list) = 0;
+  virtual fkv::status append(list_memory const& list, guarded<std::int32_t> const& counts) = 0;
+  virtual fkv::status fork(guarded<std::int32_t> const& sources, guarded<std::int32_t> const& targets) = 0;
+  virtual fkv::status reset(list_memory const& list, std::uint32_t const* request_ids,
+                            std::uint64_t const* seeds) = 0;
+  virtual fkv::status save(int sequence, guarded<std::byte>& bytes) = 0;
+  virtual fkv::status restore(int sequence, guarded<std::byte>& bytes, std::size_t size) = 0;
+};
+
+/// Setup: policy_type, cache_type, query_type, base, and whether its scorer needs_queries.
+template <class Setup>
+class library_of final : public library {
+ public:
+  using policy_type = typename Setup::policy_type;
+  using cache_type = typename Setup::cache_type;
+  using element_type = typename cache_type::key_element;
+  using window_list = fkv::window_statistics<typename policy_type::reads>;
+
+  library_of(memory& arrays, policy_type const& policy)
+      : arrays_(arrays), policy_(policy), state_(arrays.shape, arrays.room.state) {}
+
+  [[nodiscard]] fkv::row_state const& state() const override { return state_.view; }
+  [[nodiscard]] bool intact() const override { return state_.intact(); }
+
+  fkv::status move_state(int capacity) override {
+    testing::owned_state<policy_type> moved(arrays_.shape, capacity);
+    guarded<std::byte> bytes(fkv::save_bytes(state_.view));
+    fkv::status done;
+    for (int sequence = 0; sequence < arrays_.shape.num_sequences && done.ok(); ++sequence) {
+      done = fkv::save(exec, state_.view, sequence, {bytes.data(), bytes.size()});
+      if (done.ok()) done = fkv::restore(exec, moved.view, sequence, {bytes.data(), bytes.size()});
+    }
+    arrays_.room.state = capacity;
+    state_ = std::move(moved);
+    return done;
+  }
+
+  fkv::status observe(list_memory const& list, window_memory const& window, bool stateless) override {
+    auto const bytes = fkv::observe_bytes<window_list>(exec, arrays_.shape, list.view(), window.max_queries);
+    testing::owned_workspace work(bytes);
+    fkv::row_state const known = stateless ? fkv::row_state{} : state_.view;
+    auto const done =
+        fkv::observe(exec, cache(), list.view(), view(window), known, statistics(), work.view());
+    return finish(done, work);
+  }
+  fkv::status carry(list_memory const& list, window_memory const* window) override {
+    return with(window, list, [&](auto const& seen, auto scratch) {
+      return fkv::carry(exec, policy_, cache(), list.view(), seen, state_.view, scratch);
+    });
+  }
+  fkv::status score(list_memory const& list, window_memory const* window) override {
+    return with(window, list, [&](auto const& seen, auto scratch) {
+      return fkv::score(exec, policy_, cache(), list.view(), seen, state_.view, scores(), scratch);
+    });
+  }
+  fkv::status select(list_memory const& list) override {
+    auto work = work_for(list, 0);
+    return finish(
+        fkv::select(exec, policy_, cache(), list.view(), scores(), state_.view, lists(), work.view()), work);
+  }
+  fkv::status compact(list_memory const& list) override {
+    auto work = work_for(list, 0);
+    auto const done = fkv::compact(exec, policy_, cache(), list.view(), lists(), state_.view,
+                                   arrays_.new_lengths.data(), work.view());
+    return finish(done, work);
+  }
+  fkv::status evict(list_memory const& list, window_memory const* window, wanted_lists wanted,
+                    bool dry_run) override {
+    fkv::selection shown = wanted == wanted_lists::none ? fkv::selection{} : lists();
+    if (wanted == wanted_lists::evicted) shown.kept = shown.evicted_positions = nullptr;
+    fkv::eviction_output const output{arrays_.new_lengths.data(), shown, dry_run};
+    return with(window, list, [&](auto const& seen, auto scratch) {
+      return fkv::evict(exec, policy_, cache(), list.view(), seen, state_.view, output, scratch);
+    });
+  }
+  fkv::status collect_due(list_memory const& list) override {
+    return fkv::collect_due(exec, policy_, cache(), list.view(), state_.view, arrays_.due_slots.data(),
+                            arrays_.due_count.data());
+  }
+  fkv::status append(list_memory const& list, guarded<std::int32_t> const& counts) override {
+    return fkv::append(exec, cache(), state_.view, list.view(), counts.data());
+  }
+  fkv::status fork(guarded<std::int32_t> const& sources, guarded<std::int32_t> const& targets) override {
+    return fkv::fork(exec, state_.view, {sources.data(), targets.data(), static_cast<int>(sources.size())});
+  }
+  fkv::status reset(list_memory const& list, std::uint32_t const* request_ids,
+                    std::uint64_t const* seeds) override {
+    return fkv::reset(exec, state_.view, list.view(), request_ids, seeds);
+  }
+  fkv::status save(int sequence, guarded<std::byte>& bytes) override {
+    bytes = guarded<std::byte>(fkv::save_bytes(state_.view),
+                               1);  // one byte off: the format asks for no alignment
+    return fkv::save(exec, state_.view, sequence, {bytes.data(), bytes.size()});
+  }
+  fkv::status restore(int sequence, guarded<std::byte>& bytes, std::size_t size) override {
+    return fkv::restore(exec, state_.view, sequence, {bytes.data(), size});
+  }
+
+ private:
+  static element_type* elements(std::byte* bytes) { return reinterpret_cast<element_type*>(bytes); }
+
+  [[nodiscard]] cache_type cache() {
+    auto* const keys = elements(arrays_.keys.bytes.data());
+    auto* const values = elements(arrays_.values.bytes.data());
+    auto* const lengths = arrays_.lengths.data();
+    auto made = arrays_.keys.order == layout::nhd ? cache_type::nhd(keys, values, lengths, arrays_.shape)
+                                                  : cache_type::hnd(keys, values, lengths, arrays_.shape);
+    if (arrays_.keys.order == layout::layer_pointers) {
+      layer_keys_.clear();
+      layer_values_.clear();
+      for (int layer = 0; layer < arrays_.shape.num_layers; ++layer) {
+        layer_keys_.push_back(elements(arrays_.keys.layer(layer)));
+        layer_values_.push_back(elements(arrays_.values.layer(layer)));
+      }
+      made.key_data = made.value_data = nullptr;
+      made.key_layers = layer_keys_.data();
+      made.value_layers = layer_values_.data();
+    }
+    if constexpr (Setup::scaled) made = made.with_scales(arrays_.key_scales.data(), arrays_.value_scales.data());
+    return made;
+  }
+
+  [[nodiscard]] auto view(window_memory const& window) const {
+    using query_type = typename Setup::query_type;
+    using view_type = fkv::observation<query_type, Setup::base>;
+    auto const* const queries = reinterpret_cast<query_type const*>(window.queries.data());
+    auto made = window.head_first ? view_type::hnd(queries, arrays_.shape, window.max_queries)
+                                  : view_type::nhd(queries, arrays_.shape, window.max_queries);
+    if (window.has_lse) made = made.with_lse(window.lse.data());
+    if (window.has_sinks) made.sink_logits = window.sinks.data();
+    if (window.has_count) made.query_count = window.query_count.data();
+    if (window.has_end) made.window_end = window.window_end.data();
+    if (window.has_first) made.first_position = window.first_position.data();
+    made.softmax_scale = window.scale;
+    made.soft_cap = window.soft_cap;
+    made.continues = window.continues;
+    return made;
+  }
+  [[nodiscard]] fkv::statistics_view<window_list> statistics() {
+    return {arrays_.statistics.data(), arrays_.room.statistics};
+  }
+  [[nodiscard]] fkv::score_view scores() { return {arrays_.scores.data(), arrays_.room.scores}; }
+  [[nodiscard]] fkv::selection lists() {
+    return {arrays_.kept.data(), arrays_.evicted.data(), arrays_.evicted_count.data(),
+            arrays_.evicted_positions.data(), arrays_.room.lists};
+  }
+  [[nodiscard]] testing::owned_workspace work_for(list_memory const& list, int max_queries) const {
+    return testing::owned_workspace(
+        fkv::evict_bytes<policy_type>(exec, arrays_.shape, list.view(), max_queries));
+  }
+
+  /// A verb on queries, or on the statistics that were observed before.
+  template <class Verb>
+  fkv::status with(window_memory const* window, list_memory const& list, Verb const& verb) {
+    auto work = work_for(list, window == nullptr ? 0 : window->max_queries);
+    if constexpr (!Setup::needs_queries)
+      if (window == nullptr) return finish(verb(fkv::observed<window_list>{statistics()}, work.view()), work);
+    return finish(verb(view(*window), work.view()), work);
+  }
+  /// A workspace of exactly the bytes that were asked for: writing beyond it is an error too.
+  static fkv::status finish(fkv::status done, testing::owned_workspace const& work) {
+    return work.memory.intact() ? done : fkv::status{fkv::errc::overlap};
+  }
+
+  memory& arrays_;
+  policy_type policy_;
+  testing::owned_state<policy_type> state_;
+  std::vector<element_type*> layer_keys_, layer_values_;
+};
+
+}  // namespace driver

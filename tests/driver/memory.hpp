@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// The arrays that an engine shares with the library, without the types of a policy.
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include <foresightkv/foresightkv.hpp>
+
+#include "driver/elements.hpp"
+#include "support/harness.hpp"
+
+namespace driver {
+
+namespace fkv = foresightkv;
+using testing::guarded;
+using testing::layout;
+using testing::random_source;
+
+/// Number of a row in the library's [rows] arrays.
+inline std::size_t row_number(fkv::cache_shape const& shape, fkv::row_index at) {
+  return static_cast<std::size_t>((at.layer * shape.num_sequences + at.sequence) * shape.num_kv_heads +
+                                  at.kv_head);
+}
+
+/// Keys or values of a cache.
+struct token_array {
+  fkv::cache_shape shape{};
+  storage kind{};
+  layout order{};
+  int dim = 0;
+  guarded<std::byte> bytes;
+
+  token_array() = default;
+  token_array(fkv::cache_shape const& extents, storage element, layout wanted, int head_dim)
+      : shape(extents),
+        kind(element),
+        order(wanted),
+        dim(head_dim),
+        bytes(static_cast<std::size_t>(extents.num_layers) * layer_bytes()) {}
+
+  [[nodiscard]] std::size_t token_bytes() const {
+    return static_cast<std::size_t>(dim * format_of(kind).bytes);
+  }
+  [[nodiscard]] std::size_t layer_bytes() const {
+    return static_cast<std::size_t>(shape.num_sequences * shape.num_kv_heads * shape.capacity) *
+           token_bytes();
+  }
+  /// Layers with a pointer each stand in reverse order: a view that walks from one base would read the wrong
+  /// one.
+  [[nodiscard]] std::byte* layer(int index) {
+    int const place = order == layout::layer_pointers ? shape.num_layers - 1 - index : index;
+    return bytes.data() + static_cast<std::size_t>(place) * layer_bytes();
+  }
+  [[nodiscard]] std::byte* token(fkv::row_index at, int slot) {
+    int const inside = order == layout::nhd
+                           ? (at.sequence * shape.capacity + slot) * shape.num_kv_heads + at.kv_head
+                           : (at.sequence * shape.num_kv_heads + at.kv_head) * shape.capacity + slot;
+    return layer(at.layer) + static_cast<std::size_t>(inside) * token_bytes();
+  }
+};
+
+/// A window's queries and all that an observation can have beside them.
+struct window_memory {
+  fkv::cache_shape shape{};
+  storage kind{};
+  bool base_two = false;  // the log-sum-exps
+  bool head_first = true;
+  int max_queries = 0;
+  guarded<std::byte> queries;
+  guarded<float> lse, sinks;
+  guarded<std::int32_t> query_count, window_end, first_position;
+  float scale = 0.0f;
+  float soft_cap = 0.0f;
+  bool has_lse = false, has_sinks = false, has_count = false, has_end = false, has_first = false,
+       continues = false;
+
+  window_memory() = default;
+  window_memory(fkv::cache_shape const& extents, storage element, bool heads_first, int most)
+      : shape(extents),
+        kind(element),
+        head_first(heads_first),
+        max_queries(most),
+        queries(static_cast<std::size_t>(places() * extents.key_head_dim * format_of(element).bytes)),
+        lse(static_cast<std::size_t>(places())),
+        sinks(static_cast<std::size_t>(extents.num_layers * heads())),
+        query_count(static_cast<std::size_t>(extents.num_sequences), most),
+        window_end(static_cast<std::size_t>(extents.num_sequences), -1),
+        first_position(static_cast<std::size_t>(extents.num_sequences), -1) {}
+
+  [[nodiscard]] int heads() const { return shape.num_kv_heads * shape.group; }
+  [[nodiscard]] int places() const { return shape.num_layers * shape.num_sequences * heads() * max_queries; }
+  /// Number of a query; j counts inside the group.
+  [[nodiscard]] std::size_t place(fkv::row_index at, int j, int r) const {
+    int const head = at.kv_head * shape.group + j;
+    int const inside = head_first ? head * max_queries + r : r * heads() + head;
+    return static_cast<std::size_t>((at.layer * shape.num_sequences + at.sequence) * heads() * max_queries +
+                                    inside);
+  }
+  [[nodiscard]] numbers query(fkv::row_index at, int j, int r) const {
+    auto const width = static_cast<std::size_t>(shape.key_head_dim * format_of(kind).bytes);
+    return decode_all(kind, queries.data() + place(at, j, r) * width, shape.key_head_dim, 1.0);
+  }
+  [[nodiscard]] int count(int sequence) const {
+    return has_count ? query_count[static_cast<std::size_t>(sequence)] : max_queries;
+  }
+  [[nodiscard]] int end(int sequence, int newest) const {
+    return has_end ? window_end[static_cast<std::size_t>(sequence)] : newest;
+  }
+  [[nodiscard]] int first(int sequence, int newest) const {
+    return has_first ? first_position[static_cast<std::size_t>(sequence)]
+                     : end(sequence, newest) - count(sequence);
+  }
+  [[nodiscard]] bool intact() const {
+    return queries.intact() && lse.intact() && sinks.intact() && query_count.intact() &&
+           window_end.intact() && first_position.intact();
+  }
+};
+
+/// A list of sequences as a call takes it.
+struct list_memory {
+  guarded<std::int32_t> slots, count;
+  bool has_slots = false, has_count = false;
+  int max_count = 0;
+  int max_length = 0;
+
+  [[nodiscard]] fkv::sequence_list view() const {
+    return {has_slots ? slots.data() : nullptr, has_count ? count.data() : nullptr, max_count, max_length};
+  }
+};
+
+/// What a call leaves, to compare with what was there before: every array that some verb may write.
+struct image {
+  std::vector<std::byte> keys, values;
+  std::vector<std::int32_t> position, seen_length, next_position;
+  std::vector<std::uint32_t> step, request_id, flags;
+  std::vector<std::uint64_t> seed;
+  std::vector<float> carried, statistics, scores;
+  std::vector<std::int32_t> kept, evicted, evicted_count, evicted_positions, new_lengths;
+};
+
+/// Which lists `evict` writes.
+enum class wanted_lists { none, evicted, all };
+
+/// Capacities of the arrays that have one of their own.
+struct capacities {
+  int state = 0, statistics = 0, scores = 0, lists = 0;
+};
+
+/// All that an engine and the library share, but for the state, whose layout is the library's.
+struct memory {
+  fkv::cache_shape shape{};
+  fkv::length_domain domain{};
+  capacities room;
+  token_array keys, values;
+  guarded<std::int32_t> lengths, new_lengths, budgets, due_slots, due_count;
+  guarded<float> key_scales, value_scales;
+  bool scaled = false;
+  int num_statistics = 0;
+  guarded<float> statistics, scores;
+  guarded<std::int32_t> kept, evicted, evicted_count, evicted_positions;
+
+  /// Where a row has its length, and which row.
+  [[nodiscard]] std::size_t length_place(fkv::row_index at) const {
+    if (domain == fkv::length_domain::sequence) return static_cast<std::size_t>(at.sequence);
+    if (domain == fkv::length_domain::layer)
+      return static_cast<std::size_t>(at.layer * shape.num_sequences + at.sequence);
+    return row_number(shape, at);
+  }
+  [[nodiscard]] double key_scale(fkv::row_index at) const { return scale_of(key_scales, at); }
+  [[nodiscard]] double value_scale(fkv::row_index at) const { return scale_of(value_scales, at); }
+  [[nodiscard]] std::size_t row_statistics() const {
+    return static_cast<std::size_t>(room.statistics * num_statistics * shape.group);
+  }
+  [[nodiscard]] bool intact() const {
+    return keys.bytes.intact() && values.bytes.intact() && lengths.intact() && new_lengths.intact() &&
+           budgets.intact() && due_slots.intact() && due_count.intact() && key_scales.intact() &&
+           value_scales.intact() && statistics.intact() && scores.intact() && kept.intact() &&
+           evicted.intact() && evicted_count.intact() && evicted_positions.intact();
+  }
+
+ private:
+  [[nodiscard]] double scale_of(guarded<float> const& scales, fkv::row_index at) const {
+    return scaled ? scales[static_cast<std::size_t>(at.layer * shape.num_kv_heads + at.kv_head)] : 1.0f;
+  }
+};
+
+template <class Range>
+auto copy_of(Range const& range) {
+  return std::vector(range.begin(), range.end());
+}
+
+/// Everything as it stands.
+inline image capture(memory const& arrays, fkv::row_state const& state) {
+  image made;
+  made.keys = copy_of(arrays.keys.bytes);
+  made.values = copy_of(arrays.values.bytes);
+  int const rows = state.num_rows();
+  made.position.assign(state.position, state.position + rows * state.capacity);
+  made.carried.assign(state.carried, state.carried + rows * state.capacity * state.num_carried * state.group);
+  made.seen_length.assign(state.seen_length, state.seen_length + rows);
+  made.next_position.assign(state.next_position, state.next_position + rows);
+  made.step.assign(state.step, state.step + rows);
+  made.request_id.assign(state.request_id, state.request_id + state.num_sequences);
+  made.flags.assign(state.flags, state.flags + state.num_sequences);
+  made.seed.assign(state.seed, state.seed + state.num_sequences);
+  made.statistics = copy_of(arrays.statistics);
+  made.scores = copy_of(arrays.scores);
+  made.kept = copy_of(arrays.kept);
+  made.evicted = copy_of(arrays.evicted);
+  made.evicted_count = copy_of(arrays.evicted_count);
+  made.evicted_positions = copy_of(arrays.evicted_positions);
+  made.new_lengths = copy_of(arrays.new_lengths);
+  return made;
+}
+
+}  // namespace driver
