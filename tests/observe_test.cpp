@@ -370,6 +370,67 @@ TEST_CASE_TEMPLATE("observe: a later chunk of no queries changes nothing, a firs
   CHECK(made.worst() == 0.0);
 }
 
+TEST_CASE_TEMPLATE("observe: a chunk without a query leaves tokens that joined before it with zeros", Element, float, fkv::half) {
+  bench<Element, Element, fkv::log_base::natural> made(25, 60, 8);
+  auto& window = made.window;
+  for (int s = 0; s < made.shape.num_sequences; ++s) {
+    made.place(s, history::pristine, 40);
+    auto const place = static_cast<std::size_t>(s);
+    window.window_end[place] = made.row_end[static_cast<std::size_t>(made.shape.row({0, s, 0}))];
+    window.first_position[place] = window.window_end[place] - 13;
+  }
+  window.has_end = window.has_first = true;
+  for (float& value : made.out.values) value = 7.0f;
+  auto const lengths = made.cache.lengths;
+  made.each_row([&](fkv::row_index at) { made.cache.length(at) -= 5; });
+  REQUIRE(made.observe(window.view()).ok());
+  made.cache.lengths = lengths;
+  std::vector<std::int32_t> const counts(static_cast<std::size_t>(made.shape.num_sequences));
+  auto firsts = counts;
+  for (std::size_t s = 0; s < firsts.size(); ++s) firsts[s] = window.window_end[s] - 5;
+  auto none = window.view();
+  none.query_count = counts.data();
+  none.first_position = firsts.data();
+  none.continues = true;
+  REQUIRE(made.observe(none).ok());
+  CHECK(made.worst() <= tolerance);
+}
+
+TEST_CASE_TEMPLATE("observe: a window may begin in a later chunk before all cached tokens", Element, float, fkv::half) {
+  constexpr fkv::cache_shape shape{.num_layers = 1, .num_sequences = 1, .num_kv_heads = 1, .group = 1, .key_head_dim = 16,
+                                   .value_head_dim = 16, .capacity = 8};
+  testing::owned_state<position_policy> state(shape, 8);
+  state.view.step[0] = 1;
+  state.view.seen_length[0] = 2;
+  state.view.next_position[0] = 7;
+  state.view.position[0] = 5;
+  state.view.position[1] = 6;
+  random_source random(26);
+  testing::guarded<Element> keys(128), queries(32);
+  random.fill_normal<Element>(keys);
+  random.fill_normal<Element>(queries);
+  std::vector<std::int32_t> const length{2}, first{5}, end{7}, none{0};
+  using list = fkv::statistics<fkv::minimum, fkv::sum>;
+  auto const cache = fkv::dense_cache<Element>::hnd(keys.data(), keys.data(), length.data(), shape);
+  auto const observe = [&](fkv::observation<Element> const& window, std::vector<float>& out) {
+    fkv::sequence_list const all{nullptr, nullptr, 1, 8};
+    testing::owned_workspace work(fkv::observe_bytes<list>(testing::exec, shape, all, 2));
+    CHECK(fkv::observe(testing::exec, cache, all, window, state.view, fkv::statistics_view<list>{out.data(), 8}, work.view()).ok());
+  };
+  auto window = fkv::observation<Element>::hnd(queries.data(), shape, 2);
+  window.first_position = first.data();
+  window.window_end = end.data();
+  std::vector<float> whole(16, 7.0f), parts(16, 7.0f);
+  observe(window, whole);
+  auto nothing = window;
+  nothing.query_count = none.data();
+  observe(nothing, parts);
+  window.continues = true;
+  observe(window, parts);
+  CHECK(whole[0] > 0.0f);
+  CHECK(parts == whole);
+}
+
 TEST_CASE("observe: a later chunk of no statistics reads none") {
   bench<float, float, fkv::log_base::natural, fkv::statistics<>> made(23, 40, 8);
   made.place(history::ordered);

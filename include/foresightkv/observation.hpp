@@ -59,7 +59,7 @@ struct observation {
   float const* sink_logits = nullptr;             ///< [layer][query head]: one more term of the denominator
   std::int32_t const* query_count = nullptr;      ///< [sequence]; null: max_queries
   std::int32_t const* window_end = nullptr;       ///< [sequence] one past the window's newest position; null: one past the newest token
-  std::int32_t const* first_position = nullptr;   ///< [sequence] position of query 0; null: window_end - query_count
+  std::int32_t const* first_position = nullptr;   ///< [sequence] of query 0; null: window_end - query_count. Below 0 beside window_end alone
   bool continues = false;  ///< a later chunk of a window, for `observe` alone: folds onto what `out` holds
 
   /// Queries as [layer][sequence][query head][max_queries][key_head_dim].

@@ -19,7 +19,8 @@ template <class List, class Exec>
 /// Nothing is kept between calls but `out`: a window may come in chunks (window.continues), oldest first, all with the
 /// same window_end and each with its first_position; tokens may join between them. The statistics do not depend on the
 /// chunking, up to the rounding of sums.
-/// Without a query so far they are negative zeros, by which a later chunk knows.
+/// Without a query so far they are negative zeros, by which a later chunk knows. A chunk without a query has a
+/// first_position too: the tokens from there on get what no query before gave them, all others are left alone.
 /// \param state  positions of the tokens; row_state{} for rows from which nothing was evicted
 /// \param out    [row][slot][statistic][j], rows of the visited sequences only
 /// \return as evict

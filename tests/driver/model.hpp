@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "driver/choice.hpp"
-#include "driver/open_defects.hpp"
 
 namespace driver {
 

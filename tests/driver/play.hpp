@@ -137,8 +137,8 @@ outcome play_case(std::uint64_t seed, int calls) {
   engine.config = random_config(random);
   std::vector<int> model_layers;
   engine.shape = random_shape(random, engine.config, engine.setup.least_key_dim, model_layers);
-  engine.extreme = logits_may_be_extreme && engine.setup.query != storage::half &&
-                   engine.setup.element == engine.setup.query && random.chance(0.1);
+  engine.extreme = engine.setup.query != storage::half && engine.setup.element == engine.setup.query &&
+                   random.chance(0.1);
   engine.key_exponent = engine.extreme ? 53 : 0;
   engine.query_exponent = engine.extreme ? 53 : random.integer(0, 1);
   engine.sequences.resize(static_cast<std::size_t>(engine.shape.num_sequences));

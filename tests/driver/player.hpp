@@ -128,15 +128,7 @@ class player : public window_player {
     if (saved_ == nullptr || saved_->capacity != arrays_.room.state || random_.chance(0.4)) return save(s);
     restore(s);
   }
-  /// See open_defects.hpp.
-  [[nodiscard]] bool can_restore(sequence_model const& sequence) const {
-    bool all = true;
-    for (row_model const& row : sequence.rows)
-      all = all && sequence.end - (row.length() - row.seen) >= row.seen;
-    return all || rows_of_empty_slots_are_restored;
-  }
   void save(int sequence) {
-    if (!can_restore(engine_.sequence(sequence))) return;
     saved_ = std::make_unique<saved_sequence>();
     begin("save");
     auto const done = verbs_.save(sequence, saved_->bytes);
@@ -176,8 +168,6 @@ class player : public window_player {
   }
   /// Every sequence moves to a state with more columns.
   void move_state() {
-    for (sequence_model const& sequence : engine_.sequences)
-      if (!can_restore(sequence)) return;
     begin("save and restore in another state");
     auto const done = verbs_.move_state(arrays_.room.state + random_.integer(0, 5));
     check_.finish(verbs_.state(), done);

@@ -63,8 +63,7 @@ inline void place_queries(window_memory& window, model& engine, random_source& r
     int const newest = window.end(s, engine.sequence(s).end) - window.count(s);
     window.first_position[i] =
         newest - random.integer(0, 4) + (window.has_end && random.chance(0.02) ? 9 : 0);
-    if (!windows_may_start_below_zero && !window.has_end)
-      window.first_position[i] = std::max(0, window.first_position[i]);
+    if (!window.has_end) window.first_position[i] = std::max(0, window.first_position[i]);
   }
 }
 

@@ -9,7 +9,6 @@ namespace driver {
 struct pending_window {
   std::vector<int> end, next;     // [sequence] one past its newest query; position of its next query
   std::vector<int> began;         // [sequence] 0: statistics are not those of this window
-  std::vector<int> newest;        // [sequence] end of its tokens at the last chunk
   std::vector<seen_window> rows;  // [row]
 };
 

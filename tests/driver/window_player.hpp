@@ -187,8 +187,7 @@ class window_player : public token_player {
 
   // --- chunks
   void observe_chunk() {
-    bool const wanted = nothing_may_be_observed_in_chunks || engine_.setup.num_window() > 0;
-    bool const continues = wanted && !pending_.began.empty() && random_.chance(0.8);
+    bool const continues = !pending_.began.empty() && random_.chance(0.8);
     if (!continues) begin_chunks();
     window_memory window = some_window();
     window.continues = continues;
@@ -212,13 +211,11 @@ class window_player : public token_player {
       fresh_[static_cast<std::size_t>(s)] = 1;
       pending_.began[static_cast<std::size_t>(s)] = 1;
       pending_.next[static_cast<std::size_t>(s)] += window.count(s);
-      pending_.newest[static_cast<std::size_t>(s)] = engine_.sequence(s).end;
     }
   }
   void begin_chunks() {
     pending_ = {};
     pending_.began.assign(static_cast<std::size_t>(sequences()), 0);
-    pending_.newest = pending_.began;
     pending_.rows.resize(static_cast<std::size_t>(engine_.shape.num_rows()));
     std::fill(fresh_.begin(), fresh_.end(), 0);
     for (int s = 0; s < sequences(); ++s) {
@@ -235,26 +232,10 @@ class window_player : public token_player {
       int const most = std::min({window.max_queries, engine_.sequence(s).end - pending_.next[i],
                                  pending_.end[i] - pending_.next[i]});
       window.query_count[i] = most < 0 ? 0 : random_.integer(0, most);
-      if (meets_open_defect(s, window.query_count[i])) window.query_count[i] = -1;  // flagged
       window.window_end[i] = pending_.end[i];
       window.first_position[i] = pending_.next[i];
     }
     fill_log_sum_exps(window, engine_, random_, [&](fkv::row_index at) { return tokens_now(at); });
-  }
-  /// See open_defects.hpp.
-  [[nodiscard]] bool meets_open_defect(int sequence, int count) {
-    auto const i = static_cast<std::size_t>(sequence);
-    if (pending_.began[i] == 0) return false;
-    bool const joined = pending_.newest[i] < engine_.sequence(sequence).end;
-    bool unseen = false;  // no query so far, and no token before this chunk
-    engine_.each_row(sequence, [&](fkv::row_index at) {
-      bool before = pending_.next[i] == 0;
-      for (int const position : engine_.row(at).position)
-        before = before || (position >= 0 && position < pending_.next[i]);
-      unseen = unseen || (!before && pending_.rows[row_number(engine_.shape, at)].position.empty());
-    });
-    return (!empty_chunks_reach_new_tokens && joined && count == 0) ||
-           (!windows_may_begin_before_all_tokens && unseen && count > 0);
   }
   [[nodiscard]] bool all_pristine() {
     bool all = true;

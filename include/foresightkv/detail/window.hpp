@@ -32,16 +32,18 @@ FORESIGHTKV_HOST_DEVICE window_place place_window(Window const& window, int sequ
 FORESIGHTKV_HOST_DEVICE inline float unobserved() { return bits_float(0x80000000u); }
 
 /// Whether a window that continues has had a query before, as the first statistic of a token that earlier chunks saw
-/// says. `statistics`: of the row, `width` floats a token.
+/// says; without one, any token that says there was none. `statistics`: of the row, `width` floats a token.
 FORESIGHTKV_HOST_DEVICE inline bool window_begun(row_positions const& positions, int length, window_place const& place,
                                                  float const* statistics, int width) {
   if (width == 0) return false;  // of no statistics there is nothing to read, and nothing to go on with
+  bool none_said = false;
   for (int slot = 0; slot < length; ++slot) {
     int const position = positions.at(slot);
-    if (position < 0 || position >= place.first) continue;
-    return float_bits(statistics[std::int64_t{slot} * width]) != float_bits(unobserved());
+    bool const none = float_bits(statistics[std::int64_t{slot} * width]) == float_bits(unobserved());
+    if (position >= 0 && position < place.first) return !none;
+    none_said = none_said || none;
   }
-  return place.first != 0;  // nothing comes before position 0
+  return !none_said && place.first != 0;  // nothing comes before position 0
 }
 
 template <class Query, log_base Base>

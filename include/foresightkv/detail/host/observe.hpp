@@ -120,6 +120,21 @@ template <class... Statistics>
       ...);
 }
 
+/// What a chunk without a query leaves: that there was none so far, or 0 of all queries before for the tokens behind them.
+template <class... Statistics>
+inline void leave_unqueried(statistics<Statistics...>, row_positions const& positions, int n, window_place const& place,
+                            bool continues, int group, float* out) {
+  constexpr int width = static_cast<int>(sizeof...(Statistics));
+  [[maybe_unused]] bool const begun = continues && window_begun(positions, n, place, out, width * group);
+  [[maybe_unused]] int const age = place.end - place.first;
+  float const unseen[width + 1] = {
+      (!begun ? unobserved() : age < horizon<Statistics>() ? Statistics::fold(Statistics::initial, 0.0f, age) : Statistics::initial)...};
+  for (int slot = 0; slot < n; ++slot) {
+    if (continues && positions.at(slot) < place.first) continue;
+    for (int i = 0; i < width * group; ++i) out[std::ptrdiff_t{slot} * width * group + i] = unseen[i / group];
+  }
+}
+
 /// Observes the window of one row into out[slot][List][group], in code for one instruction set; see observe_row.
 template <class Isa, class List, class Cache, class Query, log_base Base>
 [[gnu::always_inline]] inline bool observe_row_with(Cache const& cache, row_index at, int n,
@@ -132,8 +147,7 @@ template <class Isa, class List, class Cache, class Query, log_base Base>
   int const width = List::size * group;
   auto const stride = static_cast<std::size_t>(padded<Isa>(n));
   window_place const place = place_window(window, at.sequence, positions.end(n));
-  if (place.count == 0 && !window.continues)
-    for (std::ptrdiff_t i = 0; i < static_cast<std::ptrdiff_t>(n) * width; ++i) out[i] = unobserved();
+  if (place.count == 0) leave_unqueried(List{}, positions, n, place, window.continues, group, out);
   if (place.count == 0 || n == 0) return true;
   bool sound = true;
   bool const begun = window.continues && window_begun(positions, n, place, out, width);

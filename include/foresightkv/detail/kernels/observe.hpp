@@ -264,9 +264,10 @@ struct observe_kernel {
       if (pass.window.continues && slot < row.length)
         running = earlier_folds<List>(pass.has_begun(row), token + j, position, place, group);
       fold_window(c, memory, row, j, first, position, place, running);
-      bool const untouched = place.count == 0 && pass.window.continues;
+      bool const untouched = place.count == 0 && pass.window.continues && position < place.first;
+      bool const begun = place.count > 0 || (pass.window.continues && pass.has_begun(row));
       for (int s = 0; s < List::size && slot < row.length && !untouched; ++s)
-        token[s * group + j] = place.count == 0 ? unobserved() : running.value[s];
+        token[s * group + j] = begun ? running.value[s] : unobserved();
     }
     if constexpr (!std::same_as<After, no_stage>) c.sync(observed);
     after(c, memory.after, row, first, smaller(first + threads, row.length));

@@ -352,7 +352,7 @@ struct statistics_sink {
                                     folds<List> (&of)[Tile::own_of_thread]) const {
     int const group = pass.shape().group;
     float* const row = out.of(mine.row, List::size * group);
-    if (mine.place.count == 0) return clear(c, mine, row, j);
+    if (mine.place.count == 0) return leave_unqueried<Tile>(c, mine, row, j);
     auto& mine_staged = memory.value[c.rank() / warp_size];
     unrolled<Tile::own_of_thread>([&](int i) {
       if (c.rank() % 4 != i) return;
@@ -384,14 +384,20 @@ struct statistics_sink {
   }
 
  private:
-  /// Without a query all statistics of a window are zeros that say so; a later chunk changes nothing.
-  template <class Context, class Share>
-  FORESIGHTKV_HOST_DEVICE void clear(Context const& c, Share const& mine, float* row, int j) const {
-    if (pass.window.continues) return;
+  /// What a chunk without a query leaves: that there was none so far, or 0 of all queries before for the tokens behind them.
+  template <class Tile, class Context, class Share>
+  FORESIGHTKV_HOST_DEVICE void leave_unqueried(Context const& c, Share const& mine, float* row, int j) const {
     int const group = pass.shape().group;
-    int const last = smaller(mine.first + Share::tokens, mine.row.length) * List::size;
-    for (int i = mine.first * List::size + c.rank() % warp_size; i < last; i += warp_size)
-      row[std::int64_t{i} * group + j] = unobserved();
+    bool const continues = pass.window.continues;
+    bool const begun = continues && pass.has_begun(mine.row);
+    unrolled<Tile::own_of_thread>([&](int i) {
+      int const slot = mine.first + Tile::own_of(c, i);
+      if (c.rank() % 4 != i || slot >= mine.row.length) return;
+      if (continues && mine.position[i] < mine.place.first) return;
+      auto const unseen = earlier_folds<List>(begun, nullptr, mine.place.first, mine.place, group);
+      float* const to = row + std::int64_t{slot} * List::size * group + j;
+      for (int s = 0; s < List::size; ++s) to[s * group] = begun ? unseen.value[s] : unobserved();
+    });
   }
 };
 
