@@ -728,13 +728,15 @@ TEST_CASE("golden_eviction: hostile values in queries and keys") {
     }
   }
   SUBCASE("logits far apart neither overflow nor vanish") {
-    auto given = random_problem(shape, 61, 1.0f);
-    for (auto& value : given.queries) value *= 1e4f;
-    for (auto& value : given.keys) value *= 1e4f;
-    auto const means = run_means(config, given.input());
-    auto const blocks = config.future_blocks(100);
-    double const mass = std::accumulate(means.begin(), means.end(), 0.0);
-    CHECK(mass == doctest::Approx(blocks).epsilon(1e-5));
+    for (float const factor : {1e4f, 1e6f, 1e14f}) {
+      auto given = random_problem(shape, 61, 1.0f);
+      for (auto& value : given.queries) value *= factor;
+      for (auto& value : given.keys) value *= factor;
+      auto const means = run_means(config, given.input());
+      auto const blocks = config.future_blocks(100);
+      double const mass = std::accumulate(means.begin(), means.end(), 0.0);
+      CHECK(mass == doctest::Approx(blocks).epsilon(1e-5));
+    }
   }
   SUBCASE("all equal: of equal scores the lowest go") {
     auto given = random_problem(shape, 67);

@@ -378,6 +378,9 @@ template <class Isa>
   x = p * reinterpret_cast<floats>(exponent << 23);
 }
 
+/// Exponents beyond this are rounded to more than a percent of a probability.
+inline constexpr float far_exponent = 1 << 17;
+
 /// x = exp2(x * multiply - subtract) for x[0, n), in place, to the accuracy of `exp2_lanes`; returns the sum.
 template <class Isa>
 [[gnu::always_inline]] inline float exp2_row(float* x, int n, float multiply, float subtract) {

@@ -156,7 +156,9 @@ template <class Isa>
                                                  float& total) {
   float const largest = row_maximum<Isa>(x, n) * multiply;
   float const reference = largest > maximum ? largest : maximum;
-  total = total * rescaling(maximum - reference) + exp2_row<Isa>(x, n, multiply, reference);
+  bool const far = reference < -far_exponent || reference > far_exponent;
+  if (far) scale_row<Isa>(x, n, multiply);  // rounded as the reference was, so that no exponent is above 0
+  total = total * rescaling(maximum - reference) + exp2_row<Isa>(x, n, far ? 1.0f : multiply, reference);
   maximum = reference;
   return reference;
 }

@@ -56,9 +56,6 @@ inline visibility find_visibility(row_positions const& positions, int n, int fir
   return seen;
 }
 
-/// Exponents beyond this are rounded to more than a percent of a probability.
-inline constexpr float far_exponent = 1 << 17;
-
 template <class Isa>
 [[gnu::always_inline]] inline void cap_logits(softmax_rule const& rule, float* x, int n) {
   for (int i = 0; i < n; ++i) x[i] = rule.soft_cap * std::tanh(x[i] * rule.scale / rule.soft_cap);

@@ -6,6 +6,16 @@
 
 namespace foresightkv::inline v0::detail::kernels {
 
+/// x * y as a float, which no compiler fuses into what is added: of a huge exponent and the largest one, rounded alike,
+/// the difference is then never above 0.
+FORESIGHTKV_HOST_DEVICE inline float rounded_product(float x, float y) {
+#if defined(__CUDA_ARCH__)
+  return __fmul_rn(x, y);
+#else
+  return x * y;
+#endif
+}
+
 /// Dot products of a block's own vectors, one per thread, with `width` vectors that all threads share: a thread's
 /// products stay in its registers, so that what is made of them needs no atomics and no shared memory. fp32 whatever the
 /// storage. Each product is one chain of additions in order of dimension: the same bits for any grid.

@@ -67,10 +67,9 @@ struct query_softmax {
   float reference;  // largest exponent, base 2, or a log-sum-exp
   float weight;     // 1 / sum of exponentials relative to it; 0 for a masked query
 
-  /// Fused, so that it is one number whatever is made of it: the probabilities of a query sum to 1.
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE static float exponential(float product, float multiply,
                                                                  float reference) {
-    return exp2f(fmaf(product, multiply, -reference));
+    return exp2f(rounded_product(product, multiply) - reference);
   }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE float probability(float product, float multiply) const {
     return exponential(product, multiply, reference) * weight;
@@ -113,7 +112,7 @@ struct golden_softmax_kernel {
       int const seen = smaller(keys, own - key + 1);
       float peak = largest;
       for (int i = 0; i < dot_tile::width; ++i) {
-        float const exponent = i < seen ? x[i] * pass.multiply : peak;
+        float const exponent = i < seen ? rounded_product(x[i], pass.multiply) : peak;
         peak = exponent > peak ? exponent : peak;
       }
       total *= exp2f(largest - peak);

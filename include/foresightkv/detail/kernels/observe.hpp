@@ -13,7 +13,7 @@ namespace foresightkv::inline v0::detail::kernels {
 /// Base-2 exponent of a logit under a rule; `product` is query . key.
 FORESIGHTKV_HOST_DEVICE inline float exponent_of(softmax_rule const& rule, float product) {
   if (rule.soft_cap > 0.0f) product = rule.soft_cap * tanhf(product * rule.scale / rule.soft_cap);
-  return product * rule.multiply;
+  return rounded_product(product, rule.multiply);
 }
 
 /// Sum of base-2 exponentials, less their largest exponent.

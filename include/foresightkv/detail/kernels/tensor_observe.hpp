@@ -164,7 +164,7 @@ struct tensor_lse_kernel {
         int const where = memory.position[stage][key];
         value = where >= 0 && where <= asked[i] ? exponent_of(rule, value) : -HUGE_VALF;
       } else {
-        value *= rule.multiply;
+        value = rounded_product(value, rule.multiply);
       }
       peak[i] = larger(value, peak[i]);
     });
@@ -318,7 +318,7 @@ struct tensor_observe_kernel {
             float const p = seen ? c.exp2(exponent_of(rule, product) - sum) : 0.0f;
             if (first + query < place.count) of[i].fold(p, age);
           } else {
-            of[i].fold_old(c.exp2(product * rule.multiply - sum), age);
+            of[i].fold_old(c.exp2(rounded_product(product, rule.multiply) - sum), age);
           }
         });
       });
