@@ -12,14 +12,14 @@ template <class Element, class Compaction>
 void compact(benchmark::State& run) {
   axes const extents(run);
   auto const rule = fkv::compose(extents.config(), fkv::window_sum{}, fkv::top_k{}, Compaction{});
-  setting<Element, std::remove_const_t<decltype(rule)>> made(extents, rule);
-  if (!fkv::select(fkv::host, rule, made.cache(), made.list, made.score_rows(), made.state, made.lists(), made.scratch()).ok())
+  auto made = make_setting<Element>(extents, rule);
+  if (!fkv::select(fkv::host, made.rows(), made.score_rows(), made.lists()).ok())
     run.SkipWithError("select failed");
   for (auto _ : run) {
     run.PauseTiming();
     made.restart();
     run.ResumeTiming();
-    if (!fkv::compact(fkv::host, rule, made.cache(), made.list, made.lists(), made.state, made.new_lengths.data(), made.scratch()).ok())
+    if (!fkv::compact(fkv::host, made.rows(), made.lists(), made.new_lengths.data()).ok())
       run.SkipWithError("compact failed");
     benchmark::ClobberMemory();
   }

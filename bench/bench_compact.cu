@@ -19,11 +19,10 @@ void compact(benchmark::State& run) {
   model_axes const extents(run);
   auto settings = cold_models(extents, fkv::compose(extents.config(), fkv::key_norm{}, fkv::top_k{}, Compaction{}));
   for (auto& at : settings)
-    require(fkv::select(fkv::on(cudaStreamPerThread, traits()), at.rule, at.cache(), at.list, at.score_rows(), at.state,
-                        at.lists(), at.scratch()));
+    require(fkv::select(fkv::on(cudaStreamPerThread, traits()), at.rows(), at.score_rows(), at.lists()));
   require(cudaStreamSynchronize(cudaStreamPerThread));
   call_time const time = time_verb(settings, [](auto const& exec, auto& at) {
-    return fkv::compact(exec, at.rule, at.cache(), at.list, at.lists(), at.state, at.new_lengths(), at.scratch());
+    return fkv::compact(exec, at.rows(), at.lists(), at.new_lengths());
   });
   for (auto const& setting : settings) setting.check();
   report(run, time, {compaction_work<Compaction>(extents)});

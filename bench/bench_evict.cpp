@@ -11,13 +11,13 @@ void evict_with_judge(benchmark::State& run) {
   axes const extents(run);
   random_judge const weights(extents);
   auto const rule = fkv::compose(extents.config(), fkv::foresight<>{weights.weights()}, fkv::top_k{}, Compaction{});
-  setting<Element, std::remove_const_t<decltype(rule)>> made(extents, rule);
+  auto made = make_setting<Element>(extents, rule);
   auto const window = WithLse ? made.window_with_lse() : made.window();
   for (auto _ : run) {
     run.PauseTiming();
     made.restart();
     run.ResumeTiming();
-    if (!fkv::evict(fkv::host, rule, made.cache(), made.list, window, made.state, made.new_lengths.data(), made.scratch()).ok())
+    if (!fkv::evict(fkv::host, made.rows(), window, {made.new_lengths.data()}).ok())
       run.SkipWithError("evict failed");
     benchmark::ClobberMemory();
   }

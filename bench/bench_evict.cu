@@ -41,7 +41,7 @@ void evict(benchmark::State& run, Scorer const& scorer) {
   auto settings = cold_models(extents, fkv::compose(extents.config(), scorer, fkv::top_k{}, Compaction{}));
   call_time const time = time_verb(settings, [](auto const& exec, auto& at) {
     auto const window = WithLse ? at.window_with_lse() : at.window();
-    return fkv::evict(exec, at.rule, at.cache(), at.list, window, at.state, at.new_lengths(), at.scratch());
+    return fkv::evict(exec, at.rows(), window, {at.new_lengths()});
   });
   for (auto const& setting : settings) setting.check();
   work const lse = WithLse ? work{} : lse_work(extents.row());

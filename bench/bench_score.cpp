@@ -9,13 +9,12 @@ template <class Element, class Scorer>
 void score(benchmark::State& run, Scorer scorer) {
   axes const extents(run);
   auto const rule = fkv::compose(extents.config(), scorer, fkv::top_k{}, fkv::ordered{});
-  using policy = std::remove_const_t<decltype(rule)>;
-  using list = fkv::window_statistics<typename policy::reads>;
-  setting<Element, policy> made(extents, rule);
+  using list = fkv::window_statistics<typename decltype(rule)::reads>;
+  auto made = make_setting<Element>(extents, rule);
   std::vector<float> statistics(made.scores.size() * static_cast<std::size_t>(list::size * extents.group) + 1, 0.01f);
   fkv::observed<list> const window{{statistics.data(), extents.tokens()}};
   for (auto _ : run) {
-    if (!fkv::score(fkv::host, rule, made.cache(), made.list, window, made.state, made.score_rows(), made.scratch()).ok())
+    if (!fkv::score(fkv::host, made.rows(), window, made.score_rows()).ok())
       run.SkipWithError("score failed");
     benchmark::ClobberMemory();
   }

@@ -20,10 +20,10 @@ template <class Selector>
 void select(benchmark::State& run) {
   axes const extents(run);
   auto const rule = fkv::compose(extents.config(), fkv::window_sum{}, Selector{}, fkv::ordered{});
-  setting<float, std::remove_const_t<decltype(rule)>> made(extents, rule);
+  auto made = make_setting<float>(extents, rule);
   fkv::host_execution const one = fkv::host.threads(1);
   for (auto _ : run) {
-    if (!fkv::select(one, rule, made.cache(), made.list, made.score_rows(), made.state, made.lists(), made.scratch()).ok())
+    if (!fkv::select(one, made.rows(), made.score_rows(), made.lists()).ok())
       run.SkipWithError("select failed");
     benchmark::ClobberMemory();
   }
@@ -36,7 +36,7 @@ template <bool SortKept>
 void nth_element_and_sort(benchmark::State& run) {
   axes const extents(run);
   auto const rule = fkv::compose(extents.config(), fkv::window_sum{}, fkv::top_k{}, fkv::ordered{});
-  setting<float, std::remove_const_t<decltype(rule)>> made(extents, rule);
+  auto made = make_setting<float>(extents, rule);
   std::vector<std::int32_t> order(static_cast<std::size_t>(extents.budget));
   for (auto _ : run) {
     for (int row = 0; row < extents.rows(); ++row) {

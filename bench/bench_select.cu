@@ -20,16 +20,15 @@ class scored_layer {
         kept_(extents.cells()),
         evicted_(extents.cells()),
         evicted_count_(static_cast<std::size_t>(extents.rows)),
-        state_bytes_(fkv::state_bytes<policy_type>(shape_, extents.tokens)),
-        scratch_(fkv::evict_bytes<policy_type>(fkv::prepare(traits()), shape_, list_, 0)) {}
+        state_bytes_(fkv::state_bytes(policy_type{}, shape_, extents.tokens)),
+        scratch_(fkv::evict_bytes(fkv::prepare(traits()), policy_type{}, shape_, list_, 0)) {}
 
   template <class Exec>
   fkv::status select(Exec const& exec) const {
-    auto const state = fkv::make_state<policy_type>(shape_, extents_.tokens, {state_bytes_.data(), state_bytes_.size()});
+    auto const state = fkv::make_state(policy_type{}, shape_, extents_.tokens, {state_bytes_.data(), state_bytes_.size()});
     auto const cache = fkv::dense_cache<float>::hnd(values_.data(), values_.data(), lengths_.data(), shape_);
     fkv::selection const lists{kept_.data(), evicted_.data(), evicted_count_.data(), nullptr, extents_.tokens};
-    return fkv::select(exec, rule_, cache, list_, fkv::score_view{scores_.data(), extents_.tokens}, state, lists,
-                       {scratch_.data(), scratch_.size()});
+    return fkv::select(exec, fkv::batch{rule_, cache, list_, state, {scratch_.data(), scratch_.size()}}, fkv::score_view{scores_.data(), extents_.tokens}, lists);
   }
 
   void check() const {

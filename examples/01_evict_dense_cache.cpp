@@ -25,18 +25,17 @@ int main() {
   // The policy: keep 16 tokens, by the attention of the last 8 queries; the newest 8 are safe.
   auto const policy = fkv::compose<fkv::eviction_config{.budget = 16, .interval = 8}>(
       fkv::window_sum{}, fkv::top_k{}, fkv::fill_holes{});
-  using policy_type = std::remove_const_t<decltype(policy)>;
 
-  // What it needs: state that follows the tokens, and scratch memory. The library allocates nothing.
+  // What it needs: state that follows the tokens, and scratch memory. The library itself allocates nothing; where that
+  // does not matter, `fkv::evictor` holds both.
   fkv::sequence_list const all{.max_count = 1, .max_length = 24};
-  std::vector<std::byte> memory(fkv::state_bytes<policy_type>(shape, 24));
-  auto const state = fkv::make_state<policy_type>(shape, 24, {memory.data(), memory.size()});
-  std::vector<std::byte> scratch(fkv::evict_bytes<policy_type>(fkv::host, shape, all, 8));
+  std::vector<std::byte> memory(fkv::state_bytes(policy, shape, 24));
+  std::vector<std::byte> scratch(fkv::evict_bytes(fkv::host, policy, shape, all, 8));
+  auto const state = fkv::make_state(policy, shape, 24, memory);
+  fkv::batch const rows{policy, cache, all, state, scratch};
 
   fkv::status done = fkv::reset(fkv::host, state, all);
-  if (done.ok())
-    done = fkv::evict(fkv::host, policy, cache, all, window, state, new_lengths.data(),
-                      {scratch.data(), scratch.size()});
+  if (done.ok()) done = fkv::evict(fkv::host, rows, window, {.new_lengths = new_lengths.data()});
   std::printf("%s: %d tokens were cached, %d are left\n", done.message(), lengths[0], new_lengths[0]);
   for (int head = 0; head < 2; ++head) {
     std::printf("head %d: slots 0 to %d now hold the tokens", head, new_lengths[0] - 1);

@@ -76,16 +76,15 @@ int main() {
     }
 
   auto const policy = fkv::compose<fkv::eviction_config{.budget = 16, .interval = 4}>(fkv::window_sum{}, fkv::top_k{}, fkv::ordered{});
-  using policy_type = std::remove_const_t<decltype(policy)>;
   std::vector<float> queries(2 * 4 * 16);
   for (std::size_t i = 0; i < queries.size(); i += 16) queries[i] = 1.0f;
   auto const window = fkv::observation<float>::hnd(queries.data(), shape, 4);
   fkv::sequence_list const all{.max_count = 1, .max_length = 48};
-  std::vector<std::byte> memory(fkv::state_bytes<policy_type>(shape, 48)), scratch(fkv::evict_bytes<policy_type>(fkv::host, shape, all, 4));
-  auto const state = fkv::make_state<policy_type>(shape, 48, {memory.data(), memory.size()});
+  std::vector<std::byte> memory(fkv::state_bytes(policy, shape, 48)), scratch(fkv::evict_bytes(fkv::host, policy, shape, all, 4));
+  auto const state = fkv::make_state(policy, shape, 48, memory);
   fkv::status done = fkv::reset(fkv::host, state, all);
   if (done.ok())
-    done = fkv::evict(fkv::host, policy, cache, all, window, state, new_lengths.data(), {scratch.data(), scratch.size()});
+    done = fkv::evict(fkv::host, fkv::batch{policy, cache, all, state, scratch}, window, {new_lengths.data()});
   std::printf("%s: %d of %d tokens are left\n", done.message(), new_lengths[0], lengths[0]);
   for (int head = 0; head < 2; ++head) {
     std::printf("head %d keeps", head);

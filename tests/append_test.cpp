@@ -32,7 +32,7 @@ fkv::status append(fkv::eviction_state<Policy> const& state, std::vector<std::in
                    std::vector<std::int32_t> const& counts, fkv::sequence_list const& list = everyone) {
   std::vector<float> token(1);
   auto const cache = fkv::dense_cache<float>::hnd(token.data(), token.data(), lengths.data(), shape);
-  return fkv::append(testing::exec, cache, state, list, counts.data());
+  return fkv::append(testing::exec, fkv::batch{Policy{}, cache, list, state}, counts.data());
 }
 
 template <class State>
@@ -182,19 +182,19 @@ TEST_CASE("append keeps what a chunked prompt has carried, though it gets longer
     state_fixture<policy_type> fixture(one, 20);
     auto const cache = fkv::dense_cache<float>::hnd(moved.data(), values.data(), lengths.data(), one);
     fkv::sequence_list const list{nullptr, nullptr, 1, 40};
-    std::vector<std::byte> work(fkv::evict_bytes<policy_type>(testing::exec, one, list, 20));
+    std::vector<std::byte> work(fkv::evict_bytes(testing::exec, policy_type{}, one, list, 20));
     fkv::workspace const scratch{work.data(), work.size()};
     auto const first = fkv::observation<float>::hnd(queries.data(), one, 20);
-    REQUIRE(fkv::carry(testing::exec, policy, cache, list, first, fixture.state, scratch).ok());
+    REQUIRE(fkv::carry(testing::exec, fkv::batch{policy, cache, list, fixture.state, scratch}, first).ok());
     lengths[0] = 32;
     std::vector<std::int32_t> const joined{12};
-    if (told) REQUIRE(fkv::append(testing::exec, cache, fixture.state, list, joined.data()).ok());
+    if (told) REQUIRE(fkv::append(testing::exec, fkv::batch{policy, cache, list, fixture.state}, joined.data()).ok());
     auto const second = fkv::observation<float>::hnd(queries.data(), one, 12);
     fkv::selection lists;
     lists.evicted = gone.data();
     lists.evicted_count = count.data();
     lists.capacity = 40;
-    REQUIRE(fkv::evict(testing::exec, policy, cache, list, second, fixture.state, {new_lengths.data(), lists}, scratch).ok());
+    REQUIRE(fkv::evict(testing::exec, fkv::batch{policy, cache, list, fixture.state, scratch}, second, {new_lengths.data(), lists}).ok());
     CHECK(fixture.state.flags[0] == 0);
     gone.resize(static_cast<std::size_t>(count[0]));
     return gone;
@@ -257,7 +257,7 @@ TEST_CASE("append refuses bad arguments and writes nothing") {
   auto const cache = fkv::dense_cache<float>::hnd(token.data(), token.data(), lengths.data(), shape);
   auto const expect = [&](fkv::errc code, auto const& tokens, fkv::eviction_state<policy_type> const& state,
                           fkv::sequence_list const& list, std::int32_t const* given) {
-    CHECK(fkv::append(testing::exec, tokens, state, list, given).code == code);
+    CHECK(fkv::append(testing::exec, fkv::batch{policy_type{}, tokens, list, state}, given).code == code);
   };
   expect(fkv::errc::null_pointer, cache, fixture.state, everyone, nullptr);
   expect(fkv::errc::invalid_shape, cache, fixture.state, {nullptr, nullptr, -1, 0}, counts.data());

@@ -218,7 +218,7 @@ TEST_CASE("carry: what the host can see is refused before anything is written") 
   auto const refused = [&](fkv::errc expected, auto const& policy, auto const& tokens,
                            fkv::sequence_list const& visited, auto const& seen, auto const& columns,
                            fkv::workspace scratch) {
-    CHECK(fkv::carry(testing::exec, policy, tokens, visited, seen, columns, scratch).code == expected);
+    CHECK(fkv::carry(testing::exec, fkv::batch{policy, tokens, visited, columns, scratch}, seen).code == expected);
     CHECK(testing::same_state(made.state.view, before.view));
   };
   using fkv::errc;

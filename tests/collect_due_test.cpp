@@ -22,7 +22,7 @@ struct setting {
       : lengths(std::move(row_lengths)), tokens(static_cast<std::size_t>(6 * 2 * 64 * 2)), state(shape, 32) {}
 
   fkv::status collect(fkv::sequence_list const& list) {
-    return fkv::collect_due(testing::exec, rule, cache(), list, state.state, due.data(), count.data());
+    return fkv::collect_due(testing::exec, fkv::batch{rule, cache(), list, state.state}, due.data(), count.data());
   }
   [[nodiscard]] auto cache() { return fkv::dense_cache<float>::hnd(tokens.data(), tokens.data(), lengths.data(), shape); }
   [[nodiscard]] std::vector<std::int32_t> listed() const { return {due.begin(), due.begin() + count[0]}; }
@@ -68,8 +68,8 @@ TEST_CASE("collect_due refuses bad arguments and writes nothing") {
   CHECK(made.collect({nullptr, nullptr, 6, 64}).code == fkv::errc::invalid_config);
   made.rule.config = config;
   CHECK(made.collect({nullptr, nullptr, -1, 64}).code == fkv::errc::invalid_shape);
-  CHECK(fkv::collect_due(testing::exec, made.rule, made.cache(), {nullptr, nullptr, 6, 64}, made.state.state, nullptr, made.count.data()).code == fkv::errc::null_pointer);
-  CHECK(fkv::collect_due(testing::exec, made.rule, made.cache(), {nullptr, nullptr, 6, 64}, made.state.state, made.due.data(), nullptr).code == fkv::errc::null_pointer);
+  CHECK(fkv::collect_due(testing::exec, fkv::batch{made.rule, made.cache(), {nullptr, nullptr, 6, 64}, made.state.state}, nullptr, made.count.data()).code == fkv::errc::null_pointer);
+  CHECK(fkv::collect_due(testing::exec, fkv::batch{made.rule, made.cache(), {nullptr, nullptr, 6, 64}, made.state.state}, made.due.data(), nullptr).code == fkv::errc::null_pointer);
   CHECK(made.due == std::vector<std::int32_t>(6, -7));
   CHECK(made.count[0] == -1);
   CHECK(made.state.snapshot() == before);

@@ -111,7 +111,7 @@ TEST_CASE("compact: what the host can see is refused before anything is written"
   auto const refused = [&](fkv::errc expected, auto const& policy, auto const& tokens,
                            fkv::sequence_list const& visited, fkv::selection const& chosen,
                            auto const& columns, std::int32_t* lengths, fkv::workspace scratch) {
-    CHECK(fkv::compact(testing::exec, policy, tokens, visited, chosen, columns, lengths, scratch).code ==
+    CHECK(fkv::compact(testing::exec, fkv::batch{policy, tokens, visited, columns, scratch}, chosen, lengths).code ==
           expected);
     CHECK(made.cache.same_tokens(before.cache));
     CHECK(testing::same_state(made.state.view, before.state.view));

@@ -216,7 +216,7 @@ TEST_CASE("evict: a prompt longer than the state's columns has implicit position
       std::vector<std::int32_t> counts;
       for (int s = 0; s < wide.shape.num_sequences; ++s)
         counts.push_back(wide.cache.lengths[static_cast<std::size_t>(s)]);
-      REQUIRE(fkv::append(testing::exec, narrow.cache.view(), narrow.state.view, narrow.list(), counts.data()).ok());
+      REQUIRE(fkv::append(testing::exec, fkv::batch{narrow.policy, narrow.cache.view(), narrow.list(), narrow.state.view}, counts.data()).ok());
     }
     REQUIRE((wide.evict().ok() && narrow.evict().ok()));
     CHECK(narrow.cache.same_tokens(wide.cache));
@@ -317,8 +317,7 @@ TEST_CASE("evict: a dry run writes lengths and lists alone; without lists the re
     CHECK(dry.new_lengths.same_bytes(real.new_lengths));
 
     auto work = testing::workspace_for<filling>(silent.shape, silent.list(), 9);
-    REQUIRE(fkv::evict(testing::exec, silent.policy, silent.cache.view(), silent.list(), silent.window.view(),
-                       silent.state.view, silent.new_lengths.data(), work.view())
+    REQUIRE(fkv::evict(testing::exec, fkv::batch{silent.policy, silent.cache.view(), silent.list(), silent.state.view, work.view()}, silent.window.view(), {silent.new_lengths.data()})
                 .ok());
     CHECK(silent.cache.same_tokens(real.cache));
     CHECK(silent.state.memory.same_bytes(real.state.memory));
@@ -328,8 +327,7 @@ TEST_CASE("evict: a dry run writes lengths and lists alone; without lists the re
     silent = before;
     fkv::eviction_output output{silent.new_lengths.data(), silent.lists.view()};
     output.lists.capacity = 0;
-    REQUIRE(fkv::evict(testing::exec, silent.policy, silent.cache.view(), silent.list(), silent.window.view(),
-                       silent.state.view, output, work.view())
+    REQUIRE(fkv::evict(testing::exec, fkv::batch{silent.policy, silent.cache.view(), silent.list(), silent.state.view, work.view()}, silent.window.view(), output)
                 .ok());
     CHECK(silent.cache.same_tokens(real.cache));
     CHECK(silent.lists.same(before.lists));
@@ -362,8 +360,7 @@ TEST_CASE("evict: slots out of range are passed over, repeats visited once, a co
     guarded<std::int32_t> in_memory(1, count);
     fkv::sequence_list const list{nullptr, in_memory.data(), 3, counted.most};  // null slots: 0, 1, 2
     auto work = testing::workspace_for<filling>(counted.shape, list, 9);
-    REQUIRE(fkv::evict(testing::exec, counted.policy, counted.cache.view(), list, counted.window.view(),
-                       counted.state.view, counted.new_lengths.data(), work.view())
+    REQUIRE(fkv::evict(testing::exec, fkv::batch{counted.policy, counted.cache.view(), list, counted.state.view, work.view()}, counted.window.view(), {counted.new_lengths.data()})
                 .ok());
     for (int s = 0; s < 3; ++s)
       CHECK(counted.new_lengths[static_cast<std::size_t>(s)] == (s < count ? small.budget : -7));
@@ -493,7 +490,7 @@ TEST_CASE("evict: what the host can see is refused before anything is written") 
   auto const refused = [&](fkv::errc expected, auto const& policy, auto const& tokens,
                            fkv::sequence_list const& visited, auto const& seen, auto const& columns,
                            fkv::eviction_output const& out, fkv::workspace scratch) {
-    CHECK(fkv::evict(testing::exec, policy, tokens, visited, seen, columns, out, scratch).code == expected);
+    CHECK(fkv::evict(testing::exec, fkv::batch{policy, tokens, visited, columns, scratch}, seen, out).code == expected);
     CHECK(made.cache.same_tokens(before.cache));
     CHECK(made.state.memory.same_bytes(before.state.memory));
     CHECK(made.new_lengths.same_bytes(before.new_lengths));
@@ -588,11 +585,10 @@ TEST_CASE("evict: a workspace of any alignment does, and of any content") {
   for (std::size_t const shift : {1u, 7u, 32u, 63u}) {
     CAPTURE(shift);
     auto again = before;
-    std::size_t const bytes = fkv::evict_bytes<filling>(testing::exec, again.shape, again.list(), 9);
+    std::size_t const bytes = fkv::evict_bytes(testing::exec, filling{}, again.shape, again.list(), 9);
     testing::owned_workspace work(bytes, shift);
     std::memset(work.memory.data(), shift % 2 == 1 ? 0xFF : 0x7F, bytes);  // NaN, or large numbers
-    REQUIRE(fkv::evict(testing::exec, again.policy, again.cache.view(), again.list(), again.window.view(),
-                       again.state.view, again.new_lengths.data(), work.view())
+    REQUIRE(fkv::evict(testing::exec, fkv::batch{again.policy, again.cache.view(), again.list(), again.state.view, work.view()}, again.window.view(), {again.new_lengths.data()})
                 .ok());
     CHECK(work.memory.intact());
     CHECK(again.cache.same_tokens(made.cache));

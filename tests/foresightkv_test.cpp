@@ -14,7 +14,6 @@ TEST_CASE("foresightkv: with this one header a row of five tokens loses the leas
   constexpr fkv::eviction_config config{.budget = 4, .interval = 1, .recent_tokens = 1};
   constexpr fkv::cache_shape shape{.key_head_dim = 1, .value_head_dim = 1, .capacity = 5};
   auto const policy = fkv::compose<config>(fkv::window_sum{}, fkv::top_k{}, fkv::ordered{});
-  using policy_type = std::remove_const_t<decltype(policy)>;
 
   float keys[5] = {5.0f, 1.0f, 4.0f, 2.0f, 3.0f};
   float values[5] = {50.0f, 10.0f, 40.0f, 20.0f, 30.0f};
@@ -24,20 +23,19 @@ TEST_CASE("foresightkv: with this one header a row of five tokens loses the leas
   auto const cache = fkv::dense_cache<float>::hnd(keys, values, lengths, shape);
   auto const window = fkv::observation<float>::hnd(query, shape, 1);
 
-  std::vector<std::byte> columns(fkv::state_bytes<policy_type>(shape, 5));
-  auto const state = fkv::make_state<policy_type>(shape, 5, {columns.data(), columns.size()});
+  std::vector<std::byte> columns(fkv::state_bytes(policy, shape, 5));
+  auto const state = fkv::make_state(policy, shape, 5, columns);
   fkv::sequence_list const all{nullptr, nullptr, 1, 5};
   REQUIRE(fkv::reset(fkv::host, state, all).ok());
 
   std::int32_t due[1] = {-1};
   std::int32_t count = 0;
   fkv::sequence_list const due_list{due, &count, 1, 5};
-  REQUIRE(fkv::collect_due(fkv::host, policy, cache, all, state, due, &count).ok());
+  REQUIRE(fkv::collect_due(fkv::host, fkv::batch{policy, cache, all, state}, due, &count).ok());
   CHECK(count == 1);
 
-  std::vector<std::byte> memory(fkv::evict_bytes<policy_type>(fkv::host, shape, due_list, 1));
-  REQUIRE(fkv::evict(fkv::host, policy, cache, due_list, window, state, new_lengths,
-                     {memory.data(), memory.size()})
+  std::vector<std::byte> memory(fkv::evict_bytes(fkv::host, policy, shape, due_list, 1));
+  REQUIRE(fkv::evict(fkv::host, fkv::batch{policy, cache, due_list, state, memory}, window, {new_lengths})
               .ok());
   CHECK(new_lengths[0] == 4);
   float const kept[4] = {5.0f, 4.0f, 2.0f, 3.0f};

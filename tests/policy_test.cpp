@@ -24,7 +24,7 @@ constexpr fkv::eviction_config config{.budget = 24, .interval = 8};
 
 TEST_CASE("policy: composed at compile time, with a config fixed in its type") {
   constexpr auto policy = fkv::compose<config>(fkv::window_sum{}, fkv::top_k{}, fkv::fill_holes{});
-  using type = std::remove_const_t<decltype(policy)>;
+  using type = std::remove_cvref_t<decltype(policy)>;
   static_assert(fkv::eviction_policy<type> && std::is_trivially_copyable_v<type>);
   static_assert(
       std::is_same_v<
@@ -40,7 +40,7 @@ TEST_CASE("policy: composed with a run-time config and parts that hold values") 
   auto const policy =
       fkv::compose(fkv::eviction_config{.budget = 99, .interval = 9}, fkv::foresight<>{{packed, {}}},
                    fkv::sampled_top_k{}, fkv::ordered{}, fkv::per_sequence{budgets});
-  using type = std::remove_const_t<decltype(policy)>;
+  using type = std::remove_cvref_t<decltype(policy)>;
   static_assert(std::is_same_v<type::scorer_type, fkv::foresight<>> &&
                 std::is_same_v<type::budget_type, fkv::per_sequence>);
   static_assert(std::is_same_v<type::selector_type, fkv::sampled_top_k> &&

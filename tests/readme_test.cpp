@@ -40,17 +40,16 @@ std::vector<int> kept_after_evict(Scorer const& by) {
   fkv::sequence_list const active{nullptr, nullptr, 3, 48};
 
   auto const policy = fkv::compose<decode_32>(by, fkv::top_k{}, fkv::fill_holes{});
-  using policy_type = std::remove_const_t<decltype(policy)>;
   auto const cache = fkv::dense_cache<fkv::bfloat16>::hnd(keys.data(), values.data(), lengths.data(), shape);
   auto const window = fkv::observation<fkv::bfloat16>::hnd(queries.data(), shape, 8).with_lse(lse.data());
-  std::vector<std::byte> state_memory(fkv::state_bytes<policy_type>(shape, 40));
-  auto const state = fkv::make_state<policy_type>(shape, 40, {state_memory.data(), state_memory.size()});
-  std::vector<std::byte> memory(fkv::evict_bytes<policy_type>(fkv::host, shape, active, 8));
+  std::vector<std::byte> state_memory(fkv::state_bytes(policy, shape, 40));
+  auto const state = fkv::make_state(policy, shape, 40, state_memory);
+  std::vector<std::byte> memory(fkv::evict_bytes(fkv::host, policy, shape, active, 8));
   CHECK(fkv::reset(fkv::host, state, active).ok());
 
-  CHECK(fkv::collect_due(fkv::host, policy, cache, active, state, due_slots.data(), due_count.data()).ok());
+  CHECK(fkv::collect_due(fkv::host, fkv::batch{policy, cache, active, state}, due_slots.data(), due_count.data()).ok());
   CHECK(due_count[0] == 2);
-  CHECK(fkv::evict(fkv::host, policy, cache, {due_slots.data(), due_count.data(), 3, 48}, window, state, new_lengths.data(), {memory.data(), memory.size()}).ok());
+  CHECK(fkv::evict(fkv::host, fkv::batch{policy, cache, {due_slots.data(), due_count.data(), 3, 48}, state, memory}, window, {new_lengths.data()}).ok());
   CHECK(new_lengths == std::vector<std::int32_t>{-1, 32, 32});
   int const row = state.row({0, 2, 1});
   std::vector<int> positions(state.position + state.column(row, 0), state.position + state.column(row, 32));

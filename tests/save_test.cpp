@@ -147,7 +147,7 @@ TEST_CASE("a pristine row longer than the columns is saved as it is: its positio
   std::vector<float> token(1);
   auto lengths = counts;
   auto const cache = fkv::dense_cache<float>::hnd(token.data(), token.data(), lengths.data(), shape);
-  CHECK(fkv::append(testing::exec, cache, source.state, {nullptr, nullptr, 3, 64}, counts.data()).ok());
+  CHECK(fkv::append(testing::exec, fkv::batch{policy{}, cache, {nullptr, nullptr, 3, 64}, source.state}, counts.data()).ok());
   auto saved = saved_bytes(source.state, 0);
   fixture_type target(shape, 4);
   CHECK(restore(target.state, 1, saved).ok());
@@ -167,7 +167,7 @@ TEST_CASE("a row of more slots than positions before its next one is restored: t
   std::vector<std::int32_t> const back{-2, 0, 0}, lengths{6, 0, 0};
   std::vector<float> token(1);
   auto const cache = fkv::dense_cache<float>::hnd(token.data(), token.data(), lengths.data(), shape);
-  REQUIRE(fkv::append(testing::exec, cache, source.state, {nullptr, nullptr, 3, 64}, back.data()).ok());
+  REQUIRE(fkv::append(testing::exec, fkv::batch{sparse{}, cache, {nullptr, nullptr, 3, 64}, source.state}, back.data()).ok());
   auto saved = saved_bytes(source.state, 0);
   CHECK(restore(target.state, 0, saved).ok());
   rows([&](fkv::row_index at) {

@@ -318,7 +318,7 @@ TEST_CASE("score: what the host can see is refused before anything is written") 
   auto const refused = [&](fkv::errc expected, auto const& policy, auto const& tokens,
                            fkv::sequence_list const& visited, auto const& seen, auto const& columns,
                            fkv::score_view const& out, fkv::workspace scratch) {
-    CHECK(fkv::score(testing::exec, policy, tokens, visited, seen, columns, out, scratch).code == expected);
+    CHECK(fkv::score(testing::exec, fkv::batch{policy, tokens, visited, columns, scratch}, seen, out).code == expected);
     CHECK(made.scores.values.same_bytes(blank));
     CHECK(state.flags[0] == 0);
   };
@@ -352,7 +352,7 @@ TEST_CASE("score: what the host can see is refused before anything is written") 
       continue;
     }
     // A device's list of layers is device data: the sequence is flagged.
-    CHECK(fkv::score(testing::exec, policy, other, list, window, state, scores, work.view()).ok());
+    CHECK(fkv::score(testing::exec, fkv::batch{policy, other, list, state, work.view()}, window, scores).ok());
     CHECK(made.scores.values.same_bytes(blank));
     for (auto const sequence : made.slots) {
       CHECK(state.flags[sequence] == static_cast<std::uint32_t>(fkv::sequence_flag::missing_judge));
@@ -419,8 +419,7 @@ void compare_scaled(Scorer const& scorer, bool in_order) {
   });
   auto const score = [](auto& made, auto const& cache) {
     auto work = testing::workspace_for<in_order_policy<Scorer>>(made.shape, made.list(), made.window.max_queries);
-    REQUIRE(fkv::score(testing::exec, made.policy, cache, made.list(), made.window.view(), made.state.view,
-                       made.scores.view(), work.view())
+    REQUIRE(fkv::score(testing::exec, fkv::batch{made.policy, cache, made.list(), made.state.view, work.view()}, made.window.view(), made.scores.view())
                 .ok());
   };
   score(plain, plain.cache.view());

@@ -133,8 +133,7 @@ TEST_CASE("select: a list may repeat slots, name none, and take its count from m
   auto work = testing::workspace_for<top_bench::policy_type>(made.shape, list, 0);
   auto const run = [&] {
     made.lists = blank;
-    return fkv::select(testing::exec, made.policy, made.cache.view(), list, made.scores.view(), made.state.view,
-                       made.lists.view(), work.view());
+    return fkv::select(testing::exec, fkv::batch{made.policy, made.cache.view(), list, made.state.view, work.view()}, made.scores.view(), made.lists.view());
   };
   REQUIRE(run().ok());
   made.slots = {2};
@@ -156,7 +155,7 @@ TEST_CASE("select: what the host can see is refused before anything is written")
   testing::owned_selection const blank = made.lists;
   auto const list = made.list();
   auto const cache = made.cache.view();
-  auto const bytes = fkv::evict_bytes<top_bench::policy_type>(testing::exec, made.shape, list, 0);
+  auto const bytes = fkv::evict_bytes(testing::exec, top_bench::policy_type{}, made.shape, list, 0);
   auto work = testing::workspace_for<top_bench::policy_type>(made.shape, list, 0);
   auto const change = [](auto value, auto const& edit) {
     edit(value);
@@ -165,7 +164,7 @@ TEST_CASE("select: what the host can see is refused before anything is written")
   auto const refused = [&](fkv::errc expected, auto const& policy, auto const& tokens,
                            fkv::sequence_list const& visited, fkv::score_view const& scores,
                            auto const& state, fkv::selection const& lists, fkv::workspace scratch) {
-    CHECK(fkv::select(testing::exec, policy, tokens, visited, scores, state, lists, scratch).code == expected);
+    CHECK(fkv::select(testing::exec, fkv::batch{policy, tokens, visited, state, scratch}, scores, lists).code == expected);
     CHECK(made.lists.same(blank));
   };
   using fkv::errc;

@@ -38,15 +38,15 @@ TEST_CASE("state: columns follow from what the policy carries") {
                                fkv::statistics<fkv::accumulated, fkv::decayed>>);
   static_assert(std::is_same_v<fkv::eviction_state<light>::carried_list, fkv::statistics<>>);
   auto const rows = static_cast<std::size_t>(shape.num_rows());
-  CHECK(fkv::state_bytes<carrying>(shape, capacity) - fkv::state_bytes<light>(shape, capacity) >=
+  CHECK(fkv::state_bytes(carrying{}, shape, capacity) - fkv::state_bytes(light{}, shape, capacity) >=
         rows * capacity * 2 * 3 * sizeof(float));
   CHECK(fkv::row_state{}.empty());
 }
 
 TEST_CASE("state: arrays of a state lie apart, aligned, inside its buffer, wherever that begins") {
   for (std::size_t const shift : {0u, 1u, 63u}) {
-    testing::guarded<std::byte> buffer(fkv::state_bytes<carrying>(shape, capacity), shift);
-    auto const state = fkv::make_state<carrying>(shape, capacity, {buffer.data(), buffer.size()});
+    testing::guarded<std::byte> buffer(fkv::state_bytes(carrying{}, shape, capacity), shift);
+    auto const state = fkv::make_state(carrying{}, shape, capacity, {buffer.data(), buffer.size()});
     REQUIRE_FALSE(state.empty());
     CHECK(state.num_rows() == shape.num_rows());
     CHECK(state.num_carried == 2);
@@ -75,8 +75,8 @@ TEST_CASE("state: arrays of a state lie apart, aligned, inside its buffer, where
 }
 
 TEST_CASE("state: rows and columns stand where a cache of that shape has them") {
-  std::vector<std::byte> buffer(fkv::state_bytes<carrying>(shape, capacity));
-  auto const state = fkv::make_state<carrying>(shape, capacity, {buffer.data(), buffer.size()});
+  std::vector<std::byte> buffer(fkv::state_bytes(carrying{}, shape, capacity));
+  auto const state = fkv::make_state(carrying{}, shape, capacity, {buffer.data(), buffer.size()});
   for (int layer = 0; layer < 2; ++layer)
     for (int sequence = 0; sequence < 3; ++sequence)
       for (int head = 0; head < 2; ++head)
@@ -86,14 +86,14 @@ TEST_CASE("state: rows and columns stand where a cache of that shape has them") 
 }
 
 TEST_CASE("state: a buffer that is missing or short gives an empty state") {
-  std::vector<std::byte> buffer(fkv::state_bytes<carrying>(shape, capacity));
-  CHECK(fkv::make_state<carrying>(shape, capacity, {nullptr, buffer.size()}).empty());
-  CHECK(fkv::make_state<carrying>(shape, capacity, {buffer.data(), buffer.size() - 1}).empty());
+  std::vector<std::byte> buffer(fkv::state_bytes(carrying{}, shape, capacity));
+  CHECK(fkv::make_state(carrying{}, shape, capacity, {nullptr, buffer.size()}).empty());
+  CHECK(fkv::make_state(carrying{}, shape, capacity, {buffer.data(), buffer.size() - 1}).empty());
 }
 
 TEST_CASE("state: what a verb refuses") {
-  std::vector<std::byte> buffer(fkv::state_bytes<carrying>(shape, capacity));
-  auto const sound = fkv::make_state<carrying>(shape, capacity, {buffer.data(), buffer.size()});
+  std::vector<std::byte> buffer(fkv::state_bytes(carrying{}, shape, capacity));
+  auto const sound = fkv::make_state(carrying{}, shape, capacity, {buffer.data(), buffer.size()});
   auto const code = [&](auto const& edit) {
     fkv::row_state state = sound;
     edit(state);

@@ -65,9 +65,9 @@ class device_setting {
         kept_(slots()),
         evicted_(slots()),
         evicted_count_(static_cast<std::size_t>(shape.num_rows())),
-        state_bytes_(fkv::state_bytes<Policy>(shape, extents.tokens())),
-        scratch_(fkv::evict_bytes<Policy>(fkv::prepare(traits()), shape, list, extents.interval)),
-        state(fkv::make_state<Policy>(shape, extents.tokens(), {state_bytes_.data(), state_bytes_.size()})) {
+        state_bytes_(fkv::state_bytes(policy, shape, extents.tokens())),
+        scratch_(fkv::evict_bytes(fkv::prepare(traits()), policy, shape, list, extents.interval)),
+        state(fkv::make_state(policy, shape, extents.tokens(), {state_bytes_.data(), state_bytes_.size()})) {
     keys_.fill_normal();
     values_.fill_normal();
     queries_.fill_normal();
@@ -82,6 +82,7 @@ class device_setting {
   }
   [[nodiscard]] auto window() const { return fkv::observation<Element>::hnd(queries_.data(), shape, interval_); }
   [[nodiscard]] auto window_with_lse() const { return window().with_lse(lse_.data()); }
+  [[nodiscard]] auto rows() const { return fkv::batch{rule, cache(), list, state, scratch()}; }
   [[nodiscard]] fkv::workspace scratch() const { return {scratch_.data(), scratch_.size()}; }
   [[nodiscard]] fkv::score_view score_rows() const { return {scores_.data(), shape.capacity}; }
   [[nodiscard]] fkv::selection lists() const {

@@ -71,9 +71,9 @@ class setting {
         kept(scores.size()),
         evicted(scores.size()),
         evicted_count(static_cast<std::size_t>(extents.rows())),
-        state_bytes_(fkv::state_bytes<Policy>(shape, extents.tokens())),
-        scratch_(fkv::evict_bytes<Policy>(fkv::host, shape, list, extents.interval)),
-        state(fkv::make_state<Policy>(shape, extents.tokens(), {state_bytes_.data(), state_bytes_.size()})) {
+        state_bytes_(fkv::state_bytes(policy, shape, extents.tokens())),
+        scratch_(fkv::evict_bytes(fkv::host, policy, shape, list, extents.interval)),
+        state(fkv::make_state(policy, shape, extents.tokens(), state_bytes_)) {
     testing::random_source random(1);
     random.fill_normal<Element>(keys_);
     random.fill_normal<Element>(values_);
@@ -88,6 +88,7 @@ class setting {
   [[nodiscard]] auto cache() { return fkv::dense_cache<Element>::hnd(keys_.data(), values_.data(), lengths_.data(), shape); }
   [[nodiscard]] auto window() const { return fkv::observation<Element>::hnd(queries_.data(), shape, static_cast<int>(lse_.size()) / (shape.num_sequences * shape.num_kv_heads * shape.group)); }
   [[nodiscard]] auto window_with_lse() const { return window().with_lse(lse_.data()); }
+  [[nodiscard]] auto rows() { return fkv::batch{rule, cache(), list, state, scratch()}; }
   [[nodiscard]] fkv::workspace scratch() { return {scratch_.data(), scratch_.size()}; }
   [[nodiscard]] fkv::score_view score_rows() { return {scores.data(), shape.capacity}; }
   [[nodiscard]] fkv::selection lists() { return {kept.data(), evicted.data(), evicted_count.data(), nullptr, shape.capacity}; }
@@ -119,6 +120,11 @@ class setting {
  public:
   fkv::eviction_state<Policy> state;
 };
+
+template <class Element, class Policy>
+[[nodiscard]] setting<Element, Policy> make_setting(axes const& extents, Policy const& rule) {
+  return setting<Element, Policy>(extents, rule);
+}
 
 /// Random weights for the judges of one layer.
 class random_judge {

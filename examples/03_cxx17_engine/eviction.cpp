@@ -11,8 +11,7 @@ namespace engine {
 
 struct evictor::implementation {
   static constexpr fkv::eviction_config config{.budget = budget, .interval = interval, .sink_tokens = 1};
-  static constexpr auto policy = fkv::compose<config>(fkv::window_sum{}, fkv::top_k{}, fkv::ordered{});
-  using policy_type = std::remove_const_t<decltype(policy)>;
+  static constexpr fkv::policy<fkv::fixed<config>, fkv::window_sum, fkv::top_k, fkv::ordered> policy{};
 
   cache_memory memory;
   fkv::cache_shape shape{.num_layers = memory.layers,
@@ -22,10 +21,9 @@ struct evictor::implementation {
                          .value_head_dim = memory.head_dim,
                          .capacity = memory.capacity};
   fkv::sequence_list sequence{.max_count = 1, .max_length = memory.capacity};
-  std::vector<std::byte> columns{fkv::state_bytes<policy_type>(shape, memory.capacity)};
-  fkv::eviction_state<policy_type> state =
-      fkv::make_state<policy_type>(shape, memory.capacity, {columns.data(), columns.size()});
-  std::vector<std::byte> scratch{fkv::evict_bytes<policy_type>(fkv::host, shape, sequence, interval)};
+  std::vector<std::byte> columns{fkv::state_bytes(policy, shape, memory.capacity)};
+  decltype(fkv::make_state(policy, shape, 0, {})) state = fkv::make_state(policy, shape, memory.capacity, columns);
+  std::vector<std::byte> scratch{fkv::evict_bytes(fkv::host, policy, shape, sequence, interval)};
   fkv::status last = fkv::reset(fkv::host, state, sequence);
 };
 
@@ -37,8 +35,7 @@ std::int32_t evictor::evict(std::int32_t length, float const* queries) {
   auto const cache = fkv::dense_cache<float>::hnd(memory.keys, memory.values, &length, shape);
   auto const window = fkv::observation<float>::hnd(queries, shape, interval);
   std::int32_t new_length = -1;
-  last = fkv::evict(fkv::host, implementation::policy, cache, sequence, window, state, &new_length,
-                    {scratch.data(), scratch.size()});
+  last = fkv::evict(fkv::host, fkv::batch{implementation::policy, cache, sequence, state, scratch}, window, {&new_length});
   return new_length;
 }
 

@@ -54,7 +54,7 @@ class golden_table {
                                          .key_strides = {.head = head, .token = shape.key_head_dim}};
     std::vector<std::byte> scratch(fkv::golden_eviction_bytes(host, config, input.shape));
     require(fkv::golden_eviction(host, config, input, {.future = future_.data()},
-                                 {scratch.data(), scratch.size()}),
+                                 scratch),
             "golden_eviction");
   }
 

@@ -118,9 +118,9 @@ class replay {
         queries_(given.where.memory),
         keys_(rows() * slots() * as_size(shape_.key_head_dim), given.where.memory),
         values_(rows() * slots() * as_size(shape_.value_head_dim), given.where.memory),
-        state_memory_(fkv::state_bytes<policy>(shape_, shape_.capacity), given.where.memory),
+        state_memory_(fkv::state_bytes(policy{}, shape_, shape_.capacity), given.where.memory),
         state_(
-            fkv::make_state<policy>(shape_, shape_.capacity, {state_memory_.data(), state_memory_.size()})),
+            fkv::make_state(policy{}, shape_, shape_.capacity, state_memory_)),
         scratch_(scratch_bytes(), given.where.memory),
         evicted_(rows() * slots(), given.where.memory),
         evicted_positions_(rows() * slots(), given.where.memory),
@@ -138,7 +138,7 @@ class replay {
     int const prompt = setting_.start - setting_.interval;
     append(0, prompt);
     run("carry", [&](auto const& exec) {
-      return fkv::carry(exec, policy_, cache(), visit_, window(0, prompt), state_, scratch());
+      return fkv::carry(exec, fkv::batch{policy_, cache(), visit_, state_, scratch()}, window(0, prompt));
     });
     append(prompt, setting_.start);
     for (int eviction = 0; eviction < setting_.evictions(); ++eviction) {
@@ -177,7 +177,7 @@ class replay {
   [[nodiscard]] std::size_t scratch_bytes() const {
     std::size_t bytes = 0;
     require(setting_.where.run([&](auto const& exec) {
-      bytes = fkv::evict_bytes<policy>(exec, shape_, visit_, std::max(setting_.start, setting_.interval));
+      bytes = fkv::evict_bytes(exec, policy{}, shape_, visit_, std::max(setting_.start, setting_.interval));
       return fkv::status{};
     }), "evict_bytes");
     return bytes;
@@ -224,7 +224,7 @@ class replay {
                     .capacity = shape_.capacity};
     auto const began = std::chrono::steady_clock::now();
     run("evict", [&](auto const& exec) {
-      return fkv::evict(exec, policy_, cache(), visit_, window(next - setting_.interval, next), state_, output, scratch());
+      return fkv::evict(exec, fkv::batch{policy_, cache(), visit_, state_, scratch()}, window(next - setting_.interval, next), output);
     });
     std::chrono::duration<double, std::micro> const took = std::chrono::steady_clock::now() - began;
     if (state_.flags[0] != 0) throw std::runtime_error("evict: flag " + std::to_string(state_.flags[0]));

@@ -59,7 +59,7 @@ layer_labels label_layer(fkv::host_execution host, fkv::golden_config const& con
     fkv::golden_input<float> const input{.queries = queries.data(), .keys = keys.data(), .shape = shape};
     auto const status =
         fkv::golden_eviction(host, config, input, {.labels = labels.data(), .evicted = evicted.data()},
-                             {scratch.data(), scratch.size()});
+                             scratch);
     if (!status.ok()) throw std::runtime_error(std::string("golden_eviction: ") + status.message());
     place(labels, head, recorded.kv_heads, config.budget, all.labels);
     place(evicted, head, recorded.kv_heads, config.interval, all.evicted);

@@ -145,7 +145,7 @@ void solve(training::recorded_layer<Element> const& layer, int interval, fkv::ho
   input.query_strides = {layer.query_strides.head, layer.query_strides.token};
   input.key_strides = {layer.key_strides.head, layer.key_strides.token};
   std::vector<std::byte> scratch(fkv::golden_eviction_bytes(host, config, input.shape));
-  require(fkv::golden_eviction(host, config, input, {.future = future}, {scratch.data(), scratch.size()}),
+  require(fkv::golden_eviction(host, config, input, {.future = future}, scratch),
           "golden_eviction");
 }
 

@@ -47,14 +47,14 @@ void draw(options const& chosen, corpus const& all, rollout& out, std::uint32_t 
         training::replay_output const output{own.positions.data(), own.statistics.data(), own.labels.data(),
                                              own.evicted.data(), own.evicted_positions.data()};
         require(training::feature_replay<Features>(host, out.config, recorded, from.scores, guide, output,
-                                                   {scratch.data(), scratch.size()}),
+                                                   scratch),
                 "feature_replay");
       },
       from.view);
   visit_rollout(all, out, layer, [&](auto const& seen) {
     std::vector<std::byte> scratch(training::rollout_bytes(host, all.shape, seen));
     require(training::rollout_log_probs(host, all.shape, weights, seen, own.log_probs.data(),
-                                        {scratch.data(), scratch.size()}),
+                                        scratch),
             "rollout_log_probs");
   });
 }
@@ -144,7 +144,7 @@ earnings read_losses(options const& chosen, std::filesystem::path const& path) {
   std::vector<training::reward_result> found(as_size(chosen.rollouts));
   std::vector<std::byte> scratch(training::rewards_bytes(fkv::host, config, input));
   require(
-      training::rewards(fkv::host, config, input, found.data(), nullptr, {scratch.data(), scratch.size()}),
+      training::rewards(fkv::host, config, input, found.data(), nullptr, scratch),
       "rewards");
   earnings earned;
   for (auto const& each : found) earned.rewards.push_back(each.reward);
@@ -174,7 +174,7 @@ policy_report policy_gradient(options const& chosen, support::communicator const
                                              .scale = 1.0 / static_cast<double>(rollouts.size())};
           require(training::rollout_gradient(host, config, all.shape, weights.data() + layer * floats, seen,
                                              advantages[number], parts[task].data(), &results[task],
-                                             {scratch.data(), scratch.size()}),
+                                             scratch),
                   "rollout_gradient");
         });
       },

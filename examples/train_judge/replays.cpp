@@ -20,7 +20,7 @@ void run_replay(training::replay_config const& config, sequence_layer const& fro
         training::replay_output const output{out.positions.data(), out.statistics.data(), out.labels.data(),
                                              nullptr, nullptr};
         require(training::feature_replay<Features>(host, config, recorded, from.scores, {.weights = weights},
-                                                   output, {scratch.data(), scratch.size()}),
+                                                   output, scratch),
                 "feature_replay");
       },
       from.view);

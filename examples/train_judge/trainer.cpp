@@ -123,10 +123,10 @@ trainer::part_report trainer::run_part(int number, std::vector<replay> const& re
                                   training::judge_backward_bytes<float>(host, all_.shape, rows)));
           training::hinge_result found;
           require(training::ranking_hinge(host, config, ranking, slopes.data(), &found,
-                                          {scratch.data(), scratch.size()}),
+                                          scratch),
                   "ranking_hinge");
           require(training::judge_backward(host, all_.shape, weights, rows, hidden.data(), slopes.data(),
-                                           gradient, {scratch.data(), scratch.size()}),
+                                           gradient, scratch),
                   "judge_backward");
           report.loss += found.loss;
         });

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <foresightkv/batch.hpp>
 #include <foresightkv/detail/check.hpp>
 #include <foresightkv/detail/host/backend.hpp>
 
@@ -20,16 +21,15 @@ namespace foresightkv::inline v0 {
 /// tokens leave empty slots, wherever they stand; there every token has to be appended. Anything else sets
 /// sequence_flag::length_mismatch. A flagged sequence is left as it was.
 /// \param counts  [sequence] by slot
-template <class Exec, eviction_policy Policy, class Cache>
-status append(Exec exec, Cache const& cache, eviction_state<Policy> const& state, sequence_list const& sequences,
-              std::int32_t const* counts) {
+template <class Exec, class Policy, class Cache>
+status append(Exec exec, batch<Policy, Cache> const& rows, std::int32_t const* counts) {
   if constexpr (detail::check_cache<Cache>()) {
     status const checked = detail::first_error(
-        [&] { return detail::check_list(sequences); }, [&] { return cache.check(); },
-        [&] { return detail::check_state(state, cache.shape(), eviction_state<Policy>::carried_list::size); },
+        [&] { return detail::check_list(rows.sequences); }, [&] { return rows.cache.check(); },
+        [&] { return detail::check_state(rows.state, rows.cache.shape(), eviction_state<Policy>::carried_list::size); },
         [&] { return counts == nullptr ? status{errc::null_pointer} : detail::check_aligned(counts); });
     if (!checked.ok()) return checked;
-    return detail::backend<Exec>::append(exec, cache, state, sequences, counts,
+    return detail::backend<Exec>::append(exec, rows.cache, rows.state, rows.sequences, counts,
                                          !Policy::compaction_type::moves_tokens);
   } else {
     return {errc::unsupported};

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <foresightkv/batch.hpp>
 #include <foresightkv/detail/check.hpp>
 #include <foresightkv/detail/host/backend.hpp>
 
@@ -12,16 +13,14 @@ namespace foresightkv::inline v0 {
 ///
 /// A row longer than the state's capacity sets sequence_flag::state_overflow and is left alone.
 /// Workspace and errors as evict.
-template <class Exec, eviction_policy Policy, class Cache, class Window>
-status carry(Exec exec, Policy const& policy, Cache const& cache, sequence_list const& sequences,
-             Window const& window, eviction_state<Policy> const& state, workspace scratch) {
+template <class Exec, class Policy, class Cache, class Window>
+status carry(Exec exec, batch<Policy, Cache> const& rows, Window const& window) {
   if constexpr (detail::check_policy_on_cache<Policy, Cache>() && detail::check_window_type<Window>()) {
     status const checked = detail::first_error(
-        [&] { return detail::check_policy_call(exec, policy, cache, sequences, scratch, detail::max_queries(window)); },
-        [&] { return detail::check_whole_window(window); },
-        [&] { return detail::check_policy_state(policy, state, cache.shape()); });
+        [&] { return detail::check_batch(exec, rows, detail::max_queries(window)); },
+        [&] { return detail::check_whole_window(window); });
     if (!checked.ok()) return checked;
-    return detail::backend<Exec>::carry(exec, policy, cache, sequences, window, state, scratch);
+    return detail::backend<Exec>::carry(exec, rows.policy, rows.cache, rows.sequences, window, rows.state, rows.scratch);
   } else {
     return {errc::unsupported};
   }

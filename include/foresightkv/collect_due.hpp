@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <foresightkv/batch.hpp>
 #include <foresightkv/detail/check.hpp>
 #include <foresightkv/detail/host/backend.hpp>
 
@@ -12,24 +13,23 @@ namespace foresightkv::inline v0 {
 /// Under slot_list the empty slots of a row do not count; a sequence with bad data is not listed and is flagged.
 /// \param due_slots  [sequences.max_count], not the list itself
 /// \param due_count  one integer
-template <class Exec, eviction_policy Policy, class Cache>
-status collect_due(Exec exec, Policy const& policy, Cache const& cache, sequence_list const& sequences,
-                   eviction_state<Policy> const& state, std::int32_t* due_slots, std::int32_t* due_count) {
+template <class Exec, class Policy, class Cache>
+status collect_due(Exec exec, batch<Policy, Cache> const& rows, std::int32_t* due_slots, std::int32_t* due_count) {
   if constexpr (detail::check_policy_on_cache<Policy, Cache>()) {
-    eviction_config const config = policy.config;
+    eviction_config const config = rows.policy.config;
     status const checked = detail::first_error(
-        [&] { return config.valid() ? status{} : status{errc::invalid_config}; }, [&] { return cache.check(); },
-        [&] { return detail::check_list(sequences); },
-        [&] { return detail::check_part(policy.budget, cache.shape()); },
-        [&] { return detail::check_policy_state(policy, state, cache.shape()); },
+        [&] { return config.valid() ? status{} : status{errc::invalid_config}; }, [&] { return rows.cache.check(); },
+        [&] { return detail::check_list(rows.sequences); },
+        [&] { return detail::check_part(rows.policy.budget, rows.cache.shape()); },
+        [&] { return detail::check_policy_state(rows.policy, rows.state, rows.cache.shape()); },
         [&] { return due_slots == nullptr || due_count == nullptr ? status{errc::null_pointer} : status{}; },
         [&] { return detail::check_aligned(due_slots, due_count); },
         [&] {
-          auto const count = static_cast<std::size_t>(sequences.max_count);
-          return detail::check_apart(sequences.slots, count, due_slots, count);
+          auto const count = static_cast<std::size_t>(rows.sequences.max_count);
+          return detail::check_apart(rows.sequences.slots, count, due_slots, count);
         });
     if (!checked.ok()) return checked;
-    return detail::backend<Exec>::collect_due(exec, policy, cache, sequences, state, due_slots, due_count);
+    return detail::backend<Exec>::collect_due(exec, rows.policy, rows.cache, rows.sequences, rows.state, due_slots, due_count);
   } else {
     return {errc::unsupported};
   }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <foresightkv/batch.hpp>
 #include <foresightkv/detail/check.hpp>
 #include <foresightkv/detail/host/backend.hpp>
 
@@ -12,21 +13,18 @@ namespace foresightkv::inline v0 {
 /// \param lists        as `select` wrote them: ascending, unique, inside the row; kept, evicted and evicted_count
 /// \param new_lengths  indexed by the cache's length domain; not the cache's own buffer
 /// Workspace and errors as evict.
-template <class Exec, eviction_policy Policy, class Cache>
-status compact(Exec exec, Policy const& policy, Cache const& cache, sequence_list const& sequences,
-               selection const& lists, eviction_state<Policy> const& state, std::int32_t* new_lengths,
-               workspace scratch) {
+template <class Exec, class Policy, class Cache>
+status compact(Exec exec, batch<Policy, Cache> const& rows, selection const& lists, std::int32_t* new_lengths) {
   if constexpr (detail::check_policy_on_cache<Policy, Cache>()) {
     status const checked = detail::first_error(
-        [&] { return detail::check_policy_call(exec, policy, cache, sequences, scratch, 0); },
-        [&] { return detail::check_policy_state(policy, state, cache.shape()); },
+        [&] { return detail::check_batch(exec, rows, 0); },
         [&] {
           bool const missing = lists.kept == nullptr || lists.evicted == nullptr || lists.evicted_count == nullptr;
           return missing ? status{errc::null_pointer} : detail::check_selection(lists);
         },
-        [&] { return detail::check_new_lengths(cache, new_lengths); });
+        [&] { return detail::check_new_lengths(rows.cache, new_lengths); });
     if (!checked.ok()) return checked;
-    return detail::backend<Exec>::compact(exec, policy, cache, sequences, lists, state, new_lengths, scratch);
+    return detail::backend<Exec>::compact(exec, rows.policy, rows.cache, rows.sequences, lists, rows.state, new_lengths, rows.scratch);
   } else {
     return {errc::unsupported};
   }

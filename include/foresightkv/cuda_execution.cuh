@@ -85,7 +85,7 @@ using cuda_preparation = basic_cuda_preparation<detail::cuda::architectures<__CU
 /// The preparing tag: a verb called with it loads every kernel that the same call on a stream would launch, sets its
 /// attributes, and runs nothing.
 ///
-///     fkv::status ready = fkv::evict(fkv::prepare(traits), policy, cache, due, window, state, new_lengths, scratch);
+///     fkv::status ready = fkv::evict(fkv::prepare(traits), fkv::batch{policy, cache, due, state, scratch}, window, {new_lengths});
 ///
 /// Once per device and process, before the first call on a stream, with the same types and the same host values. CUDA
 /// loads a kernel at its first use, which may allocate and synchronise and is no part of a captured graph.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <foresightkv/batch.hpp>
 #include <foresightkv/detail/check.hpp>
 #include <foresightkv/detail/host/backend.hpp>
 
@@ -8,9 +9,10 @@ namespace foresightkv::inline v0 {
 
 /// Workspace of `evict`, and of every other verb of a policy, in bytes.
 ///
-/// `list` gives the bounds max_count and max_length; `max_queries` the largest window.
-template <eviction_policy Policy, class Exec>
-[[nodiscard]] std::size_t evict_bytes(Exec exec, cache_shape const& shape, sequence_list const& list, int max_queries) {
+/// `list` gives the bounds max_count and max_length; `max_queries` the largest window. Of the policy only its type counts.
+template <class Exec, eviction_policy Policy>
+[[nodiscard]] std::size_t evict_bytes(Exec exec, Policy const&, cache_shape const& shape, sequence_list const& list,
+                                      int max_queries) {
   return detail::backend<Exec>::template bytes<Policy>(exec, shape, list, max_queries);
 }
 
@@ -26,38 +28,25 @@ struct eviction_output {
 /// A row with no more tokens than its budget keeps every byte of cache and state. Protected tokens (the newest
 /// config.recent() positions, the first config.sink_tokens) stay. Carried statistics of a row that is cut take in the
 /// window first. Sequences whose data breaks a rule are flagged in the state and left alone, their new lengths unwritten.
-/// \param cache     tokens to cut; its lengths() are read, never written
-/// \param sequences slots to visit and the host's bounds
-/// \param window    an observation, or statistics observed before
-/// \param state     columns of every row; advanced by the call
-/// \param output    new lengths, and optional lists
-/// \param scratch   at least evict_bytes
+/// \param rows    tokens to cut; the lengths() of the cache are read, never written, and the state is advanced
+/// \param window  an observation, or statistics observed before
+/// \param output  new lengths, and optional lists
 /// \return errc::invalid_config, invalid_shape, null_pointer, misaligned, overlap, workspace_too_small or unsupported (a
 ///         window that continues another), nothing written; else ok. Ties: lowest slot first. Host: parallel over rows, does not allocate.
-template <class Exec, eviction_policy Policy, class Cache, class Window>
-status evict(Exec exec, Policy const& policy, Cache const& cache, sequence_list const& sequences,
-             Window const& window, eviction_state<Policy> const& state, eviction_output const& output,
-             workspace scratch) {
+template <class Exec, class Policy, class Cache, class Window>
+status evict(Exec exec, batch<Policy, Cache> const& rows, Window const& window, eviction_output const& output) {
   if constexpr (detail::check_policy_on_cache<Policy, Cache>() && detail::check_policy_window<Policy, Window>()) {
     status const checked = detail::first_error(
-        [&] { return detail::check_policy_call(exec, policy, cache, sequences, scratch, detail::max_queries(window)); },
+        [&] { return detail::check_batch(exec, rows, detail::max_queries(window)); },
         [&] { return detail::check_whole_window(window); },
-        [&] { return detail::check_policy_state(policy, state, cache.shape()); },
         [&] { return detail::check_selection(output.lists); },
-        [&] { return detail::check_new_lengths(cache, output.new_lengths); });
+        [&] { return detail::check_new_lengths(rows.cache, output.new_lengths); });
     if (!checked.ok()) return checked;
-    return detail::backend<Exec>::evict(exec, policy, cache, sequences, window, state, output.new_lengths,
-                                        output.lists, output.dry_run, scratch);
+    return detail::backend<Exec>::evict(exec, rows.policy, rows.cache, rows.sequences, window, rows.state,
+                                        output.new_lengths, output.lists, output.dry_run, rows.scratch);
   } else {
     return {errc::unsupported};
   }
-}
-
-/// The same without lists.
-template <class Exec, eviction_policy Policy, class Cache, class Window>
-status evict(Exec exec, Policy const& policy, Cache const& cache, sequence_list const& sequences,
-             Window const& window, eviction_state<Policy> const& state, std::int32_t* new_lengths, workspace scratch) {
-  return evict(exec, policy, cache, sequences, window, state, eviction_output{new_lengths, {}, false}, scratch);
 }
 
 }  // namespace foresightkv::inline v0

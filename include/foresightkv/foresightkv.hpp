@@ -17,6 +17,7 @@
 #include <foresightkv/combinators/weighted_sum.hpp>
 #include <foresightkv/compact.hpp>
 #include <foresightkv/evict.hpp>
+#include <foresightkv/evictor.hpp>
 #include <foresightkv/fork.hpp>
 #include <foresightkv/observe.hpp>
 #include <foresightkv/reset.hpp>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <foresightkv/batch.hpp>
 #include <foresightkv/detail/check.hpp>
 #include <foresightkv/detail/host/backend.hpp>
 
@@ -12,18 +13,15 @@ namespace foresightkv::inline v0 {
 /// \param scores  [row][slot]; higher = keep; of equal scores the lowest slot goes first, NaN ranks lowest, -0 == +0
 /// \param lists   kept and evicted slots, ascending; counts; any of them may be null
 /// Workspace and errors as evict. O(length) per row.
-template <class Exec, eviction_policy Policy, class Cache>
-status select(Exec exec, Policy const& policy, Cache const& cache, sequence_list const& sequences,
-              score_view const& scores, eviction_state<Policy> const& state, selection const& lists,
-              workspace scratch) {
+template <class Exec, class Policy, class Cache>
+status select(Exec exec, batch<Policy, Cache> const& rows, score_view const& scores, selection const& lists) {
   if constexpr (detail::check_policy_on_cache<Policy, Cache>()) {
     status const checked = detail::first_error(
-        [&] { return detail::check_policy_call(exec, policy, cache, sequences, scratch, 0); },
-        [&] { return detail::check_policy_state(policy, state, cache.shape()); },
+        [&] { return detail::check_batch(exec, rows, 0); },
         [&] { return detail::check_scores(scores); },
         [&] { return detail::check_selection(lists); });
     if (!checked.ok()) return checked;
-    return detail::backend<Exec>::select(exec, policy, cache, sequences, scores, state, lists, scratch);
+    return detail::backend<Exec>::select(exec, rows.policy, rows.cache, rows.sequences, scores, rows.state, lists, rows.scratch);
   } else {
     return {errc::unsupported};
   }

@@ -120,9 +120,9 @@ inline status check_state(row_state const& state, cache_shape const& shape, int 
 
 }  // namespace detail
 
-/// Bytes of the buffer behind a state, for rows of up to `capacity` slots.
+/// Bytes of the buffer behind a policy's state, for rows of up to `capacity` slots. Of the policy only its type counts.
 template <class Policy>
-[[nodiscard]] std::size_t state_bytes(cache_shape const& shape, int capacity) {
+[[nodiscard]] std::size_t state_bytes(Policy const&, cache_shape const& shape, int capacity) {
   detail::arena counter;
   (void)detail::carve_state(counter, shape, capacity, eviction_state<Policy>::carried_list::size);
   return counter.bytes();
@@ -130,10 +130,11 @@ template <class Policy>
 
 /// Lays a state out over a buffer of state_bytes. Call `reset` on every sequence before its first use.
 template <class Policy>
-[[nodiscard]] eviction_state<Policy> make_state(cache_shape const& shape, int capacity, workspace buffer) {
+[[nodiscard]] eviction_state<Policy> make_state(Policy const& policy, cache_shape const& shape, int capacity,
+                                                workspace buffer) {
   detail::arena memory(buffer);
   eviction_state<Policy> state;
-  if (buffer.data == nullptr || buffer.size < state_bytes<Policy>(shape, capacity)) return state;
+  if (buffer.data == nullptr || buffer.size < state_bytes(policy, shape, capacity)) return state;
   static_cast<row_state&>(state) =
       detail::carve_state(memory, shape, capacity, eviction_state<Policy>::carried_list::size);
   return state;

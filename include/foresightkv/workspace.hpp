@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <span>
+#include <type_traits>
 
 namespace foresightkv::inline v0 {
 
@@ -10,6 +13,14 @@ namespace foresightkv::inline v0 {
 struct workspace {
   std::byte* data = nullptr;
   std::size_t size = 0;
+
+  constexpr workspace() = default;
+  constexpr workspace(std::byte* bytes, std::size_t count) : data(bytes), size(count) {}
+  /// A span, a vector, an array.
+  constexpr workspace(std::span<std::byte> bytes) : data(bytes.data()), size(bytes.size()) {}
+  template <class Bytes>
+    requires std::constructible_from<std::span<std::byte>, Bytes&> && (!std::same_as<std::remove_cv_t<Bytes>, workspace>)
+  constexpr workspace(Bytes& bytes) : workspace(std::span<std::byte>(bytes)) {}
 };
 
 namespace detail {

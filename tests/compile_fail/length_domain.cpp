@@ -20,5 +20,5 @@ using cache_type = fkv::dense_cache<float, float, fkv::length_domain::layer>;
 
 fkv::status run(policy const& rule, cache_type const& cache, fkv::eviction_state<policy> const& state,
                 std::int32_t* new_lengths) {
-  return fkv::evict(fkv::host, rule, cache, {}, fkv::observation<float>{}, state, new_lengths, fkv::workspace{});
+  return fkv::evict(fkv::host, fkv::batch{rule, cache, {}, state, fkv::workspace{}}, fkv::observation<float>{}, {new_lengths});
 }

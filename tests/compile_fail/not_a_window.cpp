@@ -13,5 +13,5 @@ using window_type = fkv::observation<float>;
 
 fkv::status run(policy const& rule, fkv::dense_cache<float> const& cache, fkv::eviction_state<policy> const& state,
                 window_type const& window, std::int32_t* new_lengths) {
-  return fkv::evict(fkv::host, rule, cache, {}, window, state, new_lengths, fkv::workspace{});
+  return fkv::evict(fkv::host, fkv::batch{rule, cache, {}, state, fkv::workspace{}}, window, {new_lengths});
 }

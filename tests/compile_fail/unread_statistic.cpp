@@ -20,5 +20,5 @@ using policy = decltype(fkv::compose(fkv::eviction_config{}, my_scorer{}, fkv::t
 
 fkv::status run(policy const& rule, fkv::dense_cache<float> const& cache, fkv::eviction_state<policy> const& state,
                 std::int32_t* new_lengths) {
-  return fkv::evict(fkv::host, rule, cache, {}, fkv::observation<float>{}, state, new_lengths, fkv::workspace{});
+  return fkv::evict(fkv::host, fkv::batch{rule, cache, {}, state, fkv::workspace{}}, fkv::observation<float>{}, {new_lengths});
 }

@@ -18,17 +18,16 @@ template <class Scorer, class Selector, class Compaction>
 fkv::status evict(cache const& tokens, window const& seen, fkv::sequence_list const& list, fkv::cuda_execution const& exec,
                   fkv::workspace memory, std::int32_t* new_lengths, Scorer const& scorer) {
   auto const policy = fkv::compose({.budget = 1024, .interval = 128}, scorer, Selector{}, Compaction{});
-  using policy_type = std::remove_const_t<decltype(policy)>;
-  auto const state = fkv::make_state<policy_type>(tokens.shape(), 1152, memory);
+  auto const state = fkv::make_state(policy, tokens.shape(), 1152, memory);
   (void)fkv::reset(exec, state, list);
-  (void)fkv::append(exec, tokens, state, list, new_lengths);
+  (void)fkv::append(exec, fkv::batch{policy, tokens, list, state}, new_lengths);
   (void)fkv::fork(exec, state, {new_lengths, new_lengths, 1});
   (void)fkv::save(exec, state, 0, memory);
   (void)fkv::restore(exec, state, 0, memory);
-  (void)fkv::carry(exec, policy, tokens, list, seen, state, memory);
-  (void)fkv::compact(exec, policy, tokens, list, {}, state, new_lengths, memory);
-  (void)fkv::collect_due(exec, policy, tokens, list, state, new_lengths, new_lengths);
-  return fkv::evict(exec, policy, tokens, list, seen, state, new_lengths, memory);
+  (void)fkv::carry(exec, fkv::batch{policy, tokens, list, state, memory}, seen);
+  (void)fkv::compact(exec, fkv::batch{policy, tokens, list, state, memory}, {}, new_lengths);
+  (void)fkv::collect_due(exec, fkv::batch{policy, tokens, list, state}, new_lengths, new_lengths);
+  return fkv::evict(exec, fkv::batch{policy, tokens, list, state, memory}, seen, {new_lengths});
 }
 
 }  // namespace
@@ -47,8 +46,8 @@ void foresightkv_narrow_resources(fkv::cuda_execution const& exec, narrow_cache 
                                   fkv::sequence_list const& list, std::int32_t* lengths, fkv::workspace memory) {
   using scorer = fkv::weighted_sum<fkv::standardised<fkv::foresight<>>, fkv::standardised<fkv::window_sum>>;
   auto const policy = fkv::compose({.budget = 1024, .interval = 128}, scorer{}, fkv::top_k{}, fkv::fill_holes{});
-  auto const state = fkv::make_state<std::remove_const_t<decltype(policy)>>(tokens.shape(), 1152, memory);
-  (void)fkv::evict(exec, policy, tokens, list, seen, state, lengths, memory);
+  auto const state = fkv::make_state(policy, tokens.shape(), 1152, memory);
+  (void)fkv::evict(exec, fkv::batch{policy, tokens, list, state, memory}, seen, {lengths});
 }
 
 // Never called, as those above: exported so that everything is compiled.
@@ -58,8 +57,8 @@ void foresightkv_resources(cache const& tokens, window const& seen, fkv::sequenc
   using fkv::fill_holes, fkv::ordered, fkv::sampled_top_k, fkv::slot_list, fkv::top_k;
   (void)evict<fkv::foresight<>, top_k, fill_holes>(tokens, seen, list, exec, memory, lengths, judge);
   auto const sampling = fkv::compose({.budget = 1024, .interval = 128}, fkv::key_norm{}, sampled_top_k{}, ordered{});
-  auto const state = fkv::make_state<std::remove_const_t<decltype(sampling)>>(tokens.shape(), 1152, memory);
-  (void)fkv::select(exec, sampling, tokens, list, {}, state, {}, memory);
+  auto const state = fkv::make_state(sampling, tokens.shape(), 1152, memory);
+  (void)fkv::select(exec, fkv::batch{sampling, tokens, list, state, memory}, {}, {});
   (void)evict<fkv::r_kv<>, sampled_top_k, ordered>(tokens, seen, list, exec, memory, lengths, {});
   (void)evict<fkv::h2o_per_query, top_k, slot_list>(tokens, seen, list, exec, memory, lengths, {});
 }

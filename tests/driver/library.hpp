@@ -79,23 +79,22 @@ class library_of final : public library {
   }
   fkv::status carry(list_memory const& list, window_memory const* window) override {
     return with(window, list, [&](auto const& seen, auto scratch) {
-      return fkv::carry(exec, policy_, cache(), list.view(), seen, state_.view, scratch);
+      return fkv::carry(exec, fkv::batch{policy_, cache(), list.view(), state_.view, scratch}, seen);
     });
   }
   fkv::status score(list_memory const& list, window_memory const* window) override {
     return with(window, list, [&](auto const& seen, auto scratch) {
-      return fkv::score(exec, policy_, cache(), list.view(), seen, state_.view, scores(), scratch);
+      return fkv::score(exec, fkv::batch{policy_, cache(), list.view(), state_.view, scratch}, seen, scores());
     });
   }
   fkv::status select(list_memory const& list) override {
     auto work = work_for(list, 0);
     return finish(
-        fkv::select(exec, policy_, cache(), list.view(), scores(), state_.view, lists(), work.view()), work);
+        fkv::select(exec, fkv::batch{policy_, cache(), list.view(), state_.view, work.view()}, scores(), lists()), work);
   }
   fkv::status compact(list_memory const& list) override {
     auto work = work_for(list, 0);
-    auto const done = fkv::compact(exec, policy_, cache(), list.view(), lists(), state_.view,
-                                   arrays_.new_lengths.data(), work.view());
+    auto const done = fkv::compact(exec, fkv::batch{policy_, cache(), list.view(), state_.view, work.view()}, lists(), arrays_.new_lengths.data());
     return finish(done, work);
   }
   fkv::status evict(list_memory const& list, window_memory const* window, wanted_lists wanted,
@@ -104,15 +103,14 @@ class library_of final : public library {
     if (wanted == wanted_lists::evicted) shown.kept = shown.evicted_positions = nullptr;
     fkv::eviction_output const output{arrays_.new_lengths.data(), shown, dry_run};
     return with(window, list, [&](auto const& seen, auto scratch) {
-      return fkv::evict(exec, policy_, cache(), list.view(), seen, state_.view, output, scratch);
+      return fkv::evict(exec, fkv::batch{policy_, cache(), list.view(), state_.view, scratch}, seen, output);
     });
   }
   fkv::status collect_due(list_memory const& list) override {
-    return fkv::collect_due(exec, policy_, cache(), list.view(), state_.view, arrays_.due_slots.data(),
-                            arrays_.due_count.data());
+    return fkv::collect_due(exec, fkv::batch{policy_, cache(), list.view(), state_.view}, arrays_.due_slots.data(), arrays_.due_count.data());
   }
   fkv::status append(list_memory const& list, guarded<std::int32_t> const& counts) override {
-    return fkv::append(exec, cache(), state_.view, list.view(), counts.data());
+    return fkv::append(exec, fkv::batch{policy_, cache(), list.view(), state_.view}, counts.data());
   }
   fkv::status fork(guarded<std::int32_t> const& sources, guarded<std::int32_t> const& targets) override {
     return fkv::fork(exec, state_.view, {sources.data(), targets.data(), static_cast<int>(sources.size())});
@@ -180,7 +178,7 @@ class library_of final : public library {
   }
   [[nodiscard]] testing::owned_workspace work_for(list_memory const& list, int max_queries) const {
     return testing::owned_workspace(
-        fkv::evict_bytes<policy_type>(exec, arrays_.shape, list.view(), max_queries));
+        fkv::evict_bytes(exec, policy_type{}, arrays_.shape, list.view(), max_queries));
   }
 
   /// A verb on queries, or on the statistics that were observed before.

@@ -176,9 +176,8 @@ kernel_case select(std::string name, int length, bool clusters = true) {
             for (float& score : made.scores.values) score = static_cast<float>(made.random.integer(0, 40)) - 20.0f;
             made.budgets[0] = length - length / 3;
             made.policy.budget.budgets = made.budgets.data();
-            auto work = owned_workspace(fkv::evict_bytes<policy_type>(exec, made.shape, made.list(), 0));
-            require_ok(fkv::select(exec, made.policy, made.cache.view(), made.list(), made.scores.view(), made.state.view,
-                                   made.lists.view(), work.view()));
+            auto work = owned_workspace(fkv::evict_bytes(exec, policy_type{}, made.shape, made.list(), 0));
+            require_ok(fkv::select(exec, fkv::batch{made.policy, made.cache.view(), made.list(), made.state.view, work.view()}, made.scores.view(), made.lists.view()));
             written all;
             all.add(made.lists.kept);
             all.add(made.lists.evicted);
@@ -235,8 +234,7 @@ inline kernel_case due(extent size) {
             made.place(history::pristine);
             std::vector<std::int32_t> slots, listed(static_cast<std::size_t>(entries), -5), count(1, -5);
             for (int i = 0; i < entries; ++i) slots.push_back(made.random.integer(0, extents.num_sequences - 1));
-            require_ok(fkv::collect_due(exec, made.policy, made.cache.view(), {slots.data(), nullptr, entries, 200},
-                                        made.state.view, listed.data(), count.data()));
+            require_ok(fkv::collect_due(exec, fkv::batch{made.policy, made.cache.view(), {slots.data(), nullptr, entries, 200}, made.state.view}, listed.data(), count.data()));
             written all;
             all.add(listed.data(), static_cast<std::size_t>(count[0]));
             all.add(count);
@@ -284,8 +282,8 @@ inline kernel_case lifecycle(extent size) {
             std::vector<std::byte> saved(fkv::save_bytes(state));
             for (int sequence = 0; sequence < 4; ++sequence)
               made.cache.lengths[static_cast<std::size_t>(sequence)] = state.seen_length[state.row({0, sequence, 0})];
-            require_ok(fkv::append(exec, made.cache.view(), made.state.view, made.list(), counts.data()));
-            require_ok(fkv::append(exec, made.cache.view(), made.state.view, made.list(), back.data()));
+            require_ok(fkv::append(exec, fkv::batch{made.policy, made.cache.view(), made.list(), made.state.view}, counts.data()));
+            require_ok(fkv::append(exec, fkv::batch{made.policy, made.cache.view(), made.list(), made.state.view}, back.data()));
             require_ok(fkv::save(exec, state, 2, {saved.data(), saved.size()}));
             require_ok(fkv::fork(exec, state, {sources.data(), targets.data(), 3}));
             require_ok(fkv::restore(exec, state, 0, {saved.data(), saved.size()}));

@@ -56,15 +56,15 @@ Bench problem(std::uint64_t seed, fkv::cache_shape const& shape, history past, s
 
 template <class Bench>
 void cut_on_host(Bench& made) {
-  auto const bytes = fkv::evict_bytes<typename Bench::policy_type>(fkv::host, made.shape, made.list(), 0);
+  auto const bytes = fkv::evict_bytes(fkv::host, typename Bench::policy_type{}, made.shape, made.list(), 0);
   testing::owned_workspace work(bytes);
   auto const cache = made.cache.view();
   auto const lists = made.lists.view();
   auto const& state = made.state.view;
   auto const scores = made.scores.view();
-  REQUIRE(fkv::select(fkv::host, made.policy, cache, made.list(), scores, state, lists, work.view()).ok());
+  REQUIRE(fkv::select(fkv::host, fkv::batch{made.policy, cache, made.list(), state, work.view()}, scores, lists).ok());
   std::int32_t* const lengths = made.new_lengths.data();
-  REQUIRE(fkv::compact(fkv::host, made.policy, cache, made.list(), lists, state, lengths, work.view()).ok());
+  REQUIRE(fkv::compact(fkv::host, fkv::batch{made.policy, cache, made.list(), state, work.view()}, lists, lengths).ok());
 }
 
 /// What the verb evict starts behind the scores, with this instance.

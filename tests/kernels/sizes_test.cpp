@@ -24,10 +24,8 @@ using policy_of = fkv::policy<fkv::eviction_config, Scorer, fkv::top_k, Compacti
 /// A call on the host, of what a bench holds.
 template <class Bench>
 fkv::status evict_on_host(Bench& made) {
-  testing::owned_workspace work(fkv::evict_bytes<typename Bench::policy_type>(fkv::host, made.shape, made.list(),
-                                                                             made.window.max_queries));
-  return fkv::evict(fkv::host, made.policy, made.cache.view(), made.list(), made.window.view(), made.state.view,
-                    {made.new_lengths.data(), made.lists.view()}, work.view());
+  testing::owned_workspace work(fkv::evict_bytes(fkv::host, typename Bench::policy_type{}, made.shape, made.list(), made.window.max_queries));
+  return fkv::evict(fkv::host, fkv::batch{made.policy, made.cache.view(), made.list(), made.state.view, work.view()}, made.window.view(), {made.new_lengths.data(), made.lists.view()});
 }
 
 /// Tokens of one row that two caches hold in different places, or not both.
@@ -96,9 +94,8 @@ TEST_CASE("kernels: the judge of rows as large as a model's") {
     auto by_host = by_kernel;
 
     REQUIRE(by_kernel.score(by_kernel.window.view()).ok());
-    auto work = testing::owned_workspace(fkv::evict_bytes<policy_type>(fkv::host, shape, by_host.list(), 128));
-    REQUIRE(fkv::score(fkv::host, policy, by_host.cache.view(), by_host.list(), by_host.window.view(), by_host.state.view,
-                       by_host.scores.view(), work.view())
+    auto work = testing::owned_workspace(fkv::evict_bytes(fkv::host, policy_type{}, shape, by_host.list(), 128));
+    REQUIRE(fkv::score(fkv::host, fkv::batch{policy, by_host.cache.view(), by_host.list(), by_host.state.view, work.view()}, by_host.window.view(), by_host.scores.view())
                 .ok());
     int wrong = 0;
     for (std::size_t i = 0; i < by_host.scores.values.size(); ++i)

@@ -58,17 +58,17 @@ engine_result evict_once(Policy const& policy) {
   std::int32_t* const new_length = lengths.as<std::int32_t>() + 1;
   lengths.as<std::int32_t>()[0] = length;
   *new_length = -1;
-  buffer const columns(fkv::state_bytes<Policy>(shape, length));
-  buffer const scratch(fkv::evict_bytes<Policy>(exec, shape, all, interval));
+  buffer const columns(fkv::state_bytes(Policy{}, shape, length));
+  buffer const scratch(fkv::evict_bytes(exec, Policy{}, shape, all, interval));
 
   auto const cache =
       fkv::dense_cache<float>::hnd(keys.as<float>(), values.as<float>(), lengths.as<std::int32_t>(), shape);
   auto const window = fkv::observation<float>::hnd(queries.as<float>(), shape, interval);
-  auto const state = fkv::make_state<Policy>(shape, length, columns.view());
+  auto const state = fkv::make_state(Policy{}, shape, length, columns.view());
 
   fkv::status done = fkv::reset(exec, state, all);
-  if (done.ok()) done = fkv::evict(fkv::prepare(traits), policy, cache, all, window, state, new_length, scratch.view());
-  if (done.ok()) done = fkv::evict(exec, policy, cache, all, window, state, new_length, scratch.view());
+  if (done.ok()) done = fkv::evict(fkv::prepare(traits), fkv::batch{policy, cache, all, state, scratch.view()}, window, {new_length});
+  if (done.ok()) done = fkv::evict(exec, fkv::batch{policy, cache, all, state, scratch.view()}, window, {new_length});
   if (done.ok()) {
     cudaError_t const ran = cudaStreamSynchronize(exec.stream);
     if (ran != cudaSuccess) done = {fkv::errc::cuda, ran};

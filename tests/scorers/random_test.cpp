@@ -90,14 +90,14 @@ TEST_CASE("random: every eviction draws afresh") {
   auto work = testing::workspace_for<policy_type>(shape, list, 0);
   testing::owned_scores first(shape, 400), second(shape, 400);
   fkv::observation<float> const window;
-  REQUIRE(fkv::score(testing::exec, policy, cache.view(), list, window, state.view, first.view(), work.view()).ok());
-  REQUIRE(fkv::score(testing::exec, policy, cache.view(), list, window, state.view, second.view(), work.view()).ok());
+  REQUIRE(fkv::score(testing::exec, fkv::batch{policy, cache.view(), list, state.view, work.view()}, window, first.view()).ok());
+  REQUIRE(fkv::score(testing::exec, fkv::batch{policy, cache.view(), list, state.view, work.view()}, window, second.view()).ok());
   CHECK(first.values.same_bytes(second.values));
   std::vector<std::int32_t> new_length{0};
-  REQUIRE(fkv::evict(testing::exec, policy, cache.view(), list, window, state.view, new_length.data(), work.view()).ok());
+  REQUIRE(fkv::evict(testing::exec, fkv::batch{policy, cache.view(), list, state.view, work.view()}, window, {new_length.data()}).ok());
   CHECK(new_length[0] == 300);
   cache.lengths[0] = new_length[0];
-  REQUIRE(fkv::score(testing::exec, policy, cache.view(), list, window, state.view, second.view(), work.view()).ok());
+  REQUIRE(fkv::score(testing::exec, fkv::batch{policy, cache.view(), list, state.view, work.view()}, window, second.view()).ok());
   int same = 0;
   for (int slot = 0; slot < 300; ++slot)
     same += second.at(0, slot) == first.at(0, state.view.position[state.view.column(0, slot)]);

@@ -42,8 +42,8 @@ void compare_types(std::uint64_t seed) {
 
   auto const score = [&](auto const& exec, auto const& cache, auto const& seen) {
     testing::owned_scores scores(shape, shape.capacity);
-    testing::owned_workspace work(fkv::evict_bytes<policy_type>(exec, shape, list, 20));
-    REQUIRE(fkv::score(exec, policy, cache, list, seen, state.view, scores.view(), work.view()).ok());
+    testing::owned_workspace work(fkv::evict_bytes(exec, policy_type{}, shape, list, 20));
+    REQUIRE(fkv::score(exec, fkv::batch{policy, cache, list, state.view, work.view()}, seen, scores.view()).ok());
     CHECK((work.memory.intact() && scores.values.intact()));
     return scores;
   };

@@ -73,7 +73,7 @@ void check_moves(Cache const& cache, std::uint64_t seed) {
   each_token([&](fkv::row_index at, int slot, std::size_t) { before.push_back(token_bytes(cache, at, slot)); });
   testing::guarded<std::int32_t> new_lengths(2);
   CAPTURE(seed);
-  REQUIRE(fkv::evict(testing::exec, policy, cache, list, fkv::observation<float>{}, state.view, new_lengths.data(), work.view()).ok());
+  REQUIRE(fkv::evict(testing::exec, fkv::batch{policy, cache, list, state.view, work.view()}, fkv::observation<float>{}, {new_lengths.data()}).ok());
   int wrong = 0, moved = 0;
   each_token([&](fkv::row_index at, int slot, std::size_t) {
     if (slot >= (Compaction::moves_tokens ? 40 : 64)) return;

@@ -53,9 +53,8 @@ struct baseline_result {
     auto const window = fkv::observation<float>::hnd(given.q.data(), shape, given.queries);
     auto work = workspace_for<policy_type>(shape, list, given.queries);
     guarded<std::int32_t> new_length(1, -1);
-    REQUIRE(fkv::score(testing::exec, policy, cache.view(), list, window, state.view, scores.view(), work.view()).ok());
-    REQUIRE(fkv::evict(testing::exec, policy, cache.view(), list, window, state.view, {new_length.data(), lists.view()},
-                       work.view())
+    REQUIRE(fkv::score(testing::exec, fkv::batch{policy, cache.view(), list, state.view, work.view()}, window, scores.view()).ok());
+    REQUIRE(fkv::evict(testing::exec, fkv::batch{policy, cache.view(), list, state.view, work.view()}, window, {new_length.data(), lists.view()})
                 .ok());
     CHECK(new_length[0] == config.budget);
     CHECK((work.memory.intact() && scores.values.intact() && lists.intact() && cache.intact() && state.intact()));
@@ -263,7 +262,7 @@ inline void check_kvpress_tova(vector_file const& file, baseline_tokens const& g
   owned_selection lists(given.shape(), given.tokens);
   fkv::sequence_list const list{nullptr, nullptr, 1, given.tokens};
   auto work = workspace_for<policy_type>(given.shape(), list, 0);
-  REQUIRE(fkv::select(testing::exec, policy, cache.view(), list, mean.view(), state.view, lists.view(), work.view()).ok());
+  REQUIRE(fkv::select(testing::exec, fkv::batch{policy, cache.view(), list, state.view, work.view()}, mean.view(), lists.view()).ok());
   CHECK(wrong_kept(lists, file, "tova.kept", given.tokens) == 0);
 }
 

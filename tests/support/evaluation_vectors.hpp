@@ -111,8 +111,7 @@ class evaluation_run {
     }
     auto work = workspace_for<policy_type>(run_.shape(), run_.list(), 0);
     guarded<std::int32_t> new_length(1, -7);
-    REQUIRE(fkv::compact(testing::exec, policy_, run_.cache.view(), run_.list(), run_.lists.view(),
-                         run_.state.view, new_length.data(), work.view())
+    REQUIRE(fkv::compact(testing::exec, fkv::batch{policy_, run_.cache.view(), run_.list(), run_.state.view, work.view()}, run_.lists.view(), new_length.data())
                 .ok());
     CHECK(new_length[0] == budget_);
     run_.cache.lengths[0] = new_length[0];

@@ -109,9 +109,9 @@ struct owned_state {
 
   owned_state() = default;
   owned_state(fkv::cache_shape const& extents, int capacity)
-      : shape(extents), memory(fkv::state_bytes<Policy>(extents, capacity)) {
+      : shape(extents), memory(fkv::state_bytes(Policy{}, extents, capacity)) {
     std::memset(memory.data(), 0x7F, memory.bytes());
-    view = fkv::make_state<Policy>(extents, capacity, {memory.data(), memory.size()});
+    view = fkv::make_state(Policy{}, extents, capacity, {memory.data(), memory.size()});
     auto const rows = static_cast<std::size_t>(extents.num_rows());
     auto const sequences = static_cast<std::size_t>(extents.num_sequences);
     std::fill_n(view.seen_length, rows, 0);
@@ -135,7 +135,7 @@ struct owned_state {
  private:
   void rebind(owned_state const& other) {
     if (other.view.empty()) return;
-    view = fkv::make_state<Policy>(shape, other.view.capacity, {memory.data(), memory.size()});
+    view = fkv::make_state(Policy{}, shape, other.view.capacity, {memory.data(), memory.size()});
   }
 };
 
@@ -262,7 +262,7 @@ struct owned_workspace {
 template <class Policy>
 owned_workspace workspace_for(fkv::cache_shape const& shape, fkv::sequence_list const& list, int max_queries,
                               testing::execution exec = testing::exec) {
-  return owned_workspace(fkv::evict_bytes<Policy>(exec, shape, list, max_queries));
+  return owned_workspace(fkv::evict_bytes(exec, Policy{}, shape, list, max_queries));
 }
 
 }  // namespace testing

@@ -35,7 +35,7 @@ class lifetime {
   /// `count` tokens join every sequence: where slots are empty, there first.
   void arrive(int count) {
     std::vector<std::int32_t> counts(static_cast<std::size_t>(made.shape.num_sequences), count);
-    if (!moves) REQUIRE(fkv::append(testing::exec, made.cache.view(), made.state.view, made.list(), counts.data()).ok());
+    if (!moves) REQUIRE(fkv::append(testing::exec, fkv::batch{made.policy, made.cache.view(), made.list(), made.state.view}, counts.data()).ok());
     made.each_row([&](fkv::row_index at) {
       auto const index = static_cast<std::size_t>(made.shape.row(at));
       auto& positions = made.positions[index];

@@ -54,32 +54,30 @@ struct policy_bench : token_bench<Policy, Element, Domain> {
   template <class Window>
   fkv::status carry(Window const& seen) {
     auto work = this->work();
-    return finish(fkv::carry(exec, policy, cache.view(), base::list(), seen, state.view, work.view()), work);
+    return finish(fkv::carry(exec, fkv::batch{policy, cache.view(), base::list(), state.view, work.view()}, seen), work);
   }
   template <class Window>
   fkv::status score(Window const& seen) {
     auto work = this->work();
     return finish(
-        fkv::score(exec, policy, cache.view(), base::list(), seen, state.view, scores.view(), work.view()),
+        fkv::score(exec, fkv::batch{policy, cache.view(), base::list(), state.view, work.view()}, seen, scores.view()),
         work);
   }
   fkv::status select() {
     auto work = this->work();
-    return finish(fkv::select(exec, policy, cache.view(), base::list(), scores.view(), state.view,
-                              lists.view(), work.view()),
+    return finish(fkv::select(exec, fkv::batch{policy, cache.view(), base::list(), state.view, work.view()}, scores.view(), lists.view()),
                   work);
   }
   fkv::status compact() {
     auto work = this->work();
-    return finish(fkv::compact(exec, policy, cache.view(), base::list(), lists.view(), state.view,
-                               new_lengths.data(), work.view()),
+    return finish(fkv::compact(exec, fkv::batch{policy, cache.view(), base::list(), state.view, work.view()}, lists.view(), new_lengths.data()),
                   work);
   }
   template <class Window>
   fkv::status evict(Window const& seen, bool dry_run = false) {
     auto work = this->work();
     fkv::eviction_output const output{new_lengths.data(), lists.view(), dry_run};
-    return finish(fkv::evict(exec, policy, cache.view(), base::list(), seen, state.view, output, work.view()),
+    return finish(fkv::evict(exec, fkv::batch{policy, cache.view(), base::list(), state.view, work.view()}, seen, output),
                   work);
   }
   fkv::status evict() { return evict(window.view()); }

@@ -89,8 +89,8 @@ class replay {
     REQUIRE(fkv::observe(testing::exec, cache.view(), list, window(count), state.view, statistics.view(),
                          observe_work(count).view())
                 .ok());
-    REQUIRE(fkv::carry(testing::exec, policy_, cache.view(), list, seen, state.view, work.view()).ok());
-    REQUIRE(fkv::score(testing::exec, policy_, cache.view(), list, seen, state.view, scores.view(), work.view())
+    REQUIRE(fkv::carry(testing::exec, fkv::batch{policy_, cache.view(), list, state.view, work.view()}, seen).ok());
+    REQUIRE(fkv::score(testing::exec, fkv::batch{policy_, cache.view(), list, state.view, work.view()}, seen, scores.view())
                 .ok());
     CHECK(work.memory.intact());
     CHECK(statistics.values.intact());
@@ -108,11 +108,9 @@ class replay {
     carried_before = state;
     guarded<std::int32_t> new_length(1, -7);
     auto work = workspace_for<Policy>(shape_, list, count);
-    REQUIRE(fkv::select(testing::exec, policy_, cache.view(), list, scores.view(), state.view, lists.view(),
-                        work.view())
+    REQUIRE(fkv::select(testing::exec, fkv::batch{policy_, cache.view(), list, state.view, work.view()}, scores.view(), lists.view())
                 .ok());
-    REQUIRE(fkv::compact(testing::exec, policy_, cache.view(), list, lists.view(), state.view, new_length.data(),
-                         work.view())
+    REQUIRE(fkv::compact(testing::exec, fkv::batch{policy_, cache.view(), list, state.view, work.view()}, lists.view(), new_length.data())
                 .ok());
     CHECK(new_length[0] == fkv::next_length(policy_.config, length));
 
@@ -120,8 +118,7 @@ class replay {
     owned_state<Policy> fused_state = state_before;
     owned_selection fused_lists(shape_, shape_.capacity);
     guarded<std::int32_t> fused_length(1, -7);
-    REQUIRE(fkv::evict(testing::exec, policy_, fused_cache.view(), list, window(count), fused_state.view,
-                       fkv::eviction_output{fused_length.data(), fused_lists.view()}, work.view())
+    REQUIRE(fkv::evict(testing::exec, fkv::batch{policy_, fused_cache.view(), list, fused_state.view, work.view()}, window(count), fkv::eviction_output{fused_length.data(), fused_lists.view()})
                 .ok());
     CHECK(fused_length[0] == new_length[0]);
     CHECK(fused_lists.evicted_count.same_bytes(lists.evicted_count));

@@ -64,9 +64,9 @@ void check_judge_scores(vector_file const& file) {
   owned_selection lists(shape, tokens);
   fkv::observed<window_list> const window{observed.view()};
   REQUIRE(
-      fkv::score(testing::exec, policy, cache.view(), list, window, state.view, scores.view(), work.view()).ok());
+      fkv::score(testing::exec, fkv::batch{policy, cache.view(), list, state.view, work.view()}, window, scores.view()).ok());
   REQUIRE(
-      fkv::select(testing::exec, policy, cache.view(), list, scores.view(), state.view, lists.view(), work.view())
+      fkv::select(testing::exec, fkv::batch{policy, cache.view(), list, state.view, work.view()}, scores.view(), lists.view())
           .ok());
 
   auto const compare = [&](std::string const& name, double tolerance) {
@@ -122,8 +122,7 @@ struct selection_bench {
     policy_type const policy{{.budget = 1, .interval = 1, .recent_tokens = 0}, {}, {}, {}, {budgets.data()}};
     fkv::sequence_list const list{nullptr, nullptr, shape.num_sequences, shape.capacity};
     auto work = workspace_for<policy_type>(shape, list, 0);
-    REQUIRE(fkv::select(testing::exec, policy, cache.view(), list, scores.view(), state.view, lists.view(),
-                        work.view())
+    REQUIRE(fkv::select(testing::exec, fkv::batch{policy, cache.view(), list, state.view, work.view()}, scores.view(), lists.view())
                 .ok());
     CHECK((lists.intact() && work.memory.intact() && state.intact()));
   }

@@ -224,7 +224,7 @@ class scorer_case {
     fkv::sequence_list const list{nullptr, nullptr, shape.num_sequences, options.length};
     auto work = workspace_for<policy_type>(shape, list, options.queries);
     scores = owned_scores(shape, options.length);
-    REQUIRE(fkv::score(testing::exec, policy, cache.view(), list, window(), state.view, scores.view(), work.view()).ok());
+    REQUIRE(fkv::score(testing::exec, fkv::batch{policy, cache.view(), list, state.view, work.view()}, window(), scores.view()).ok());
     for (int sequence = 0; sequence < shape.num_sequences; ++sequence) REQUIRE(state.view.flags[sequence] == 0);
     CHECK((work.memory.intact() && scores.values.intact() && state.intact() && cache.intact()));
   }

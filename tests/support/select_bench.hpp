@@ -54,7 +54,7 @@ struct select_bench : token_bench<Policy> {
     auto const state_before = state;
     auto const scores_before = scores.values;
     fkv::status const done =
-        fkv::select(exec, policy, cache.view(), list, scores.view(), state.view, out, work.view());
+        fkv::select(exec, fkv::batch{policy, cache.view(), list, state.view, work.view()}, scores.view(), out);
     CHECK((work.memory.intact() && lists.intact() && scores.values.intact() && state.intact() &&
            cache.intact()));
     CHECK(scores.values.same_bytes(scores_before));

@@ -26,8 +26,8 @@ template <class Policy>
 class state_fixture {
  public:
   state_fixture(foresightkv::cache_shape const& shape, int capacity)
-      : bytes_(foresightkv::state_bytes<Policy>(shape, capacity), std::byte{0x5a}),
-        state(foresightkv::make_state<Policy>(shape, capacity, {bytes_.data(), bytes_.size()})) {
+      : bytes_(foresightkv::state_bytes(Policy{}, shape, capacity), std::byte{0x5a}),
+        state(foresightkv::make_state(Policy{}, shape, capacity, {bytes_.data(), bytes_.size()})) {
     (void)foresightkv::reset(testing::exec, state, {nullptr, nullptr, shape.num_sequences, 0});
   }
   state_fixture(state_fixture const&) = delete;

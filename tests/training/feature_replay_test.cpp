@@ -177,7 +177,7 @@ std::vector<std::int32_t> evicted_by_engine(replay_problem<float> const& given, 
   std::copy(given.weights.begin(), given.weights.end(), weights.end() - std::ssize(given.weights));
   auto const policy = fkv::compose(config.eviction, fkv::foresight<Features>{{weights.data(), judges}},
                                    Selector{}, fkv::ordered{});
-  using policy_type = std::remove_const_t<decltype(policy)>;
+  using policy_type = std::remove_cvref_t<decltype(policy)>;
   testing::owned_cache<float> cache(numbered, 0);
   testing::owned_state<policy_type> state(numbered, shape.capacity);
   state.view.request_id[0] = guide.rollout;
@@ -206,13 +206,12 @@ std::vector<std::int32_t> evicted_by_engine(replay_problem<float> const& given, 
   int const interval = config.eviction.interval, prompt = config.first_length() - interval;
   append(0, prompt);
   REQUIRE(
-      fkv::carry(fkv::host, policy, cache.view(), visit, window(0, prompt), state.view, scratch.view()).ok());
+      fkv::carry(fkv::host, fkv::batch{policy, cache.view(), visit, state.view, scratch.view()}, window(0, prompt)).ok());
   append(prompt, config.first_length());
   std::vector<std::int32_t> all;
   for (int step = 0; step < config.steps(given.tokens); ++step) {
     int const next = config.next_token(step);
-    REQUIRE(fkv::evict(fkv::host, policy, cache.view(), visit, window(next - interval, next), state.view,
-                       {.new_lengths = &length, .lists = lists.view()}, scratch.view())
+    REQUIRE(fkv::evict(fkv::host, fkv::batch{policy, cache.view(), visit, state.view, scratch.view()}, window(next - interval, next), {.new_lengths = &length, .lists = lists.view()})
                 .ok());
     for (int head = 0; head < given.kv_heads; ++head) {
       auto const went = lists.positions_of(head);

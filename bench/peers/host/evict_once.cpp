@@ -50,14 +50,14 @@ std::vector<float> read_judge(peers::options const& given, fkv::judge_shape cons
 template <class Policy>
 class layer_state {
  public:
-  explicit layer_state(peers::options const& given)
+  layer_state(Policy const& policy, peers::options const& given)
       : first_keys_(peers::read(given.inputs, "key", rows * row_elements)),
         first_values_(peers::read(given.inputs, "value", rows * row_elements)),
         accumulated_(peers::read(given.inputs, "accumulated", rows * peers::budget * peers::group)),
         keys_(first_keys_),
         values_(first_values_),
-        memory_(fkv::state_bytes<Policy>(shape(), length)),
-        columns_(fkv::make_state<Policy>(shape(), length, {memory_.data(), memory_.size()})) {}
+        memory_(fkv::state_bytes(policy, shape(), length)),
+        columns_(fkv::make_state(policy, shape(), length, memory_)) {}
 
   [[nodiscard]] auto cache() {
     return fkv::dense_cache<float>::hnd(keys_.data(), values_.data(), &length_, shape());
@@ -100,7 +100,6 @@ int serve(peers::options const& given, Selector selector) {
   auto const packed = read_judge(given, judge);
   auto const policy =
       fkv::compose<config>(fkv::foresight<>{{packed.data(), judge}}, selector, fkv::ordered{});
-  using policy_type = std::remove_const_t<decltype(policy)>;
 
   auto const queries = peers::read(
       given.inputs, "query", rows * peers::group * static_cast<std::size_t>(interval) * peers::head_dim);
@@ -108,10 +107,10 @@ int serve(peers::options const& given, Selector selector) {
   auto window = fkv::observation<float>::hnd(queries.data(), shape(), interval);
   if (given.lse) window = window.with_lse(lse.data());
 
-  layer_state<policy_type> layer(given);
+  layer_state layer(policy, given);
   fkv::sequence_list const sequences{nullptr, nullptr, 1, length};
   auto const exec = fkv::host.threads(given.threads);
-  std::vector<std::byte> scratch(fkv::evict_bytes<policy_type>(exec, shape(), sequences, interval));
+  std::vector<std::byte> scratch(fkv::evict_bytes(exec, policy, shape(), sequences, interval));
   std::vector<std::int32_t> evicted(rows * length), evicted_count(rows);
   std::int32_t new_length = 0;
   fkv::eviction_output output{&new_length, {}, false};
@@ -123,8 +122,7 @@ int serve(peers::options const& given, Selector selector) {
     layer.restore();
     fkv::status status;
     double const seconds = peers::seconds_of([&] {
-      status = fkv::evict(exec, policy, layer.cache(), sequences, window, layer.columns(), output,
-                          {scratch.data(), scratch.size()});
+      status = fkv::evict(exec, fkv::batch{policy, layer.cache(), sequences, layer.columns(), scratch}, window, output);
     });
     if (!status.ok()) peers::fail(status.message());
     bool const all = std::ranges::all_of(evicted_count, [](std::int32_t count) { return count == interval; });

@@ -66,9 +66,9 @@ class trainer {
     std::fill(gradient_.begin(), gradient_.end(), 0.0f);
     check(training::judge_forward(exec_, shape, weights_.data(), rows(), hidden_.data(), scores_.data()));
     check(training::ranking_hinge(exec_, {}, ranking(), slopes_.data(), &result_,
-                                  {ranking_memory_.data(), ranking_memory_.size()}));
+                                  ranking_memory_));
     check(training::judge_backward(exec_, shape, weights_.data(), rows(), hidden_.data(), slopes_.data(),
-                                   gradient_.data(), {backward_memory_.data(), backward_memory_.size()}));
+                                   gradient_.data(), backward_memory_));
     double norm = 0.0;
     training::clip_result clipped;
     check(training::clip_gradient(exec_, {}, shape, gradient_.data(), &norm, &clipped));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <foresightkv/batch.hpp>
 #include <foresightkv/cache.hpp>
 #include <foresightkv/detail/backend.hpp>
 #include <foresightkv/detail/buffer.hpp>
@@ -76,6 +77,13 @@ status check_policy_state(Policy const& policy, row_state const& state, cache_sh
   return first_error(
       [&] { return check_state(state, shape, carried_statistics<typename Policy::reads>::size); },
       [&] { return state.capacity < config.budget ? status{errc::invalid_shape} : status{}; });
+}
+
+template <class Exec, class Policy, class Cache>
+status check_batch(Exec const& exec, batch<Policy, Cache> const& rows, int max_queries) {
+  return first_error(
+      [&] { return check_policy_call(exec, rows.policy, rows.cache, rows.sequences, rows.scratch, max_queries); },
+      [&] { return check_policy_state(rows.policy, rows.state, rows.cache.shape()); });
 }
 
 /// A window that a verb observes by itself, or that was observed before: there is nothing that a chunk could continue.

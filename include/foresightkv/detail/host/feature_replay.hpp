@@ -127,10 +127,10 @@ struct replay_memory {
     all.evicted_count = memory.take<std::int32_t>(heads);
     all.hidden = memory.take<float>(rows * judge_shape::hidden);
     all.row_scores = memory.take<float>(rows);
-    all.state.size = state_bytes<policy_type>(all.shape, all.shape.capacity);
+    all.state.size = state_bytes(policy_type{}, all.shape, all.shape.capacity);
     all.state.data = memory.take<std::byte>(all.state.size);
     sequence_list const visit{nullptr, nullptr, 1, all.shape.capacity};
-    all.verbs.size = std::max(evict_bytes<policy_type>(exec, all.shape, visit, config.first_length()),
+    all.verbs.size = std::max(evict_bytes(exec, policy_type{}, all.shape, visit, config.first_length()),
                               observe_bytes<window_list>(exec, all.shape, visit, config.first_length()));
     all.verbs.data = memory.take<std::byte>(all.verbs.size);
     return all;
@@ -165,7 +165,7 @@ class replay {
               strides_or(layer.value_strides, layer.value_head_dim, layer.tokens),
               memory_.positions,
               memory_.length};
-    state_ = make_state<policy_type>(memory_.shape, memory_.shape.capacity, memory_.state);
+    state_ = make_state(policy_, memory_.shape, memory_.shape.capacity, memory_.state);
     visit_ = {nullptr, nullptr, 1, memory_.shape.capacity};
   }
   replay(replay const&) = delete;
@@ -182,6 +182,7 @@ class replay {
   }
 
  private:
+  [[nodiscard]] auto rows() const { return batch{policy_, cache_, visit_, state_, memory_.verbs}; }
   [[nodiscard]] std::size_t heads() const { return static_cast<std::size_t>(layer_.kv_heads); }
   [[nodiscard]] std::size_t rows_before(int step) const { return heads() * config_.candidates_before(step); }
   [[nodiscard]] std::int32_t* positions_of(int head) const {
@@ -213,7 +214,7 @@ class replay {
     int const prompt = config_.first_length() - config_.eviction.interval;
     *memory_.length = 0;
     append(0, prompt);
-    auto const done = carry(exec_, policy_, cache_, visit_, window(0, prompt), state_, memory_.verbs);
+    auto const done = carry(exec_, rows(), window(0, prompt));
     append(prompt, config_.eviction.interval);
     return done;
   }
@@ -228,7 +229,7 @@ class replay {
                          memory_.verbs);
         },
         [&] {
-          return carry(exec_, policy_, cache_, visit_, observed<window_list>{seen}, state_, memory_.verbs);
+          return carry(exec_, rows(), observed<window_list>{seen});
         },
         [&] {
           for (int head = 0; head < layer_.kv_heads; ++head) write_row(step, head);
@@ -237,8 +238,7 @@ class replay {
         [&] {
           selection const lists{memory_.kept, memory_.evicted, memory_.evicted_count, nullptr,
                                 memory_.shape.capacity};
-          return select(exec_, policy_, cache_, visit_, score_view{memory_.scores, memory_.shape.capacity},
-                        state_, lists, memory_.verbs);
+          return select(exec_, rows(), score_view{memory_.scores, memory_.shape.capacity}, lists);
         },
         [&] {
           for (int head = 0; head < layer_.kv_heads; ++head) {

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <foresightkv/evict.hpp>
+#include <foresightkv/reset.hpp>
+#include <vector>
+
+namespace foresightkv::inline v0 {
+
+namespace detail {
+
+/// Memory of a backend that somebody owns: evictor.cuh has a device's.
+template <class Exec>
+class owned_memory;
+
+template <>
+class owned_memory<host_execution> {
+ public:
+  owned_memory(host_execution, std::size_t bytes) : bytes_(bytes) {}
+
+  [[nodiscard]] workspace view() { return bytes_; }
+  [[nodiscard]] status allocated() const { return {}; }
+
+  /// The lengths of a cache, to a buffer of this memory.
+  template <class Cache>
+  static status copy_lengths(host_execution, Cache const& cache, std::int32_t* to) {
+    cache_shape const shape = cache.shape();
+    row_index at;
+    for (at.layer = 0; at.layer < shape.num_layers; ++at.layer)
+      for (at.sequence = 0; at.sequence < shape.num_sequences; ++at.sequence)
+        for (at.kv_head = 0; at.kv_head < shape.num_kv_heads; ++at.kv_head)
+          to[length_index(Cache::domain, shape, at)] = cache.length(at);
+    return {};
+  }
+
+ private:
+  std::vector<std::byte> bytes_;
+};
+
+}  // namespace detail
+
+/// A policy with the memory that it needs, for who wants to cut a cache and nothing else:
+///
+///     fkv::evictor evictor{fkv::host, policy, cache.shape(), window.max_queries};
+///     fkv::status done = evictor.evict(cache, window);
+///
+/// Its state has as many columns as the cache has slots, so that nothing overflows; an engine that counts bytes makes a
+/// `batch` over memory of its own. On a device: foresightkv/evictor.cuh, with memory of the stream's pool.
+/// Allocates when it is made, never in a call.
+template <class Exec, class Policy>
+class evictor {
+ public:
+  /// \param shape        of the caches that will be handed over
+  /// \param max_queries  of the largest window
+  evictor(Exec exec, Policy const& policy, cache_shape const& shape, int max_queries)
+      : exec_(exec),
+        policy_(policy),
+        all_{nullptr, nullptr, shape.num_sequences, shape.capacity},
+        columns_(exec, state_bytes(policy, shape, shape.capacity)),
+        scratch_(exec, evict_bytes(exec, policy, shape, all_, max_queries)),
+        lengths_(exec, static_cast<std::size_t>(shape.num_rows()) * sizeof(std::int32_t)),
+        state_(make_state(policy, shape, shape.capacity, columns_.view())),
+        ready_(detail::first_error([&] { return columns_.allocated(); }, [&] { return scratch_.allocated(); },
+                                   [&] { return lengths_.allocated(); }, [&] { return reset(); })) {}
+  evictor(evictor const&) = delete;
+  evictor& operator=(evictor const&) = delete;
+
+  /// Cuts every sequence that has a row longer than its budget: see foresightkv::evict. The lengths after the call,
+  /// also of sequences that were left alone, are in new_lengths().
+  /// \return as evict; what went wrong when the evictor was made, if anything did
+  template <class Cache, class Window>
+  status evict(Cache const& cache, Window const& window) {
+    return evict(cache, window, all_);
+  }
+  /// The same for some sequences: those that are due.
+  template <class Cache, class Window>
+  status evict(Cache const& cache, Window const& window, sequence_list const& sequences) {
+    return detail::first_error(
+        [&] { return ready_; }, [&] { return cache.check(); },
+        [&] { return detail::check_state(state_, cache.shape(), state_.num_carried); },
+        [&] { return detail::owned_memory<Exec>::copy_lengths(exec_, cache, new_lengths()); },
+        [&] {
+          return foresightkv::evict(exec_, rows(cache).visiting(sequences), window, {.new_lengths = new_lengths()});
+        });
+  }
+
+  /// Starts sequences anew; without a list all of them.
+  status reset() { return reset(all_); }
+  status reset(sequence_list const& sequences) { return foresightkv::reset(exec_, state_, sequences); }
+
+  /// For the other verbs: all sequences of a cache.
+  template <class Cache>
+  [[nodiscard]] batch<Policy, Cache> rows(Cache const& cache) {
+    return {policy_, cache, all_, state_, scratch_.view()};
+  }
+  /// Indexed by the cache's length domain; memory of the backend.
+  [[nodiscard]] std::int32_t* new_lengths() { return reinterpret_cast<std::int32_t*>(lengths_.view().data); }
+  [[nodiscard]] eviction_state<Policy> const& state() const { return state_; }
+
+ private:
+  Exec exec_;
+  Policy policy_;
+  sequence_list all_;
+  detail::owned_memory<Exec> columns_, scratch_, lengths_;
+  eviction_state<Policy> state_;
+  status ready_;
+};
+
+}  // namespace foresightkv::inline v0

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <foresightkv/caches/dense.hpp>
+#include <foresightkv/collect_due.hpp>
+#include <foresightkv/compactions/ordered.hpp>
+#include <foresightkv/evictor.hpp>
+#include <foresightkv/scorers/key_norm.hpp>
+#include <foresightkv/scorers/window_sum.hpp>
+#include <foresightkv/selectors/top_k.hpp>
+#include <vector>
+
+#include "support/random.hpp"
+
+namespace fkv = foresightkv;
+
+namespace {
+
+constexpr fkv::eviction_config config{.budget = 16, .interval = 4, .sink_tokens = 2};
+
+/// Three sequences of different lengths, by row where a domain wants them so.
+struct tokens {
+  fkv::cache_shape shape{.num_layers = 2, .num_sequences = 3, .num_kv_heads = 2, .group = 2, .key_head_dim = 8, .value_head_dim = 8, .capacity = 40};
+  std::vector<float> keys = std::vector<float>(2 * 3 * 2 * 40 * 8), values = keys, queries = std::vector<float>(2 * 3 * 4 * 4 * 8);
+  std::vector<std::int32_t> lengths;
+
+  explicit tokens(std::vector<std::int32_t> given) : lengths(std::move(given)) {
+    testing::random_source random(11);
+    random.fill_normal<float>(keys);
+    random.fill_normal<float>(values);
+    random.fill_normal<float>(queries);
+  }
+  template <fkv::length_domain Domain = fkv::length_domain::sequence>
+  [[nodiscard]] auto cache() {
+    return fkv::dense_cache<float, float, Domain>::hnd(keys.data(), values.data(), lengths.data(), shape);
+  }
+  [[nodiscard]] auto window() const { return fkv::observation<float>::hnd(queries.data(), shape, 4); }
+};
+
+auto const policy = fkv::compose<config>(fkv::window_sum{}, fkv::top_k{}, fkv::ordered{});
+
+}  // namespace
+
+TEST_CASE("evictor: gives what the verb gives, and the lengths of sequences that were left alone") {
+  tokens owned({20, 9, 33}), by_hand({20, 9, 33});
+  fkv::evictor evictor{fkv::host, policy, owned.shape, 4};
+  REQUIRE(evictor.evict(owned.cache(), owned.window()).ok());
+  CHECK(std::vector<std::int32_t>(evictor.new_lengths(), evictor.new_lengths() + 3) == std::vector<std::int32_t>{16, 9, 16});
+
+  fkv::sequence_list const all{nullptr, nullptr, 3, 40};
+  std::vector<std::byte> columns(fkv::state_bytes(policy, by_hand.shape, 20));
+  std::vector<std::byte> scratch(fkv::evict_bytes(fkv::host, policy, by_hand.shape, all, 4));
+  auto const state = fkv::make_state(policy, by_hand.shape, 20, columns);
+  REQUIRE(fkv::reset(fkv::host, state, all).ok());
+  std::vector<std::int32_t> new_lengths(3);
+  REQUIRE(fkv::evict(fkv::host, fkv::batch{policy, by_hand.cache(), all, state, scratch}, by_hand.window(), {new_lengths.data()}).ok());
+  CHECK(owned.keys == by_hand.keys);
+  CHECK(owned.values == by_hand.values);
+  CHECK(new_lengths[0] == 16);
+}
+
+TEST_CASE("evictor: some sequences, as collect_due lists them") {
+  tokens made({20, 19, 33});
+  fkv::evictor evictor{fkv::host, policy, made.shape, 4};
+  auto const cache = made.cache();
+  std::vector<std::int32_t> due(3), count(1);
+  REQUIRE(fkv::collect_due(fkv::host, evictor.rows(cache), due.data(), count.data()).ok());
+  REQUIRE(evictor.evict(cache, made.window(), {due.data(), count.data(), 3, 40}).ok());
+  CHECK(std::vector<std::int32_t>(evictor.new_lengths(), evictor.new_lengths() + 3) == std::vector<std::int32_t>{16, 19, 16});
+  CHECK(evictor.state().step[evictor.state().row({0, 1, 0})] == 0);
+}
+
+TEST_CASE("evictor: lengths by row, step by step, and from the start again after a reset") {
+  tokens made(std::vector<std::int32_t>(12, 30));
+  made.lengths[5] = 7;
+  fkv::evictor evictor{fkv::host, policy, made.shape, 4};
+  for (int step = 0; step < 3; ++step) {
+    REQUIRE(evictor.evict(made.cache<fkv::length_domain::row>(), made.window()).ok());
+    for (int row = 0; row < 12; ++row) CHECK(evictor.new_lengths()[row] == (row == 5 ? 7 : 16));
+    for (int row = 0; row < 12; ++row) made.lengths[static_cast<std::size_t>(row)] = row == 5 ? 7 : 20;
+  }
+  CHECK(evictor.state().step[0] == 3);
+  REQUIRE(evictor.reset().ok());
+  CHECK(evictor.state().step[0] == 0);
+}
+
+TEST_CASE("evictor: what does not fit is an error, nothing written") {
+  tokens made({20, 9, 33}), other({20, 9, 33});
+  fkv::evictor evictor{fkv::host, policy, made.shape, 4};
+  std::fill_n(evictor.new_lengths(), 3, -1);
+  other.shape.num_kv_heads = 1;
+  CHECK(evictor.evict(other.cache(), other.window()).code == fkv::errc::invalid_shape);
+  other.shape = made.shape;
+  other.shape.capacity = 0;
+  CHECK(evictor.evict(other.cache(), other.window()).code == fkv::errc::invalid_shape);
+  CHECK(other.keys == made.keys);
+  CHECK(evictor.new_lengths()[0] == -1);
+}
