@@ -58,11 +58,11 @@ pack() {
   build_all "$archs" "$build" "$flashinfer" || die "the build failed"
 
   rm -rf "$out"
-  mkdir -p "$out/data" "$out/peers"
+  mkdir -p "$out/peers"
   if ! {
     cp "$build/tests/cuda/foresightkv_cuda_tests" "$build/tests/cuda/device_tests.txt" "$here/gpu_check.sh" "$out" &&
       cp "$build"/bench/foresightkv_device_bench "$build"/bench/libbenchmark.so* "$out" &&
-      cp -r "$foresightkv_root/tests/data/vectors" "$out/data" &&
+      tar -czf "$out/data.tar.gz" -C "$foresightkv_root/tests/data" vectors &&
       cp "$here"/peers/device/*.py "$out/peers"
   }; then
     die "cannot fill $out"
@@ -223,7 +223,7 @@ run() {
   done
   [[ $minutes =~ ^[1-9][0-9]*$ ]] || die "--minutes takes a whole number above 0"
   [ -x "$tests" ] || die "no programs beside this script: 'bench/gpu_check.sh pack' makes a folder that has them"
-  export FORESIGHTKV_TEST_DATA="$here/data" LD_LIBRARY_PATH="$here${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+  export FORESIGHTKV_TEST_DATA="$out/data" LD_LIBRARY_PATH="$here${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
   device=$(timeout -k 5 60 "$tests" --device 2>&1)
   status=$?
   if [ "$status" -ne 0 ]; then
@@ -239,6 +239,9 @@ run() {
   step_log=$(mktemp)
   # shellcheck disable=SC2064  # the name as it is now
   trap "rm -f '$step_log'" EXIT
+  if [ -f "$here/data.tar.gz" ]; then
+    python3 -m tarfile -e "$here/data.tar.gz" "$out/data" || die "cannot unpack the tests' data to $out"
+  fi
   echo "$device"
 
   # What a part leaves over is the next one's; ten seconds remain for the table.

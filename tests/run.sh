@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Builds and runs the tests: tests/run.sh [ctest arguments], for example tests/run.sh -L vectors
-# FORESIGHTKV_PRESET names another preset than host: sanitize, thread, cuda.
+# FORESIGHTKV_PRESET names another preset than host: kernels, sanitize, thread, cuda.
 set -euo pipefail
 foresightkv_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source-path=SCRIPTDIR/.. source=cmake/bootstrap.sh

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cmath>
+#include <cstdint>
+#include <cstring>
 #include <foresightkv/config.hpp>
 #include <foresightkv/detail/row_view.hpp>
 #include <foresightkv/observation.hpp>
@@ -29,7 +31,13 @@ FORESIGHTKV_HOST_DEVICE window_place place_window(Window const& window, int sequ
 
 /// What `observe` leaves for a token while its window has had no query: a zero that says so, since no fold of
 /// probabilities gives it, and whose sign a later chunk reads.
-FORESIGHTKV_HOST_DEVICE inline float unobserved() { return bits_float(0x80000000u); }
+inline constexpr std::uint32_t unobserved = 0x80000000u;
+
+/// Stores a statistic, or the mark in its place: as an integer, since under -ffast-math one zero is as good as the other.
+FORESIGHTKV_HOST_DEVICE inline void store_or_mark(bool begun, float statistic, float* to) {
+  std::uint32_t const bits = begun ? float_bits(statistic) : unobserved;
+  std::memcpy(to, &bits, sizeof bits);
+}
 
 /// Whether a window that continues has had a query before, as the first statistic of a token that earlier chunks saw
 /// says; without one, any token that says there was none. `statistics`: of the row, `width` floats a token.
@@ -39,7 +47,7 @@ FORESIGHTKV_HOST_DEVICE inline bool window_begun(row_positions const& positions,
   bool none_said = false;
   for (int slot = 0; slot < length; ++slot) {
     int const position = positions.at(slot);
-    bool const none = float_bits(statistics[std::int64_t{slot} * width]) == float_bits(unobserved());
+    bool const none = float_bits(statistics[std::int64_t{slot} * width]) == unobserved;
     if (position >= 0 && position < place.first) return !none;
     none_said = none_said || none;
   }

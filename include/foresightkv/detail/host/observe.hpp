@@ -125,10 +125,11 @@ inline void leave_unqueried(statistics<Statistics...>, row_positions const& posi
   [[maybe_unused]] bool const begun = continues && window_begun(positions, n, place, out, width * group);
   [[maybe_unused]] int const age = place.end - place.first;
   float const unseen[width + 1] = {
-      (!begun ? unobserved() : age < horizon<Statistics>() ? Statistics::fold(Statistics::initial, 0.0f, age) : Statistics::initial)...};
+      (age < horizon<Statistics>() ? Statistics::fold(Statistics::initial, 0.0f, age) : Statistics::initial)...};
   for (int slot = 0; slot < n; ++slot) {
     if (continues && positions.at(slot) < place.first) continue;
-    for (int i = 0; i < width * group; ++i) out[std::ptrdiff_t{slot} * width * group + i] = unseen[i / group];
+    for (int i = 0; i < width * group; ++i)
+      store_or_mark(begun, unseen[i / group], out + std::ptrdiff_t{slot} * width * group + i);
   }
 }
 

@@ -267,7 +267,7 @@ struct observe_kernel {
       bool const untouched = place.count == 0 && pass.window.continues && position < place.first;
       bool const begun = place.count > 0 || (pass.window.continues && pass.has_begun(row));
       for (int s = 0; s < List::size && slot < row.length && !untouched; ++s)
-        token[s * group + j] = begun ? running.value[s] : unobserved();
+        store_or_mark(begun, running.value[s], token + s * group + j);
     }
     if constexpr (!std::same_as<After, no_stage>) c.sync(observed);
     after(c, memory.after, row, first, smaller(first + threads, row.length));

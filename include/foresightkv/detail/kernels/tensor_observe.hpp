@@ -396,7 +396,7 @@ struct statistics_sink {
       if (continues && mine.position[i] < mine.place.first) return;
       auto const unseen = earlier_folds<List>(begun, nullptr, mine.place.first, mine.place, group);
       float* const to = row + std::int64_t{slot} * List::size * group + j;
-      for (int s = 0; s < List::size; ++s) to[s * group] = begun ? unseen.value[s] : unobserved();
+      for (int s = 0; s < List::size; ++s) store_or_mark(begun, unseen.value[s], to + s * group);
     });
   }
 };
