@@ -25,9 +25,9 @@ status append(Exec exec, Cache const& cache, eviction_state<Policy> const& state
               std::int32_t const* counts) {
   if constexpr (detail::check_cache<Cache>()) {
     status const checked = detail::first_error(
-        [&] { return detail::check_list(sequences); }, [&] { return cache.check(); },
+        [&] { return detail::check_list(sequences); }, [&] { return cache.check().at(argument::cache); },
         [&] { return detail::check_state(state, cache.shape(), eviction_state<Policy>::carried_list::size); },
-        [&] { return counts == nullptr ? status{errc::null_pointer} : detail::check_aligned(counts); });
+        [&] { return detail::check_buffer(counts).at(argument::counts); });
     if (!checked.ok()) return checked;
     return detail::backend<Exec>::append(exec, cache, state, sequences, counts,
                                          !Policy::compaction_type::moves_tokens);

@@ -4,6 +4,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <foresightkv/detail/buffer.hpp>
 #include <foresightkv/element.hpp>
 #include <foresightkv/execution.hpp>
 #include <foresightkv/status.hpp>

@@ -18,15 +18,15 @@ status collect_due(Exec exec, Policy const& policy, Cache const& cache, sequence
   if constexpr (detail::check_policy_on_cache<Policy, Cache>()) {
     eviction_config const config = policy.config;
     status const checked = detail::first_error(
-        [&] { return config.valid() ? status{} : status{errc::invalid_config}; }, [&] { return cache.check(); },
+        [&] { return detail::check_that(config.valid(), errc::invalid_config, argument::config); },
+        [&] { return cache.check().at(argument::cache); },
         [&] { return detail::check_list(sequences); },
-        [&] { return detail::check_part(policy.budget, cache.shape()); },
+        [&] { return detail::check_part(policy.budget, cache.shape()).at(argument::budget); },
         [&] { return detail::check_policy_state(policy, state, cache.shape()); },
-        [&] { return due_slots == nullptr || due_count == nullptr ? status{errc::null_pointer} : status{}; },
-        [&] { return detail::check_aligned(due_slots, due_count); },
+        [&] { return detail::check_buffer(due_slots, due_count).at(argument::due_list); },
         [&] {
           auto const count = static_cast<std::size_t>(sequences.max_count);
-          return detail::check_apart(sequences.slots, count, due_slots, count);
+          return detail::check_apart(sequences.slots, count, due_slots, count).at(argument::due_list);
         });
     if (!checked.ok()) return checked;
     return detail::backend<Exec>::collect_due(exec, policy, cache, sequences, state, due_slots, due_count);

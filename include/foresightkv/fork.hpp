@@ -21,10 +21,11 @@ template <class Exec>
 status fork(Exec exec, row_state const& state, fork_list const& pairs) {
   status const checked = detail::first_error(
       [&] { return detail::check_state(state); },
-      [&] { return pairs.count < 0 ? status{errc::invalid_shape} : status{}; },
+      [&] { return detail::check_that(pairs.count >= 0, errc::invalid_shape, argument::pairs); },
       [&] {
-        bool const missing = pairs.count > 0 && (pairs.sources == nullptr || pairs.targets == nullptr);
-        return missing ? status{errc::null_pointer} : detail::check_aligned(pairs.sources, pairs.targets);
+        return (pairs.count == 0 ? detail::check_aligned(pairs.sources, pairs.targets)
+                                 : detail::check_buffer(pairs.sources, pairs.targets))
+            .at(argument::pairs);
       });
   if (!checked.ok()) return checked;
   return detail::backend<Exec>::fork(exec, state, {pairs.sources, pairs.targets, pairs.count});
