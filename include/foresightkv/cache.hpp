@@ -229,7 +229,7 @@ template <class Cache>
 constexpr bool check_cache() {
   static_assert(kv_cache<Cache>,
                 "foresightkv: a cache must be trivially copyable and have domain, shape(), length(row), keys(row), values(row) and "
-                "check(); keys and values have element_type, at(slot) and scale(slot)");
+                "status check(); keys and values have element_type, element_type* at(slot), not to const, and float scale(slot)");
   return kv_cache<Cache>;
 }
 

@@ -42,8 +42,10 @@ template <class Keys, class Values = Keys, length_domain Domain = length_domain:
 struct dense_cache {
   using key_storage = typename detail::storage_of<Keys>::type;
   using value_storage = typename detail::storage_of<Values>::type;
-  static_assert(element_storage<key_storage> && element_storage<value_storage>,
-                "foresightkv: dense_cache takes element types, or storages of them such as scaled_by_head<float8_e4m3>");
+  static constexpr bool can_be_read = element_storage<key_storage> && element_storage<value_storage>;
+  static_assert(can_be_read,
+                "foresightkv: dense_cache takes types with an element_traits (float, half, bfloat16, float8_e4m3, or your own: "
+                "specialise element_traits for it), or storages of them such as scaled_by_head<float8_e4m3>");
   using key_element = typename detail::element_of<key_storage>::type;
   using value_element = typename detail::element_of<value_storage>::type;
   static constexpr length_domain domain = Domain;
