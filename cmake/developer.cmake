@@ -43,7 +43,8 @@ elseif(FORESIGHTKV_CUDA)
   enable_language(CUDA)
   find_package(CUDAToolkit REQUIRED)
 else()
-  message(STATUS "foresightkv: without CUDA; -DFORESIGHTKV_CUDA=ON, the default where nvcc is found, compiles the device code too")
+  message(STATUS "foresightkv: without CUDA; -DFORESIGHTKV_CUDA=ON, the default where nvcc is found, compiles "
+    "the device code too")
 endif()
 
 # Stops with one line that says what to install, or how to do without it.

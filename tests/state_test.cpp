@@ -93,7 +93,8 @@ TEST_CASE("state: a buffer that is missing or short gives an empty state, and ve
   for (fkv::workspace const given : {fkv::workspace{nullptr, buffer.size()}, {buffer.data(), buffer.size() - 1}}) {
     auto const state = fkv::make_state<carrying>(shape, capacity, given);
     CHECK(state.empty());
-    for (fkv::status const refused : {fkv::detail::check_state(state, shape, 2), fkv::detail::check_optional_state(state, shape)}) {
+    for (fkv::status const refused :
+         {fkv::detail::check_state(state, shape, 2), fkv::detail::check_optional_state(state, shape)}) {
       CHECK(refused == fkv::status{fkv::errc::workspace_too_small});
       CHECK(refused.where == fkv::argument::state);
     }

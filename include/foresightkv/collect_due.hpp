@@ -19,8 +19,7 @@ status collect_due(Exec exec, Policy const& policy, Cache const& cache, sequence
     eviction_config const config = policy.config;
     status const checked = detail::first_error(
         [&] { return detail::check_that(config.valid(), errc::invalid_config, argument::config); },
-        [&] { return cache.check().at(argument::cache); },
-        [&] { return detail::check_list(sequences); },
+        [&] { return cache.check().at(argument::cache); }, [&] { return detail::check_list(sequences); },
         [&] { return detail::check_part(policy.budget, cache.shape()).at(argument::budget); },
         [&] { return detail::check_policy_state(policy, state, cache.shape()); },
         [&] { return detail::check_buffer(due_slots, due_count).at(argument::due_list); },

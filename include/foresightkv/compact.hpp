@@ -22,7 +22,8 @@ status compact(Exec exec, Policy const& policy, Cache const& cache, sequence_lis
         [&] { return detail::check_policy_state(policy, state, cache.shape()); },
         [&] {
           bool const present = lists.kept != nullptr && lists.evicted != nullptr && lists.evicted_count != nullptr;
-          return detail::first_of(detail::check_that(present, errc::null_pointer, argument::lists), detail::check_selection(lists));
+          return detail::first_of(detail::check_that(present, errc::null_pointer, argument::lists),
+                                  detail::check_selection(lists));
         },
         [&] { return detail::check_new_lengths(cache, new_lengths); });
     if (!checked.ok()) return checked;

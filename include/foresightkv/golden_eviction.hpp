@@ -191,7 +191,8 @@ status check_golden_input(Input const& input) {
         !extents_fit({input.shape.tokens, strides.token}))
       return {errc::invalid_shape, 0, argument::input};
   bool const scaled = input.softmax_scale >= 0.0f && is_finite(input.softmax_scale);
-  return first_of(check_that(scaled, errc::invalid_shape), check_buffer(input.queries, input.keys), check_aligned(input.lse))
+  return first_of(check_that(scaled, errc::invalid_shape), check_buffer(input.queries, input.keys),
+                  check_aligned(input.lse))
       .at(argument::input);
 }
 
@@ -423,8 +424,9 @@ status golden_eviction(Exec exec, golden_config const& config, golden_input<Quer
   if (auto const checked = detail::check_golden(config, input.shape); !checked.ok()) return checked;
   if (config.steps(input.shape.tokens) == 0) return {};
   if (auto const checked = detail::check_golden_input(input); !checked.ok()) return checked;
-  auto const checked = detail::first_of(
-      detail::check_golden_output(output), detail::check_scratch(scratch, golden_eviction_bytes(exec, config, input.shape)));
+  auto const checked =
+      detail::first_of(detail::check_golden_output(output),
+                       detail::check_scratch(scratch, golden_eviction_bytes(exec, config, input.shape)));
   if (!checked.ok()) return checked;
   return detail::golden_backend<Exec>::golden_eviction(exec, config, input, output, scratch);
 }

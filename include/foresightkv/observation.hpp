@@ -121,11 +121,11 @@ status check_window(observation<Query, Base> const& window) {
   auto const usable = [](float factor) { return factor >= 0.0f && (float_bits(factor) & 0x7fffffffu) < float_infinity_bits; };
   bool const sound = window.max_queries >= 0 && usable(window.softmax_scale) && usable(window.soft_cap);
   bool const present = window.max_queries <= 0 || window.queries != nullptr;
-  return first_of(check_that(sound, errc::invalid_shape, argument::window),
-                  check_that(present, errc::null_pointer, argument::queries),
-                  check_aligned(window.queries).at(argument::queries),
-                  check_aligned(window.lse, window.sink_logits, window.query_count, window.window_end, window.first_position)
-                      .at(argument::window));
+  return first_of(
+      check_that(sound, errc::invalid_shape, argument::window),
+      check_that(present, errc::null_pointer, argument::queries), check_aligned(window.queries).at(argument::queries),
+      check_aligned(window.lse, window.sink_logits, window.query_count, window.window_end, window.first_position)
+          .at(argument::window));
 }
 
 template <class List>

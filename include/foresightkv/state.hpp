@@ -13,8 +13,8 @@ namespace foresightkv::inline v0 {
 
 /// Why a sequence was left alone, or what the engine should know about it; bits of row_state::flags.
 ///
-/// Verbs set bits and never read them; `reset` clears all of a slot. The engine may clear bits itself between two calls,
-/// on a device by a copy or kernel on the stream of the calls: flags[slot] &= ~static_cast<std::uint32_t>(flag).
+/// Verbs set bits and never read them; `reset` clears all of a slot. The engine may clear bits itself between two
+/// calls, on a device by a copy or kernel on the stream of the calls: flags[slot] &= ~static_cast<std::uint32_t>(flag).
 enum class sequence_flag : std::uint32_t {
   over_budget = 1,        ///< protected tokens left fewer to evict than the budget asked for
   bad_length = 2,         ///< a length is negative or above the capacity or the call's max_length, or lists or saved bytes do not fit
@@ -31,12 +31,14 @@ enum class sequence_flag : std::uint32_t {
 /// What one bit says, as a fixed text in static storage.
 [[nodiscard]] constexpr char const* message(sequence_flag flag) {
   switch (flag) {
-    case sequence_flag::over_budget: return "over budget: protected tokens left fewer to evict than the budget asked for";
+    case sequence_flag::over_budget:
+      return "over budget: protected tokens left fewer to evict than the budget asked for";
     case sequence_flag::bad_length:
       return "bad length: negative, above the capacity or the call's max_length, or lists or saved bytes do not fit";
     case sequence_flag::length_mismatch:
       return "length mismatch: the cache is shorter than the state has seen: tell append about rejected tokens";
-    case sequence_flag::state_overflow: return "state overflow: the row must be stored and is longer than the state's capacity";
+    case sequence_flag::state_overflow:
+      return "state overflow: the row must be stored and is longer than the state's capacity";
     case sequence_flag::bad_window:
       return "bad window: query_count or positions out of range, or observed statistics of too few slots";
     case sequence_flag::bad_budget: return "bad budget: below the protected tokens, or above the state's capacity";
@@ -66,8 +68,8 @@ struct row_state {
   int num_layers = 0;
   int num_sequences = 0;
   int num_kv_heads = 0;
-  /// Slots per row: at least the largest budget, which is enough for `evict` by a compaction that moves tokens. `append`,
-  /// `carry` and slot_list store rows as long as they are: budget + interval.
+  /// Slots per row: at least the largest budget, which is enough for `evict` by a compaction that moves tokens.
+  /// `append`, `carry` and slot_list store rows as long as they are: budget + interval.
   int capacity = 0;
   int num_carried = 0;
   int group = 0;

@@ -57,11 +57,12 @@ enum class argument : std::uint8_t {
 /// The argument and what it must be like, as a fixed text in static storage.
 [[nodiscard]] constexpr char const* message(argument which) {
   switch (which) {
-    case argument::none: return "no single argument";
+    case argument::none: return "no argument named";
     case argument::config: return "config: counts must be positive, and what is protected must fit the budget";
     case argument::shape: return "shape: extents must be positive and their product must fit";
     case argument::cache: return "cache: what its check() asks for";
-    case argument::cache_shape: return "cache shape: extents must be positive, heads inside total_kv_heads, a fixed key_head_dim kept";
+    case argument::cache_shape:
+      return "cache shape: extents must be positive, heads inside total_kv_heads, a fixed key_head_dim kept";
     case argument::keys: return "cache: its keys, their strides or their layer pointers";
     case argument::values: return "cache: its values, their strides or their layer pointers";
     case argument::lengths: return "cache: its lengths";
@@ -77,7 +78,8 @@ enum class argument : std::uint8_t {
     case argument::judge: return "judge: its packed weights";
     case argument::judge_shape:
       return "judge shape: group, head dimensions and KV heads must be those of the model that the cache names";
-    case argument::judge_layers: return "scorer: it has nothing for a layer of the model that the cache names (a judge of fewer layers)";
+    case argument::judge_layers:
+      return "scorer: it has nothing for a layer of the model that the cache names (a judge of fewer layers)";
     case argument::budget: return "budget: what its check() asks for";
     case argument::scores: return "scores: data or capacity of a score_view";
     case argument::lists: return "lists: arrays or capacity of a selection";
@@ -98,8 +100,8 @@ enum class argument : std::uint8_t {
 /// Result of every verb: nothing throws, prints or clears a sticky device error.
 struct [[nodiscard]] status {
   errc code = errc::ok;
-  int native = 0;                    ///< the backend's own error number when code is errc::cuda
-  argument where = argument::none;   ///< what to look at first; message(where) says what it must be like
+  int native = 0;                   ///< the backend's own error number when code is errc::cuda
+  argument where = argument::none;  ///< what to look at first; message(where) says what it must be like
 
   [[nodiscard]] constexpr bool ok() const { return code == errc::ok; }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// expect-error: foresightkv: dense_cache takes types with an element_traits (float, half, bfloat16, float8_e4m3, or your own: specialise element_traits for it)
+// expect-error: float8_e4m3, or your own: specialise element_traits for it), or storages of them
 #include <foresightkv/foresightkv.hpp>
 
 namespace fkv = foresightkv;

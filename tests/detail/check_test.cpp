@@ -13,10 +13,14 @@ using fkv::errc;
 
 namespace {
 
-constexpr fkv::cache_shape shape{
-    .num_layers = 2, .num_sequences = 1, .num_kv_heads = 1, .group = 2, .key_head_dim = 4, .value_head_dim = 4, .capacity = 8};
-using policy_type =
-    fkv::policy<fkv::eviction_config, fkv::foresight<>, fkv::top_k, fkv::ordered, fkv::per_sequence>;
+constexpr fkv::cache_shape shape{.num_layers = 2,
+                                 .num_sequences = 1,
+                                 .num_kv_heads = 1,
+                                 .group = 2,
+                                 .key_head_dim = 4,
+                                 .value_head_dim = 4,
+                                 .capacity = 8};
+using policy_type = fkv::policy<fkv::eviction_config, fkv::foresight<>, fkv::top_k, fkv::ordered, fkv::per_sequence>;
 
 /// All that a call of a policy on the host is checked for; an edit breaks one thing.
 struct call {

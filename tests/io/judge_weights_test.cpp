@@ -126,7 +126,9 @@ TEST_CASE("judge weights: from a file to a scorer that fits the model's cache") 
 }
 
 template <class Judge>
-concept lends_weights = requires(Judge&& judge) { std::forward<Judge>(judge).weights(); };
+concept lends_weights = requires(Judge&& judge) {
+  std::forward<Judge>(judge).weights();
+};
 
 TEST_CASE("judge weights: an owner that is gone by the end of the line lends nothing") {
   static_assert(lends_weights<io::packed_judge const&>);

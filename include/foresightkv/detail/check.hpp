@@ -19,8 +19,8 @@ inline status check_list(sequence_list const& list) {
 }
 
 inline status check_scores(score_view const& scores) {
-  return first_of(check_that(scores.data != nullptr, errc::null_pointer), check_that(scores.capacity >= 0, errc::invalid_shape),
-                  check_aligned(scores.data))
+  return first_of(check_that(scores.data != nullptr, errc::null_pointer),
+                  check_that(scores.capacity >= 0, errc::invalid_shape), check_aligned(scores.data))
       .at(argument::scores);
 }
 
@@ -48,13 +48,13 @@ status check_policy_call(Exec const& exec, Policy const& policy, Cache const& ca
                          workspace scratch, int max_queries) {
   eviction_config const config = policy.config;
   return first_error([&] { return check_that(config.valid(), errc::invalid_config, argument::config); },
-                     [&] { return cache.check().at(argument::cache); },
-                     [&] { return check_list(list); },
+                     [&] { return cache.check().at(argument::cache); }, [&] { return check_list(list); },
                      [&] { return check_part(policy.scorer, cache.shape()).at(argument::scorer); },
                      [&] { return check_part(policy.budget, cache.shape()).at(argument::budget); },
                      [&] { return backend<Exec>::check(policy.scorer, cache.shape()).at(argument::judge_layers); },
                      [&] {
-                       return check_scratch(scratch, backend<Exec>::template bytes<Policy>(exec, cache.shape(), list, max_queries));
+                       return check_scratch(
+                           scratch, backend<Exec>::template bytes<Policy>(exec, cache.shape(), list, max_queries));
                      });
 }
 

@@ -59,8 +59,8 @@ struct judge_file {
   }
 };
 
-/// A judge that a policy can use, `foresight<>{judge.weights()}`: the owner of what the scorer points to. It must live, and
-/// stay where it is, as long as a policy with that scorer is called.
+/// A judge that a policy can use, `foresight<>{judge.weights()}`: the owner of what the scorer points to. It must live,
+/// and stay where it is, as long as a policy with that scorer is called.
 class packed_judge {
  public:
   explicit packed_judge(judge_file const& file) : shape_(file.shape), floats_(file.packed()) {}
