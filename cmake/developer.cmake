@@ -30,7 +30,10 @@ endforeach()
 set(CMAKE_CXX_EXTENSIONS OFF)
 set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
 
-if(FORESIGHTKV_CUDA)
+if(NOT (FORESIGHTKV_TESTS OR FORESIGHTKV_EXAMPLES OR FORESIGHTKV_BENCHMARKS))
+  message(STATUS "foresightkv: nothing to compile, so CUDA is not looked at")
+elseif(FORESIGHTKV_CUDA)
+  message(STATUS "foresightkv: with CUDA; configure with -DFORESIGHTKV_CUDA=OFF to do without nvcc")
   if(NOT DEFINED CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX} AND FORESIGHTKV_NVCC)
     set(CMAKE_CUDA_COMPILER "${FORESIGHTKV_NVCC}")
   endif()
@@ -39,6 +42,9 @@ if(FORESIGHTKV_CUDA)
   endif()
   enable_language(CUDA)
   find_package(CUDAToolkit REQUIRED)
+else()
+  message(STATUS "foresightkv: without CUDA; -DFORESIGHTKV_CUDA=ON, the default where nvcc is found, compiles "
+    "the device code too")
 endif()
 
 # Stops with one line that says what to install, or how to do without it.

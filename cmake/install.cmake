@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# Headers, targets and the package. io is an export set of its own: the core package never looks for nlohmann-json.
+# Headers, targets and the package. io is an export set of its own: without nlohmann-json the rest is found.
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 

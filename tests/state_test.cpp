@@ -3,11 +3,14 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <set>
+#include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include <foresightkv/compactions/ordered.hpp>
+#include <foresightkv/detail/check.hpp>
 #include <foresightkv/policy.hpp>
 #include <foresightkv/selectors/top_k.hpp>
 #include <foresightkv/state.hpp>
@@ -85,10 +88,30 @@ TEST_CASE("state: rows and columns stand where a cache of that shape has them") 
   CHECK(state.carried_at(2, 5) == state.carried + (2 * capacity + 5) * 2 * 3);
 }
 
-TEST_CASE("state: a buffer that is missing or short gives an empty state") {
+TEST_CASE("state: a buffer that is missing or short gives an empty state, and verbs say so") {
   std::vector<std::byte> buffer(fkv::state_bytes(carrying{}, shape, capacity));
-  CHECK(fkv::make_state(carrying{}, shape, capacity, {nullptr, buffer.size()}).empty());
-  CHECK(fkv::make_state(carrying{}, shape, capacity, {buffer.data(), buffer.size() - 1}).empty());
+  for (fkv::workspace const given : {fkv::workspace{nullptr, buffer.size()}, {buffer.data(), buffer.size() - 1}}) {
+    auto const state = fkv::make_state(carrying{}, shape, capacity, given);
+    CHECK(state.empty());
+    for (fkv::status const refused :
+         {fkv::detail::check_state(state, shape, 2), fkv::detail::check_optional_state(state, shape)}) {
+      CHECK(refused == fkv::status{fkv::errc::workspace_too_small});
+      CHECK(refused.where == fkv::argument::state);
+    }
+  }
+  CHECK(fkv::detail::check_optional_state({}, shape).ok());  // fresh rows, without a state
+}
+
+TEST_CASE("state: every flag has a text of its own, one bit at a time") {
+  std::set<std::string> texts;
+  for (std::uint32_t left = 0x3ff; left != 0; left &= left - 1) {
+    constexpr auto lowest = [](std::uint32_t bits) { return static_cast<fkv::sequence_flag>(bits & (0u - bits)); };
+    std::string const text = fkv::message(lowest(left));
+    CHECK(text != "unknown flag");
+    CHECK_MESSAGE(texts.insert(text).second, text);
+  }
+  CHECK(texts.size() == 10);
+  CHECK(std::string{fkv::message(fkv::sequence_flag{0x400})} == "unknown flag");
 }
 
 TEST_CASE("state: what a verb refuses") {

@@ -10,8 +10,8 @@ static_assert(__cplusplus < 202002L, "this file stands for an engine that is not
 
 namespace {
 
-constexpr int layers = 2, kv_heads = 2, query_heads = 4, head_dim = 8, interval = engine::evictor::interval;
-constexpr int capacity = engine::evictor::budget + interval;
+constexpr int layers = 2, kv_heads = 2, query_heads = 4, head_dim = 8;
+constexpr int budget = engine::evictor::budget, interval = engine::evictor::interval, capacity = budget + interval;
 
 /// Stands for the model: keys point in seven directions, some further than others, and queries look for two
 /// of them.
@@ -37,8 +37,9 @@ int main() {
     for (int dim = 0; dim < head_dim; ++dim) {
       for (int row = 0; row < layers * kv_heads; ++row)
         put(keys, row, capacity, length, dim, key(row % kv_heads, token, dim));
-      for (int row = 0; row < layers * query_heads; ++row)
-        put(window, row, interval, token % interval, dim, query(row % query_heads, dim));
+      // Oldest first: the last eviction left `budget` tokens, so that queries since then are counted from there.
+      for (int row = 0; row < layers * query_heads && length >= budget; ++row)
+        put(window, row, interval, length - budget, dim, query(row % query_heads, dim));
     }
     if (++length < capacity) continue;
 

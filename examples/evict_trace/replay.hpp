@@ -227,7 +227,8 @@ class replay {
       return fkv::evict(exec, fkv::batch{policy_, cache(), visit_, state_, scratch()}, window(next - setting_.interval, next), output);
     });
     std::chrono::duration<double, std::micro> const took = std::chrono::steady_clock::now() - began;
-    if (state_.flags[0] != 0) throw std::runtime_error("evict: flag " + std::to_string(state_.flags[0]));
+    if (std::uint32_t const flags = state_.flags[0]; flags != 0)
+      throw std::runtime_error(std::string("evict: ") + fkv::message(fkv::sequence_flag{flags & (0u - flags)}));
     record_.microseconds.push_back(took.count());
     numbers().length = numbers().new_length;
     for (int head = 0; head < shape_.num_kv_heads; ++head) note(head, eviction, scores);

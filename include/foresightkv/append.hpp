@@ -25,9 +25,9 @@ template <class Exec, class Policy, class Cache>
 status append(Exec exec, batch<Policy, Cache> const& rows, std::int32_t const* counts) {
   if constexpr (detail::check_cache<Cache>()) {
     status const checked = detail::first_error(
-        [&] { return detail::check_list(rows.sequences); }, [&] { return rows.cache.check(); },
+        [&] { return detail::check_list(rows.sequences); }, [&] { return rows.cache.check().at(argument::cache); },
         [&] { return detail::check_state(rows.state, rows.cache.shape(), eviction_state<Policy>::carried_list::size); },
-        [&] { return counts == nullptr ? status{errc::null_pointer} : detail::check_aligned(counts); });
+        [&] { return detail::check_buffer(counts).at(argument::counts); });
     if (!checked.ok()) return checked;
     return detail::backend<Exec>::append(exec, rows.cache, rows.state, rows.sequences, counts,
                                          !Policy::compaction_type::moves_tokens);

@@ -4,6 +4,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <foresightkv/detail/buffer.hpp>
 #include <foresightkv/element.hpp>
 #include <foresightkv/execution.hpp>
 #include <foresightkv/status.hpp>
@@ -227,8 +228,9 @@ constexpr int fixed_key_head_dim() {
 template <class Cache>
 constexpr bool check_cache() {
   static_assert(kv_cache<Cache>,
-                "foresightkv: a cache must be trivially copyable and have domain, shape(), length(row), keys(row), values(row) and "
-                "check(); keys and values have element_type, at(slot) and scale(slot)");
+                "foresightkv: a cache must be trivially copyable and have domain, shape(), length(row), keys(row), "
+                "values(row) and status check(); keys and values have element_type, element_type* at(slot), not to "
+                "const, and float scale(slot)");
   return kv_cache<Cache>;
 }
 

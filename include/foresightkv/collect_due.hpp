@@ -18,15 +18,14 @@ status collect_due(Exec exec, batch<Policy, Cache> const& rows, std::int32_t* du
   if constexpr (detail::check_policy_on_cache<Policy, Cache>()) {
     eviction_config const config = rows.policy.config;
     status const checked = detail::first_error(
-        [&] { return config.valid() ? status{} : status{errc::invalid_config}; }, [&] { return rows.cache.check(); },
-        [&] { return detail::check_list(rows.sequences); },
-        [&] { return detail::check_part(rows.policy.budget, rows.cache.shape()); },
+        [&] { return detail::check_that(config.valid(), errc::invalid_config, argument::config); },
+        [&] { return rows.cache.check().at(argument::cache); }, [&] { return detail::check_list(rows.sequences); },
+        [&] { return detail::check_part(rows.policy.budget, rows.cache.shape()).at(argument::budget); },
         [&] { return detail::check_policy_state(rows.policy, rows.state, rows.cache.shape()); },
-        [&] { return due_slots == nullptr || due_count == nullptr ? status{errc::null_pointer} : status{}; },
-        [&] { return detail::check_aligned(due_slots, due_count); },
+        [&] { return detail::check_buffer(due_slots, due_count).at(argument::due_list); },
         [&] {
           auto const count = static_cast<std::size_t>(rows.sequences.max_count);
-          return detail::check_apart(rows.sequences.slots, count, due_slots, count);
+          return detail::check_apart(rows.sequences.slots, count, due_slots, count).at(argument::due_list);
         });
     if (!checked.ok()) return checked;
     return detail::backend<Exec>::collect_due(exec, rows.policy, rows.cache, rows.sequences, rows.state, due_slots, due_count);

@@ -19,8 +19,9 @@ status compact(Exec exec, batch<Policy, Cache> const& rows, selection const& lis
     status const checked = detail::first_error(
         [&] { return detail::check_batch(exec, rows, 0); },
         [&] {
-          bool const missing = lists.kept == nullptr || lists.evicted == nullptr || lists.evicted_count == nullptr;
-          return missing ? status{errc::null_pointer} : detail::check_selection(lists);
+          bool const present = lists.kept != nullptr && lists.evicted != nullptr && lists.evicted_count != nullptr;
+          return detail::first_of(detail::check_that(present, errc::null_pointer, argument::lists),
+                                  detail::check_selection(lists));
         },
         [&] { return detail::check_new_lengths(rows.cache, new_lengths); });
     if (!checked.ok()) return checked;

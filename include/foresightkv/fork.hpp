@@ -19,13 +19,14 @@ struct fork_list {
 /// sequence_flag::duplicate on that target and is skipped. Copied flags are those from before the call.
 template <class Exec>
 status fork(Exec exec, row_state const& state, fork_list const& pairs) {
-  status const checked = detail::first_error(
-      [&] { return detail::check_state(state); },
-      [&] { return pairs.count < 0 ? status{errc::invalid_shape} : status{}; },
-      [&] {
-        bool const missing = pairs.count > 0 && (pairs.sources == nullptr || pairs.targets == nullptr);
-        return missing ? status{errc::null_pointer} : detail::check_aligned(pairs.sources, pairs.targets);
-      });
+  status const checked =
+      detail::first_error([&] { return detail::check_state(state); },
+                          [&] { return detail::check_that(pairs.count >= 0, errc::invalid_shape, argument::pairs); },
+                          [&] {
+                            return (pairs.count == 0 ? detail::check_aligned(pairs.sources, pairs.targets)
+                                                     : detail::check_buffer(pairs.sources, pairs.targets))
+                                .at(argument::pairs);
+                          });
   if (!checked.ok()) return checked;
   return detail::backend<Exec>::fork(exec, state, {pairs.sources, pairs.targets, pairs.count});
 }

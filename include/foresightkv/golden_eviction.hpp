@@ -21,6 +21,7 @@
 #include <type_traits>
 
 #include <foresightkv/detail/backend.hpp>
+#include <foresightkv/detail/buffer.hpp>
 #include <foresightkv/detail/host/golden_eviction.hpp>
 #include <foresightkv/detail/order_key.hpp>
 #include <foresightkv/execution.hpp>
@@ -159,31 +160,26 @@ inline bool extents_fit(std::initializer_list<std::int64_t> extents) {
 }
 
 inline status check_golden(golden_config const& config, golden_shape const& shape) {
-  if (!config.valid() || !config.aligned()) return {errc::invalid_config};
+  if (!config.valid() || !config.aligned()) return {errc::invalid_config, 0, argument::config};
   if (shape.kv_heads < 1 || shape.group < 1 || shape.tokens < 0 || shape.head_dim < 1)
-    return {errc::invalid_shape};
+    return {errc::invalid_shape, 0, argument::shape};
   std::int64_t const tokens = shape.tokens, heads = shape.kv_heads;
   bool const fit =
       extents_fit({heads, shape.group, tokens, shape.head_dim}) &&
       extents_fit({heads, shape.group, config.future_blocks(shape.tokens) + 1, tokens + config.budget});
-  return fit ? status{} : status{errc::invalid_shape};
+  return check_that(fit, errc::invalid_shape, argument::shape);
 }
 
 inline status check_golden(golden_config const& config, golden_means const& means) {
-  if (!config.valid()) return {errc::invalid_config};
-  if (means.kv_heads < 1 || means.tokens < 0 || means.blocks < 0) return {errc::invalid_shape};
-  if (means.head_stride < 0 || means.token_stride < 0 || means.block_stride < 0) return {errc::invalid_shape};
+  if (!config.valid()) return {errc::invalid_config, 0, argument::config};
+  bool const sound = means.kv_heads >= 1 && means.tokens >= 0 && means.blocks >= 0 && means.head_stride >= 0 &&
+                     means.token_stride >= 0 && means.block_stride >= 0;
   bool const fit = extents_fit({means.kv_heads, means.blocks + std::int64_t{1},
                                 std::int64_t{means.tokens} + config.budget}) &&
                    extents_fit({means.kv_heads, means.head_stride}) &&
                    extents_fit({means.tokens, means.token_stride}) &&
                    extents_fit({means.blocks, means.block_stride});
-  return fit ? status{} : status{errc::invalid_shape};
-}
-
-template <class Element>
-bool element_aligned(Element const* data) {
-  return reinterpret_cast<std::uintptr_t>(data) % alignof(Element) == 0;
+  return check_that(sound && fit, errc::invalid_shape, argument::input);
 }
 
 template <class Input>
@@ -193,22 +189,19 @@ status check_golden_input(Input const& input) {
   for (auto const& strides : all)
     if (strides.head < 0 || strides.token < 0 || !extents_fit({heads, strides.head}) ||
         !extents_fit({input.shape.tokens, strides.token}))
-      return {errc::invalid_shape};
+      return {errc::invalid_shape, 0, argument::input};
   bool const scaled = input.softmax_scale >= 0.0f && is_finite(input.softmax_scale);
-  if (!scaled) return {errc::invalid_shape};
-  if (input.queries == nullptr || input.keys == nullptr) return {errc::null_pointer};
-  bool const aligned =
-      element_aligned(input.queries) && element_aligned(input.keys) && element_aligned(input.lse);
-  return aligned ? status{} : status{errc::misaligned};
+  return first_of(check_that(scaled, errc::invalid_shape), check_buffer(input.queries, input.keys),
+                  check_aligned(input.lse))
+      .at(argument::input);
 }
 
 inline status check_golden_output(golden_output const& output) {
-  if (output.labels == nullptr && output.evicted == nullptr && output.evicted_positions == nullptr &&
-      output.future == nullptr)
-    return {errc::null_pointer};
-  bool const aligned = element_aligned(output.labels) && element_aligned(output.evicted) &&
-                       element_aligned(output.evicted_positions) && element_aligned(output.future);
-  return aligned ? status{} : status{errc::misaligned};
+  bool const some = output.labels != nullptr || output.evicted != nullptr || output.evicted_positions != nullptr ||
+                    output.future != nullptr;
+  return first_of(check_that(some, errc::null_pointer),
+                  check_aligned(output.labels, output.evicted, output.evicted_positions, output.future))
+      .at(argument::output);
 }
 
 inline host::block_means_plan plan_block_means(golden_config const& config, golden_shape const& shape) {
@@ -400,10 +393,9 @@ status block_means(Exec exec, golden_config const& config, golden_input<Query, K
   if (auto const checked = detail::check_golden(config, input.shape); !checked.ok()) return checked;
   if (config.future_blocks(input.shape.tokens) == 0) return {};
   if (auto const checked = detail::check_golden_input(input); !checked.ok()) return checked;
-  if (means == nullptr) return {errc::null_pointer};
-  if (!detail::element_aligned(means)) return {errc::misaligned};
-  if (scratch.size < block_means_bytes(exec, config, input.shape)) return {errc::workspace_too_small};
-  if (scratch.data == nullptr) return {errc::null_pointer};
+  auto const checked = detail::first_of(detail::check_buffer(means).at(argument::output),
+                                        detail::check_scratch(scratch, block_means_bytes(exec, config, input.shape)));
+  if (!checked.ok()) return checked;
   return detail::golden_backend<Exec>::block_means(exec, config, input, means, scratch);
 }
 
@@ -432,9 +424,10 @@ status golden_eviction(Exec exec, golden_config const& config, golden_input<Quer
   if (auto const checked = detail::check_golden(config, input.shape); !checked.ok()) return checked;
   if (config.steps(input.shape.tokens) == 0) return {};
   if (auto const checked = detail::check_golden_input(input); !checked.ok()) return checked;
-  if (auto const checked = detail::check_golden_output(output); !checked.ok()) return checked;
-  if (scratch.size < golden_eviction_bytes(exec, config, input.shape)) return {errc::workspace_too_small};
-  if (scratch.data == nullptr) return {errc::null_pointer};
+  auto const checked =
+      detail::first_of(detail::check_golden_output(output),
+                       detail::check_scratch(scratch, golden_eviction_bytes(exec, config, input.shape)));
+  if (!checked.ok()) return checked;
   return detail::golden_backend<Exec>::golden_eviction(exec, config, input, output, scratch);
 }
 
@@ -457,11 +450,10 @@ status golden_eviction(Exec exec, golden_config const& config, golden_means cons
                        golden_output const& output, workspace scratch) {
   if (auto const checked = detail::check_golden(config, means); !checked.ok()) return checked;
   if (std::min(config.steps(means.tokens), means.blocks) == 0) return {};
-  if (means.data == nullptr) return {errc::null_pointer};
-  if (!detail::element_aligned(means.data)) return {errc::misaligned};
-  if (auto const checked = detail::check_golden_output(output); !checked.ok()) return checked;
-  if (scratch.size < golden_eviction_bytes(exec, config, means)) return {errc::workspace_too_small};
-  if (scratch.data == nullptr) return {errc::null_pointer};
+  auto const checked =
+      detail::first_of(detail::check_buffer(means.data).at(argument::input), detail::check_golden_output(output),
+                       detail::check_scratch(scratch, golden_eviction_bytes(exec, config, means)));
+  if (!checked.ok()) return checked;
   return detail::golden_backend<Exec>::golden_eviction(exec, config, means, output, scratch);
 }
 

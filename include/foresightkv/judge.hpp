@@ -62,8 +62,9 @@ struct judge_weights {
 /// Packs the published weights of all layers. The sign flips here, once: published scores are drop scores.
 /// A layer whose pointers are null becomes a judge that scores every token 0.
 inline status pack_judge(judge_shape const& shape, judge_layer const* layers, float* packed) {
-  if (!shape.valid()) return {errc::invalid_shape};
-  if (layers == nullptr || packed == nullptr) return {errc::null_pointer};
+  if (!shape.valid()) return {errc::invalid_shape, 0, argument::judge_shape};
+  if (layers == nullptr) return {errc::null_pointer, 0, argument::input};
+  if (packed == nullptr) return {errc::null_pointer, 0, argument::output};
   constexpr int hidden = judge_shape::hidden;
   auto const weights = static_cast<std::size_t>(shape.inputs()) * hidden;
   for (int i = 0; i < shape.num_layers; ++i) {
@@ -86,8 +87,9 @@ inline status pack_judge(judge_shape const& shape, judge_layer const* layers, fl
 /// Writes packed weights back in the published layout and orientation; layers with null pointers are skipped.
 inline status unpack_judge(judge_weights const& weights, mutable_judge_layer const* layers) {
   judge_shape const& shape = weights.shape;
-  if (!shape.valid()) return {errc::invalid_shape};
-  if (layers == nullptr || weights.packed == nullptr) return {errc::null_pointer};
+  if (!shape.valid()) return {errc::invalid_shape, 0, argument::judge_shape};
+  if (weights.packed == nullptr) return {errc::null_pointer, 0, argument::judge};
+  if (layers == nullptr) return {errc::null_pointer, 0, argument::output};
   constexpr int hidden = judge_shape::hidden;
   auto const count = static_cast<std::size_t>(shape.inputs()) * hidden;
   for (int i = 0; i < shape.num_layers; ++i) {

@@ -119,18 +119,21 @@ template <class Query, log_base Base>
 status check_window(observation<Query, Base> const& window) {
   // Their bits: -ffast-math knows neither NaN nor infinity.
   auto const usable = [](float factor) { return factor >= 0.0f && (float_bits(factor) & 0x7fffffffu) < float_infinity_bits; };
-  if (window.max_queries < 0 || !usable(window.softmax_scale) || !usable(window.soft_cap)) return {errc::invalid_shape};
-  if (window.max_queries > 0 && window.queries == nullptr) return {errc::null_pointer};
-  return check_aligned(window.queries, window.lse, window.sink_logits, window.query_count, window.window_end,
-                       window.first_position);
+  bool const sound = window.max_queries >= 0 && usable(window.softmax_scale) && usable(window.soft_cap);
+  bool const present = window.max_queries <= 0 || window.queries != nullptr;
+  return first_of(
+      check_that(sound, errc::invalid_shape, argument::window),
+      check_that(present, errc::null_pointer, argument::queries), check_aligned(window.queries).at(argument::queries),
+      check_aligned(window.lse, window.sink_logits, window.query_count, window.window_end, window.first_position)
+          .at(argument::window));
 }
 
 template <class List>
 status check_window(observed<List> const& window) {
-  if (window.statistics.capacity < 0) return {errc::invalid_shape};
-  if constexpr (List::size > 0)
-    if (window.statistics.data == nullptr) return {errc::null_pointer};
-  return check_aligned(window.statistics.data);
+  return first_of(check_that(window.statistics.capacity >= 0, errc::invalid_shape),
+                  check_that(List::size == 0 || window.statistics.data != nullptr, errc::null_pointer),
+                  check_aligned(window.statistics.data))
+      .at(argument::statistics);
 }
 
 }  // namespace detail

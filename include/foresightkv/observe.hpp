@@ -31,9 +31,8 @@ status observe(Exec exec, Cache const& cache, sequence_list const& sequences, ob
     detail::observer<List> const policy{};
     status const checked = detail::first_error(
         [&] { return detail::check_policy_call(exec, policy, cache, sequences, scratch, window.max_queries); },
-        [&] { return detail::check_window(window); },
-        [&] { return detail::check_window(observed<List>{out}); },
-        [&] { return state.empty() ? status{} : detail::check_state(state, cache.shape(), state.num_carried); });
+        [&] { return detail::check_window(window); }, [&] { return detail::check_window(observed<List>{out}); },
+        [&] { return detail::check_optional_state(state, cache.shape()); });
     if (!checked.ok()) return checked;
     return detail::backend<Exec>::observe(exec, policy, cache, sequences, window, state, out.data, out.capacity,
                                           scratch);

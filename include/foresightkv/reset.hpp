@@ -13,9 +13,9 @@ namespace foresightkv::inline v0 {
 template <class Exec>
 status reset(Exec exec, row_state const& state, sequence_list const& sequences,
              std::uint32_t const* request_ids = nullptr, std::uint64_t const* seeds = nullptr) {
-  status const checked = detail::first_error([&] { return detail::check_list(sequences); },
-                                             [&] { return detail::check_state(state); },
-                                             [&] { return detail::check_aligned(request_ids, seeds); });
+  status const checked =
+      detail::first_error([&] { return detail::check_list(sequences); }, [&] { return detail::check_state(state); },
+                          [&] { return detail::check_aligned(request_ids, seeds).at(argument::request); });
   if (!checked.ok()) return checked;
   return detail::backend<Exec>::reset(exec, state, sequences, request_ids, seeds);
 }

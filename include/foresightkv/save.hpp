@@ -15,10 +15,9 @@ namespace foresightkv::inline v0 {
 /// \return invalid_shape (no such slot), null_pointer or workspace_too_small; nothing written then
 template <class Exec>
 status save(Exec exec, row_state const& state, int sequence, workspace buffer) {
-  status const checked = detail::first_error(
-      [&] { return detail::check_state(state); },
-      [&] { return sequence < 0 || sequence >= state.num_sequences ? status{errc::invalid_shape} : status{}; },
-      [&] { return detail::check_workspace(buffer, save_bytes(state)); });
+  status const checked = detail::first_error([&] { return detail::check_state(state); },
+                                             [&] { return detail::check_slot(state, sequence); },
+                                             [&] { return detail::check_scratch(buffer, save_bytes(state)); });
   if (!checked.ok()) return checked;
   return detail::backend<Exec>::save(exec, state, sequence, buffer.data);
 }
@@ -35,9 +34,8 @@ status save(Exec exec, row_state const& state, int sequence, workspace buffer) {
 template <class Exec>
 status restore(Exec exec, row_state const& state, int sequence, workspace saved) {
   status const checked = detail::first_error(
-      [&] { return detail::check_state(state); },
-      [&] { return sequence < 0 || sequence >= state.num_sequences ? status{errc::invalid_shape} : status{}; },
-      [&] { return saved.data == nullptr ? status{errc::null_pointer} : status{}; });
+      [&] { return detail::check_state(state); }, [&] { return detail::check_slot(state, sequence); },
+      [&] { return detail::check_that(saved.data != nullptr, errc::null_pointer, argument::saved); });
   if (!checked.ok()) return checked;
   return detail::backend<Exec>::restore(exec, state, sequence, saved);
 }

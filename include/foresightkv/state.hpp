@@ -4,14 +4,17 @@
 #include <cstddef>
 #include <cstdint>
 #include <foresightkv/cache.hpp>
+#include <foresightkv/detail/buffer.hpp>
 #include <foresightkv/statistics.hpp>
 #include <foresightkv/status.hpp>
 #include <foresightkv/workspace.hpp>
 
 namespace foresightkv::inline v0 {
 
-/// Why a sequence was left alone, or what the engine should know about it; bits of row_state::flags. Verbs set bits,
-/// `reset` clears them.
+/// Why a sequence was left alone, or what the engine should know about it; bits of row_state::flags.
+///
+/// Verbs set bits and never read them; `reset` clears all of a slot. The engine may clear bits itself between two
+/// calls, on a device by a copy or kernel on the stream of the calls: flags[slot] &= ~static_cast<std::uint32_t>(flag).
 enum class sequence_flag : std::uint32_t {
   over_budget = 1,        ///< protected tokens left fewer to evict than the budget asked for
   bad_length = 2,         ///< a length is negative or above the capacity or the call's max_length, or lists or saved bytes do not fit
@@ -24,6 +27,28 @@ enum class sequence_flag : std::uint32_t {
   list_cut = 256,         ///< the list's count was above its max_count: what it names beyond was not visited; this was
   not_finite = 512        ///< a key or query gave a log-sum-exp that is no number, so that the query counted as masked
 };
+
+/// What one bit says, as a fixed text in static storage.
+[[nodiscard]] constexpr char const* message(sequence_flag flag) {
+  switch (flag) {
+    case sequence_flag::over_budget:
+      return "over budget: protected tokens left fewer to evict than the budget asked for";
+    case sequence_flag::bad_length:
+      return "bad length: negative, above the capacity or the call's max_length, or lists or saved bytes do not fit";
+    case sequence_flag::length_mismatch:
+      return "length mismatch: the cache is shorter than the state has seen: tell append about rejected tokens";
+    case sequence_flag::state_overflow:
+      return "state overflow: the row must be stored and is longer than the state's capacity";
+    case sequence_flag::bad_window:
+      return "bad window: query_count or positions out of range, or observed statistics of too few slots";
+    case sequence_flag::bad_budget: return "bad budget: below the protected tokens, or above the state's capacity";
+    case sequence_flag::duplicate: return "duplicate: listed twice in one call, visited once";
+    case sequence_flag::missing_judge: return "missing judge: a layer that the device names has no judge";
+    case sequence_flag::list_cut: return "list cut: the list's count was above its max_count, the rest was not visited";
+    case sequence_flag::not_finite: return "not finite: a query or key is no number, and its query counted as masked";
+  }
+  return "unknown flag";
+}
 
 /// Memory that follows the tokens of every row: columns indexed [row][slot], and scalars per row and per sequence.
 /// Rows stand in cache_shape order. Each block of a call reads and writes its own row only.
@@ -43,12 +68,19 @@ struct row_state {
   int num_layers = 0;
   int num_sequences = 0;
   int num_kv_heads = 0;
-  int capacity = 0;  ///< slots per row, at least budget + interval
+  /// Slots per row: at least the largest budget, which is enough for `evict` by a compaction that moves tokens.
+  /// `append`, `carry` and slot_list store rows as long as they are: budget + interval.
+  int capacity = 0;
   int num_carried = 0;
   int group = 0;
 
   /// The default state stands for fresh rows: implicit positions, nothing carried.
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr bool empty() const { return seen_length == nullptr; }
+
+  /// Made over a buffer that is missing or too small: extents, and not one array. Every verb refuses it.
+  [[nodiscard]] constexpr bool lacks_memory() const {
+    return capacity > 0 && seen_length == nullptr && position == nullptr && flags == nullptr;
+  }
 
   /// As cache_shape::num_rows and cache_shape::row.
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr int num_rows() const {
@@ -98,24 +130,23 @@ inline row_state carve_state(arena& memory, cache_shape const& shape, int capaci
 
 /// What a backend can check of a state before a call.
 inline status check_state(row_state const& state) {
-  if (state.seen_length == nullptr || state.next_position == nullptr || state.step == nullptr ||
-      state.request_id == nullptr || state.seed == nullptr || state.flags == nullptr || state.position == nullptr)
-    return {errc::null_pointer};
-  if (state.num_carried > 0 && state.carried == nullptr) return {errc::null_pointer};
-  if (state.num_layers <= 0 || state.num_sequences <= 0 || state.num_kv_heads <= 0 || state.capacity <= 0 ||
-      state.num_carried < 0 || state.group <= 0)
-    return {errc::invalid_shape};
-  return check_aligned(state.position, state.carried, state.seen_length, state.next_position, state.step,
-                       state.request_id, state.seed, state.flags);
+  bool const present = state.seen_length != nullptr && state.next_position != nullptr && state.step != nullptr &&
+                       state.request_id != nullptr && state.seed != nullptr && state.flags != nullptr &&
+                       state.position != nullptr && (state.num_carried <= 0 || state.carried != nullptr);
+  bool const sound = state.num_layers > 0 && state.num_sequences > 0 && state.num_kv_heads > 0 && state.capacity > 0 &&
+                     state.num_carried >= 0 && state.group > 0;
+  return first_of(check_that(!state.lacks_memory(), errc::workspace_too_small), check_that(present, errc::null_pointer),
+                  check_that(sound, errc::invalid_shape),
+                  check_aligned(state.position, state.carried, state.seen_length, state.next_position, state.step,
+                                state.request_id, state.seed, state.flags))
+      .at(argument::state);
 }
 
 inline status check_state(row_state const& state, cache_shape const& shape, int num_carried) {
-  status const sound = check_state(state);
-  if (!sound.ok()) return sound;
   bool const agree = state.num_layers == shape.num_layers && state.num_sequences == shape.num_sequences &&
                      state.num_kv_heads == shape.num_kv_heads && state.num_carried == num_carried &&
                      state.group == shape.group;
-  return agree ? status{} : status{errc::invalid_shape};
+  return first_of(check_state(state), check_that(agree, errc::invalid_shape, argument::state));
 }
 
 }  // namespace detail
@@ -129,12 +160,13 @@ template <class Policy>
 }
 
 /// Lays a state out over a buffer of state_bytes. Call `reset` on every sequence before its first use.
+/// Over a buffer that is missing or too small the state stays empty, and verbs answer workspace_too_small.
 template <class Policy>
 [[nodiscard]] eviction_state<Policy> make_state(Policy const& policy, cache_shape const& shape, int capacity,
                                                 workspace buffer) {
-  detail::arena memory(buffer);
+  bool const enough = buffer.data != nullptr && buffer.size >= state_bytes(policy, shape, capacity);
+  detail::arena memory(enough ? buffer : workspace{});  // without a base it hands out null pointers
   eviction_state<Policy> state;
-  if (buffer.data == nullptr || buffer.size < state_bytes(policy, shape, capacity)) return state;
   static_cast<row_state&>(state) =
       detail::carve_state(memory, shape, capacity, eviction_state<Policy>::carried_list::size);
   return state;

@@ -89,8 +89,8 @@ concept carried_statistic = requires(float value) {
 template <class... Statistics>
 struct statistics {
   static_assert(((window_statistic<Statistics> || carried_statistic<Statistics>) && ...),
-                "foresightkv: a statistic must have initial and fold(value, probability, age), or window and "
-                "carry(old, now)");
+                "foresightkv: a statistic must have initial and float fold(float value, float probability, int age), "
+                "or window and float carry(float old, float now)");
   static constexpr int size = static_cast<int>(sizeof...(Statistics));
 
   template <class Statistic>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// expect-error: foresightkv: a statistic must have initial and fold(value, probability, age), or window and carry(old, now)
+// expect-error: foresightkv: a statistic must have initial and float fold(float value, float probability, int age), or
 #include <foresightkv/foresightkv.hpp>
 
 namespace fkv = foresightkv;

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include <foresightkv/io/judge_weights.hpp>
+#include <foresightkv/scorers/foresight.hpp>
 
 #include "io/temporary_folder.hpp"
 #include "support/data.hpp"
@@ -101,6 +102,37 @@ TEST_CASE("judge weights: what is saved is loaded, under the published names") {
   file.at("model.layers.5.self_attn.judge_model.fc1.bias").expect_shape({2, 16});
   file.at("model.layers.5.self_attn.judge_model.fc2.weight").expect_shape({2, 16, 1});
   file.at("model.layers.5.self_attn.judge_model.fc2.bias").expect_shape({2, 1});
+}
+
+TEST_CASE("judge weights: from a file to a scorer that fits the model's cache") {
+  io::packed_judge const judge(io::load_judge(FORESIGHTKV_EXAMPLE_DATA "/smollm2_135m_judge_onpolicy.safetensors"));
+  fkv::foresight<> const scorer{judge.weights()};
+  CHECK(judge.floats().size() == fkv::packed_judge_floats(judge.shape()));
+  CHECK(scorer.weights.packed == judge.floats().data());
+  CHECK(judge.weights(nullptr).shape == judge.shape());
+
+  int const layers[2] = {8, 21};  // those of the example's trace
+  fkv::cache_shape shape{.num_layers = 2,
+                         .num_kv_heads = 3,
+                         .group = 3,
+                         .key_head_dim = 64,
+                         .value_head_dim = 64,
+                         .capacity = 1,
+                         .layers = layers};
+  CHECK(scorer.check(shape).ok());
+  for (int const layer : layers) CHECK(scorer.covers(layer));
+  shape.group = 2;
+  CHECK(scorer.check(shape).where == fkv::argument::judge_shape);
+}
+
+template <class Judge>
+concept lends_weights = requires(Judge&& judge) {
+  std::forward<Judge>(judge).weights();
+};
+
+TEST_CASE("judge weights: an owner that is gone by the end of the line lends nothing") {
+  static_assert(lends_weights<io::packed_judge const&>);
+  static_assert(!lends_weights<io::packed_judge>);
 }
 
 TEST_CASE("judge weights: packed covers all layers, and unpack_judge gives back those present") {

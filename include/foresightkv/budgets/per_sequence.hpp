@@ -17,9 +17,7 @@ struct per_sequence {
     int const tokens = budgets[at.sequence];
     return tokens >= config.recent() + config.sink_tokens ? tokens : -1;
   }
-  [[nodiscard]] status check(cache_shape const&) const {
-    return budgets == nullptr ? status{errc::null_pointer} : detail::check_aligned(budgets);
-  }
+  [[nodiscard]] status check(cache_shape const&) const { return detail::check_buffer(budgets).at(argument::budget); }
 };
 
 }  // namespace foresightkv::inline v0

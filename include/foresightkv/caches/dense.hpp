@@ -42,8 +42,11 @@ template <class Keys, class Values = Keys, length_domain Domain = length_domain:
 struct dense_cache {
   using key_storage = typename detail::storage_of<Keys>::type;
   using value_storage = typename detail::storage_of<Values>::type;
-  static_assert(element_storage<key_storage> && element_storage<value_storage>,
-                "foresightkv: dense_cache takes element types, or storages of them such as scaled_by_head<float8_e4m3>");
+  static constexpr bool can_be_read = element_storage<key_storage> && element_storage<value_storage>;
+  static_assert(
+      can_be_read,
+      "foresightkv: dense_cache takes types with an element_traits (float, half, bfloat16, float8_e4m3, or your own: "
+      "specialise element_traits for it), or storages of them such as scaled_by_head<float8_e4m3>");
   using key_element = typename detail::element_of<key_storage>::type;
   using value_element = typename detail::element_of<value_storage>::type;
   static constexpr length_domain domain = Domain;
@@ -140,23 +143,26 @@ struct dense_cache {
   }
 
   [[nodiscard]] status check() const {
-    if (!extents.valid()) return {errc::invalid_shape};
-    if (KeyHeadDim != 0 && extents.key_head_dim != KeyHeadDim) return {errc::invalid_shape};
-    if (row_lengths == nullptr) return {errc::null_pointer};
-    if ((key_data == nullptr && key_layers == nullptr) || (value_data == nullptr && value_layers == nullptr))
-      return {errc::null_pointer};
-    for (status const checked : {detail::check_aligned(key_data, value_data, row_lengths, key_layers, value_layers),
-                                 stored_keys.check(), stored_values.check()})
-      if (!checked.ok()) return checked;
-    if (!fits(key_strides, extents.key_head_dim, key_layers != nullptr) ||
-        !fits(value_strides, extents.value_head_dim, value_layers != nullptr))
-      return {errc::invalid_shape};
+    using detail::check_that;
+    bool const sound = extents.valid() && (KeyHeadDim == 0 || extents.key_head_dim == KeyHeadDim);
+    status const checked = detail::first_of(
+        check_that(sound, errc::invalid_shape, argument::cache_shape),
+        detail::check_buffer(row_lengths).at(argument::lengths),
+        check_that(key_data != nullptr || key_layers != nullptr, errc::null_pointer, argument::keys),
+        check_that(value_data != nullptr || value_layers != nullptr, errc::null_pointer, argument::values),
+        detail::check_aligned(key_data, key_layers).at(argument::keys),
+        detail::check_aligned(value_data, value_layers).at(argument::values), stored_keys.check(),
+        stored_values.check(),
+        check_that(fits(key_strides, extents.key_head_dim, key_layers != nullptr), errc::invalid_shape, argument::keys),
+        check_that(fits(value_strides, extents.value_head_dim, value_layers != nullptr), errc::invalid_shape,
+                   argument::values));
     if constexpr (values_in_keys) {
       static_assert(std::same_as<key_element, value_element>, "foresightkv: values within keys have the keys' element type");
       bool const inside = value_data >= key_data && value_data + extents.value_head_dim <= key_data + extents.key_head_dim;
-      if (key_layers == nullptr && !inside) return {errc::invalid_shape};
+      return detail::first_of(checked,
+                              check_that(key_layers != nullptr || inside, errc::invalid_shape, argument::values));
     }
-    return {};
+    return checked;
   }
 
  private:

@@ -17,17 +17,12 @@ bool all_finite(Real const* values, std::size_t count) {
   return finite;
 }
 
-/// A buffer that a call reads or writes.
-template <class Element>
-status check_buffer(Element const* data) {
-  if (data == nullptr) return {errc::null_pointer};
-  return reinterpret_cast<std::uintptr_t>(data) % alignof(Element) == 0 ? status{} : status{errc::misaligned};
-}
-
-/// A buffer that may be missing.
-template <class Element>
-status check_optional(Element const* data) {
-  return data == nullptr ? status{} : check_buffer(data);
+/// The first of several checks that fails; those behind it are not made.
+template <class... Check>
+status first_error(Check const&... check) {
+  status result;
+  ((result = result.ok() ? check() : result), ...);
+  return result;
 }
 
 /// The first of several statuses that is not ok.
@@ -38,18 +33,35 @@ status first_of(Status... given) {
   return result;
 }
 
+/// An error unless a condition holds.
+[[nodiscard]] constexpr status check_that(bool sound, errc code, argument where = argument::none) {
+  return sound ? status{} : status{code, 0, where};
+}
+
+/// Buffers that may be missing: misaligned if one of them is not aligned to its element.
+template <class... Element>
+status check_aligned(Element const*... buffers) {
+  return check_that(((reinterpret_cast<std::uintptr_t>(buffers) % alignof(Element) == 0) && ...), errc::misaligned);
+}
+
+/// Buffers that a call reads or writes.
+template <class... Element>
+status check_buffer(Element const*... buffers) {
+  return first_of(check_that(((buffers != nullptr) && ...), errc::null_pointer), check_aligned(buffers...));
+}
+
 template <class First, class Second>
 status check_apart(First const* first, std::size_t first_count, Second const* second,
                    std::size_t second_count) {
   if (first == nullptr || second == nullptr) return {};
   auto const a = reinterpret_cast<std::uintptr_t>(first), b = reinterpret_cast<std::uintptr_t>(second);
-  bool const apart = a + first_count * sizeof(First) <= b || b + second_count * sizeof(Second) <= a;
-  return apart ? status{} : status{errc::overlap};
+  return check_that(a + first_count * sizeof(First) <= b || b + second_count * sizeof(Second) <= a, errc::overlap);
 }
 
 inline status check_scratch(workspace scratch, std::size_t bytes) {
-  if (scratch.size < bytes) return {errc::workspace_too_small};
-  return bytes > 0 && scratch.data == nullptr ? status{errc::null_pointer} : status{};
+  return first_of(check_that(scratch.size >= bytes, errc::workspace_too_small),
+                  check_that(bytes == 0 || scratch.data != nullptr, errc::null_pointer))
+      .at(argument::workspace);
 }
 
 }  // namespace foresightkv::inline v0::detail

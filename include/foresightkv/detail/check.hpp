@@ -13,46 +13,34 @@
 
 namespace foresightkv::inline v0::detail {
 
-/// The first of several checks that fails.
-template <class... Check>
-status first_error(Check const&... check) {
-  status result;
-  ((result = result.ok() ? check() : result), ...);
-  return result;
-}
-
 inline status check_list(sequence_list const& list) {
-  if (list.max_count < 0 || list.max_length < 0) return {errc::invalid_shape};
-  return check_aligned(list.slots, list.count);
-}
-
-inline status check_workspace(workspace scratch, std::size_t bytes) {
-  if (bytes > 0 && scratch.data == nullptr) return {errc::null_pointer};
-  return scratch.size < bytes ? status{errc::workspace_too_small} : status{};
+  return first_of(check_that(list.max_count >= 0 && list.max_length >= 0, errc::invalid_shape),
+                  check_aligned(list.slots, list.count))
+      .at(argument::sequences);
 }
 
 inline status check_scores(score_view const& scores) {
-  if (scores.data == nullptr) return {errc::null_pointer};
-  if (scores.capacity < 0) return {errc::invalid_shape};
-  return check_aligned(scores.data);
+  return first_of(check_that(scores.data != nullptr, errc::null_pointer),
+                  check_that(scores.capacity >= 0, errc::invalid_shape), check_aligned(scores.data))
+      .at(argument::scores);
 }
 
 /// Any of the lists may be null.
 inline status check_selection(selection const& lists) {
-  if (lists.capacity < 0) return {errc::invalid_shape};
-  return check_aligned(lists.kept, lists.evicted, lists.evicted_count, lists.evicted_positions);
+  return first_of(check_that(lists.capacity >= 0, errc::invalid_shape),
+                  check_aligned(lists.kept, lists.evicted, lists.evicted_count, lists.evicted_positions))
+      .at(argument::lists);
 }
 
 /// New lengths must not be the buffer that the cache reads: other rows may still read it.
 template <class Cache>
 status check_new_lengths(Cache const& cache, std::int32_t const* new_lengths) {
-  if (new_lengths == nullptr) return {errc::null_pointer};
-  if (status const aligned = check_aligned(new_lengths); !aligned.ok()) return aligned;
+  status checked = check_buffer(new_lengths);
   if constexpr (requires { cache.lengths(); }) {
     auto const count = static_cast<std::size_t>(num_lengths(Cache::domain, cache.shape()));
-    return check_apart(cache.lengths(), count, new_lengths, count);
+    checked = first_of(checked, check_apart(cache.lengths(), count, new_lengths, count));
   }
-  return {};
+  return checked.at(argument::new_lengths);
 }
 
 /// What every verb of a policy has in common.
@@ -60,14 +48,14 @@ template <class Exec, class Policy, class Cache>
 status check_policy_call(Exec const& exec, Policy const& policy, Cache const& cache, sequence_list const& list,
                          workspace scratch, int max_queries) {
   eviction_config const config = policy.config;
-  return first_error([&] { return config.valid() ? status{} : status{errc::invalid_config}; },
-                     [&] { return cache.check(); },
-                     [&] { return check_list(list); },
-                     [&] { return check_part(policy.scorer, cache.shape()); },
-                     [&] { return check_part(policy.budget, cache.shape()); },
-                     [&] { return backend<Exec>::check(policy.scorer, cache.shape()); },
+  return first_error([&] { return check_that(config.valid(), errc::invalid_config, argument::config); },
+                     [&] { return cache.check().at(argument::cache); }, [&] { return check_list(list); },
+                     [&] { return check_part(policy.scorer, cache.shape()).at(argument::scorer); },
+                     [&] { return check_part(policy.budget, cache.shape()).at(argument::budget); },
+                     [&] { return backend<Exec>::check(policy.scorer, cache.shape()).at(argument::judge_layers); },
                      [&] {
-                       return check_workspace(scratch, backend<Exec>::template bytes<Policy>(exec, cache.shape(), list, max_queries));
+                       return check_scratch(
+                           scratch, backend<Exec>::template bytes<Policy>(exec, cache.shape(), list, max_queries));
                      });
 }
 
@@ -76,7 +64,16 @@ status check_policy_state(Policy const& policy, row_state const& state, cache_sh
   eviction_config const config = policy.config;
   return first_error(
       [&] { return check_state(state, shape, carried_statistics<typename Policy::reads>::size); },
-      [&] { return state.capacity < config.budget ? status{errc::invalid_shape} : status{}; });
+      [&] { return check_that(state.capacity >= config.budget, errc::invalid_shape, argument::state_capacity); });
+}
+
+inline status check_slot(row_state const& state, int sequence) {
+  return check_that(sequence >= 0 && sequence < state.num_sequences, errc::invalid_shape, argument::slot);
+}
+
+/// `observe` does without a state, but not with one that was given too little memory.
+inline status check_optional_state(row_state const& state, cache_shape const& shape) {
+  return state.empty() && !state.lacks_memory() ? status{} : check_state(state, shape, state.num_carried);
 }
 
 template <class Exec, class Policy, class Cache>
@@ -89,7 +86,7 @@ status check_batch(Exec const& exec, batch<Policy, Cache> const& rows, int max_q
 /// A window that a verb observes by itself, or that was observed before: there is nothing that a chunk could continue.
 template <class Query, log_base Base>
 status check_whole_window(observation<Query, Base> const& window) {
-  return window.continues ? status{errc::unsupported} : check_window(window);
+  return first_of(check_that(!window.continues, errc::unsupported, argument::window), check_window(window));
 }
 template <class List>
 status check_whole_window(observed<List> const& window) {

@@ -59,6 +59,25 @@ struct judge_file {
   }
 };
 
+/// A judge that a policy can use, `foresight<>{judge.weights()}`: the owner of what the scorer points to. It must live,
+/// and stay where it is, as long as a policy with that scorer is called.
+class packed_judge {
+ public:
+  explicit packed_judge(judge_file const& file) : shape_(file.shape), floats_(file.packed()) {}
+
+  [[nodiscard]] judge_shape const& shape() const { return shape_; }
+  [[nodiscard]] std::vector<float> const& floats() const { return floats_; }
+
+  [[nodiscard]] judge_weights weights() const& { return {floats_.data(), shape_}; }
+  /// The same over a copy of floats() that a device can read.
+  [[nodiscard]] judge_weights weights(float const* copy) const { return {copy, shape_}; }
+  judge_weights weights() const&& = delete;  // would point into what is gone by the end of the line
+
+ private:
+  judge_shape shape_;
+  std::vector<float> floats_;
+};
+
 namespace detail {
 
 [[nodiscard]] inline std::string judge_prefix(std::string_view pattern, int layer) {

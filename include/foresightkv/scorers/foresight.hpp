@@ -80,11 +80,11 @@ struct foresight {
 
   [[nodiscard]] status check(cache_shape const& cache) const {
     judge_shape const& shape = weights.shape;
-    if (weights.packed == nullptr) return {errc::null_pointer};
-    if (!shape.valid() || shape.group != cache.group || shape.key_head_dim != cache.key_head_dim ||
-        shape.value_head_dim != cache.value_head_dim || shape.num_kv_heads != cache.model_kv_heads())
-      return {errc::invalid_shape};
-    return detail::check_aligned(weights.packed);
+    bool const agree = shape.valid() && shape.group == cache.group && shape.key_head_dim == cache.key_head_dim &&
+                       shape.value_head_dim == cache.value_head_dim && shape.num_kv_heads == cache.model_kv_heads();
+    return detail::first_of(detail::check_that(weights.packed != nullptr, errc::null_pointer, argument::judge),
+                            detail::check_that(agree, errc::invalid_shape, argument::judge_shape),
+                            detail::check_aligned(weights.packed).at(argument::judge));
   }
 };
 

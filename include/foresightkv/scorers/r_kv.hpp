@@ -41,10 +41,10 @@ FORESIGHTKV_HOST_DEVICE float const* key_redundancy(Block const& block, Row cons
 /// importance is snap_kv<Window, Kernel>. redundancy: the n x n matrix of cosines between the keys of all n cached
 /// tokens, its diagonal 0; in each row the highest-index entry above `threshold` is set to 0, so that the newest of
 /// several similar tokens is not held against them; mean over rows; softmax over the n tokens.
-/// As published, a row without an entry above `threshold` loses its entry of column 0 instead, and entries below
-/// `threshold` count. The newest Window tokens score 1 above the best of the others. `lambda` is 0.1 on the published
-/// command line, 0.07 in its class.
-/// O(n * dim * (Window * group + n)) at worst: the search for the highest similar key ends where it finds one.
+/// As in the published code, where no entry of a row is above `threshold`, the entry of column 0 is set to 0, and
+/// entries below `threshold` count. The newest Window tokens score 1 above the best of the others. `lambda` is 0.1 on
+/// the published command line, 0.07 in its class. O(n * dim * (Window * group + n)) at worst: the search for the
+/// highest similar key ends where it finds one.
 template <int Window = 8, int Kernel = 7>
 struct r_kv {
   static_assert(Window > 0, "foresightkv: r_kv<Window, Kernel> must look at one query at least");

@@ -21,7 +21,7 @@ struct scaled_by_head {
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr row of_row(cache_shape const& shape, row_index at) const {
     return {scales == nullptr ? 1.0f : scales[at.layer * shape.num_kv_heads + at.kv_head]};
   }
-  [[nodiscard]] status check() const { return detail::check_aligned(scales); }
+  [[nodiscard]] status check() const { return detail::check_aligned(scales).at(argument::scales); }
 };
 
 }  // namespace foresightkv::inline v0

@@ -28,10 +28,7 @@ struct scaled_by_token {
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr row of_row(cache_shape const&, row_index at) const {
     return {scales + strides.of(at), static_cast<int>(strides.token)};
   }
-  [[nodiscard]] status check() const {
-    if (scales == nullptr) return {errc::null_pointer};
-    return detail::check_aligned(scales);
-  }
+  [[nodiscard]] status check() const { return detail::check_buffer(scales).at(argument::scales); }
 };
 
 }  // namespace foresightkv::inline v0

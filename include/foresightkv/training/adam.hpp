@@ -48,7 +48,8 @@ struct adam_state {
 template <class Real>
 status adam_step(host_execution exec, adam_config const& config, double rate, std::int64_t step,
                  Real const* gradient, adam_state<Real> const& state) {
-  if (!config.valid() || !detail::is_finite(rate) || rate < 0.0 || step < 1) return {errc::invalid_config};
+  if (!config.valid() || !detail::is_finite(rate) || rate < 0.0 || step < 1)
+    return {errc::invalid_config, 0, argument::config};
   if (state.count == 0) return {};
   auto const checked =
       detail::first_of(detail::check_buffer(gradient), detail::check_buffer(state.weights),

@@ -64,8 +64,8 @@ namespace foresightkv::inline v0::training {
 template <class Real>
 status clip_gradient(host_execution exec, clip_config const& config, judge_shape const& shape, Real* gradient,
                      double* layer_norms, clip_result* result) {
-  if (!config.valid()) return {errc::invalid_config};
-  if (!shape.valid()) return {errc::invalid_shape};
+  if (!config.valid()) return {errc::invalid_config, 0, argument::config};
+  if (!shape.valid()) return {errc::invalid_shape, 0, argument::shape};
   auto const checked = detail::first_of(detail::check_buffer(gradient), detail::check_buffer(layer_norms),
                                         detail::check_buffer(result));
   if (!checked.ok()) return checked;

@@ -51,9 +51,9 @@ status feature_replay(host_execution exec, replay_config const& config,
   auto const checked = detail::first_of(
       detail::check_buffer(layer.queries), detail::check_buffer(layer.keys),
       detail::check_buffer(layer.values), detail::training::check_future(config, future, layer.tokens),
-      detail::check_optional(guide.weights), detail::check_buffer(output.positions),
+      detail::check_aligned(guide.weights), detail::check_buffer(output.positions),
       detail::check_buffer(output.statistics), detail::check_buffer(output.labels),
-      detail::check_optional(output.evicted), detail::check_optional(output.evicted_positions),
+      detail::check_aligned(output.evicted), detail::check_aligned(output.evicted_positions),
       detail::check_scratch(scratch, feature_replay_bytes<Features>(exec, config, layer)));
   if (!checked.ok()) return checked;
   detail::arena cutting{scratch};

@@ -196,11 +196,11 @@ namespace foresightkv::inline v0::training {
 template <class Real>
 status pick_log_probs(host_execution exec, grpo_shape const& shape, Real const* scores,
                       std::int32_t const* picked, Real* log_probs, Real* entropies = nullptr) {
-  if (!shape.valid()) return {errc::invalid_shape};
+  if (!shape.valid()) return {errc::invalid_shape, 0, argument::shape};
   if (shape.num_picks() == 0) return {};
   auto const checked =
       detail::first_of(detail::check_buffer(scores), detail::training::check_picked(shape, picked),
-                       detail::check_buffer(log_probs), detail::check_optional(entropies),
+                       detail::check_buffer(log_probs), detail::check_aligned(entropies),
                        detail::check_apart(log_probs, shape.num_picks(), scores, shape.num_scores()),
                        detail::check_apart(entropies, shape.rows(), scores, shape.num_scores()));
   if (!checked.ok()) return checked;
@@ -246,9 +246,9 @@ status pick_log_probs(host_execution exec, grpo_shape const& shape, Real const* 
 template <class Real>
 status grpo(host_execution exec, grpo_config const& config, grpo_shape const& shape,
             grpo_input<Real> const& input, Real* gradient, grpo_result* result, workspace scratch) {
-  if (!config.valid()) return {errc::invalid_config};
-  if (!shape.valid()) return {errc::invalid_shape};
-  if (result == nullptr) return {errc::null_pointer};
+  if (!config.valid()) return {errc::invalid_config, 0, argument::config};
+  if (!shape.valid()) return {errc::invalid_shape, 0, argument::shape};
+  if (result == nullptr) return {errc::null_pointer, 0, argument::output};
   if (shape.num_picks() == 0) {
     if (gradient != nullptr && shape.num_scores() > 0) std::fill_n(gradient, shape.num_scores(), Real{0});
     *result = {};
@@ -256,8 +256,8 @@ status grpo(host_execution exec, grpo_config const& config, grpo_shape const& sh
   }
   auto const checked = detail::first_of(
       detail::check_buffer(input.scores), detail::training::check_picked(shape, input.picked),
-      detail::check_buffer(input.old_log_probs), detail::check_optional(input.reference_log_probs),
-      detail::check_buffer(input.advantages), detail::check_optional(gradient),
+      detail::check_buffer(input.old_log_probs), detail::check_aligned(input.reference_log_probs),
+      detail::check_buffer(input.advantages), detail::check_aligned(gradient),
       detail::check_apart(gradient, shape.num_scores(), input.scores, shape.num_scores()),
       detail::check_apart(gradient, shape.num_scores(), input.old_log_probs, shape.num_picks()),
       detail::check_apart(gradient, shape.num_scores(), input.reference_log_probs, shape.num_picks()),

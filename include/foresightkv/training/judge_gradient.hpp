@@ -82,7 +82,7 @@ status check_rows(judge_shape const& shape, judge_rows<Key, Value> const& rows) 
   if (rows.steps > 0x7fffffff / shape.num_kv_heads) return {errc::invalid_shape};
   if (rows.positions == nullptr && rows.candidates > rows.tokens) return {errc::invalid_shape};
   auto const checked = first_of(check_buffer(rows.keys), check_buffer(rows.values),
-                                check_optional(rows.positions), check_buffer(rows.statistics));
+                                check_aligned(rows.positions), check_buffer(rows.statistics));
   if (!checked.ok() || rows.positions == nullptr) return checked;
   bool inside = true;
   for (std::size_t i = 0; i < num_scores(shape, rows); ++i)

@@ -77,8 +77,9 @@ template <class Features>
 status initialise_judge(host_execution, initialisation_config const& config, judge_shape const& shape,
                         float* packed) {
   constexpr bool has_sum = detail::training::place_of_sum<Features>() >= 0;
-  if (!config.valid() || (config.start == judge_start::window_sum && !has_sum)) return {errc::invalid_config};
-  if (!shape.valid()) return {errc::invalid_shape};
+  if (!config.valid() || (config.start == judge_start::window_sum && !has_sum))
+    return {errc::invalid_config, 0, argument::config};
+  if (!shape.valid()) return {errc::invalid_shape, 0, argument::shape};
   if (auto const checked = detail::check_buffer(packed); !checked.ok()) return checked;
   constexpr int hidden = judge_shape::hidden;
   double const width = config.deviation * std::sqrt(3.0);

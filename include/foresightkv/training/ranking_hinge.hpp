@@ -175,9 +175,9 @@ template <class Exec, class Real>
 template <class Exec, class Real>
 status ranking_hinge(Exec exec, hinge_config const& config, ranking_rows<Real> const& input, Real* gradient,
                      hinge_result* result, workspace scratch) {
-  if (!config.valid()) return {errc::invalid_config};
+  if (!config.valid()) return {errc::invalid_config, 0, argument::config};
   if (input.rows < 0 || input.candidates < 0) return {errc::invalid_shape};
-  if (result == nullptr) return {errc::null_pointer};
+  if (result == nullptr) return {errc::null_pointer, 0, argument::output};
   if (input.size() == 0) {
     if constexpr (!host_executor<Exec>) return {errc::unsupported};
     if constexpr (host_executor<Exec>) *result = {};
@@ -185,7 +185,7 @@ status ranking_hinge(Exec exec, hinge_config const& config, ranking_rows<Real> c
   }
   auto const checked =
       detail::first_of(detail::check_buffer(input.scores), detail::check_buffer(input.labels), detail::check_buffer(result),
-                       detail::check_optional(gradient),
+                       detail::check_aligned(gradient),
                        detail::check_apart(gradient, input.size(), input.scores, input.size()),
                        detail::check_apart(gradient, input.size(), input.labels, input.size()),
                        detail::check_scratch(scratch, ranking_hinge_bytes(exec, input, config)));

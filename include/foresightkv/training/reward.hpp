@@ -117,11 +117,11 @@ namespace foresightkv::inline v0::training {
 /// misaligned, workspace_too_small.
 inline status rewards(host_execution exec, reward_config const& config, reward_input const& input,
                       reward_result* results, std::int32_t* kept, workspace scratch) {
-  if (!config.valid()) return {errc::invalid_config};
+  if (!config.valid()) return {errc::invalid_config, 0, argument::config};
   if (input.rollouts < 0 || input.tokens < 0) return {errc::invalid_shape};
   if (input.rollouts == 0) return {};
   auto const some = input.tokens > 0;
-  auto const checked = detail::first_of(detail::check_buffer(results), detail::check_optional(kept),
+  auto const checked = detail::first_of(detail::check_buffer(results), detail::check_aligned(kept),
                                         some ? detail::check_buffer(input.loss_full) : status{},
                                         some ? detail::check_buffer(input.loss_evicted) : status{},
                                         some ? detail::check_buffer(input.entropy) : status{},
@@ -149,7 +149,7 @@ inline status rewards(host_execution exec, reward_config const& config, reward_i
 inline status group_advantages(host_execution, int rollouts, double const* rewards, double* advantages,
                                double epsilon = 1e-8) {
   if (rollouts < 2) return {errc::invalid_shape};
-  if (!detail::is_finite(epsilon) || !(epsilon > 0.0)) return {errc::invalid_config};
+  if (!detail::is_finite(epsilon) || !(epsilon > 0.0)) return {errc::invalid_config, 0, argument::config};
   auto const checked = detail::first_of(detail::check_buffer(rewards), detail::check_buffer(advantages));
   if (!checked.ok()) return checked;
   int count = 0;

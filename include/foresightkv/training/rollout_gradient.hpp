@@ -112,7 +112,7 @@ template <class Real, element Key, element Value>
 status rollout_gradient(host_execution exec, grpo_config const& config, judge_shape const& shape,
                         Real const* weights, recorded_rollout<Real, Key, Value> const& rollout,
                         double advantage, Real* gradient, grpo_result* result, workspace scratch) {
-  if (!config.valid()) return {errc::invalid_config};
+  if (!config.valid()) return {errc::invalid_config, 0, argument::config};
   auto const checked =
       detail::first_of(detail::training::check_rollout(shape, rollout), detail::check_buffer(result),
                        detail::check_scratch(scratch, rollout_bytes(exec, shape, rollout)));

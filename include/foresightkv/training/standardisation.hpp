@@ -91,7 +91,7 @@ inline status finish_moments(host_execution, judge_shape const& shape, input_mom
 namespace foresightkv::inline v0::detail::training {
 
 inline status check_standardisation(judge_shape const& shape, standardisation const& inputs) {
-  if (!shape.valid()) return {errc::invalid_shape};
+  if (!shape.valid()) return {errc::invalid_shape, 0, argument::shape};
   auto const checked = first_of(check_buffer(inputs.mean), check_buffer(inputs.deviation));
   if (!checked.ok()) return checked;
   bool positive = true;

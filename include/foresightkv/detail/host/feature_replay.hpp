@@ -26,7 +26,7 @@ using namespace foresightkv::training;
 
 template <element Query, element Key>
 status check_replay(replay_config const& config, recorded_layer<Query, Key> const& layer) {
-  if (!config.valid()) return {errc::invalid_config};
+  if (!config.valid()) return {errc::invalid_config, 0, argument::config};
   if (!layer.shape().valid() || layer.tokens < 0 || layer.tokens > 0x3fffffff) return {errc::invalid_shape};
   return layer.softmax_scale >= 0.0f && is_finite(layer.softmax_scale) ? status{}
                                                                        : status{errc::invalid_shape};

@@ -80,12 +80,14 @@ struct lifecycle {
   }
 
   static status restore(host_execution, row_state const& state, int sequence, workspace saved) {
-    if (saved.size < sizeof(saved_sequence::header)) return {errc::workspace_too_small};
+    status const too_small{errc::workspace_too_small, 0, argument::saved};
+    if (saved.size < sizeof(saved_sequence::header)) return too_small;
     auto const header = load_bytes<saved_sequence::header>(saved.data);
-    if (!saved_sequence::matches(state, header)) return {errc::invalid_shape};
-    if (saved.size < saved_sequence::bytes(state, header.capacity)) return {errc::workspace_too_small};
+    if (!saved_sequence::matches(state, header)) return {errc::invalid_shape, 0, argument::saved};
+    if (saved.size < saved_sequence::bytes(state, header.capacity)) return too_small;
     for (int index = 0; index < rows_of_sequence(state); ++index)
-      if (!saved_sequence::fits(state, header, saved_record(saved.data, index))) return {errc::invalid_shape};
+      if (!saved_sequence::fits(state, header, saved_record(saved.data, index)))
+        return {errc::invalid_shape, 0, argument::saved};
     for (int index = 0; index < rows_of_sequence(state); ++index)
       restore_row(one_lane{}, state, sequence, index, saved.data, one_lane{});
     restore_request(state, sequence, header);

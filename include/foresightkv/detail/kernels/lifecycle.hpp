@@ -332,7 +332,7 @@ struct lifecycle {
 
   /// What the buffer holds is data of the device: what does not fit sets sequence_flag::bad_length.
   static status restore(Exec const& exec, row_state const& state, int sequence, workspace saved) {
-    if (saved.size < sizeof(saved_sequence::header)) return {errc::workspace_too_small};
+    if (saved.size < sizeof(saved_sequence::header)) return {errc::workspace_too_small, 0, argument::saved};
     launches<Exec> launch(exec);
     launch(rows_of_sequence(state), restore_kernel{state, sequence, saved});
     return launch.result();
