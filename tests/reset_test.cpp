@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <doctest/doctest.h>
 
+#include <cstring>
 #include <foresightkv/foresightkv.hpp>
 #include <foresightkv/reset.hpp>
 #include <vector>
 
+#include "support/harness.hpp"
 #include "support/state_fixture.hpp"
 
 namespace fkv = foresightkv;
@@ -48,4 +50,54 @@ TEST_CASE("reset refuses bad arguments and writes nothing") {
   CHECK(fkv::reset(testing::exec, fkv::row_state{}, {nullptr, nullptr, 3, 0}).code == fkv::errc::null_pointer);
   CHECK(fkv::reset(testing::exec, fixture.state, {nullptr, nullptr, -3, 0}).code == fkv::errc::invalid_shape);
   CHECK(fixture.snapshot() == before);
+}
+
+TEST_CASE("reset: without it verbs leave a sequence alone and say so, whatever its memory holds") {
+  auto const rule = testing::carried_policy<fkv::ordered>{{.budget = 8, .interval = 4}, {}, {}, {}, {}};
+  auto const not_reset = static_cast<std::uint32_t>(fkv::sequence_flag::not_reset);
+  for (int const fill : {0x00, 0xAB, 0xFF, 0x7F}) {
+    CAPTURE(fill);
+    testing::owned_cache<float> cache(shape, 20);
+    testing::owned_state<policy> state(shape, 20);
+    std::memset(state.memory.data(), fill, state.memory.bytes());
+    std::vector<std::int32_t> const second{1}, counts(3, 1);
+    REQUIRE(fkv::reset(testing::exec, state.view, {second.data(), nullptr, 1, 20}).ok());
+    auto tokens = cache;
+    std::vector<std::int32_t> new_lengths(3, -7), due(3), due_count(1);
+    fkv::sequence_list const all{nullptr, nullptr, 3, 20};
+    std::vector<float> queries(3 * 2 * 2 * 4 * 4, 0.5f);
+    auto const window = fkv::observation<float>::hnd(queries.data(), shape, 4);
+    auto work = testing::workspace_for<policy>(shape, all, 4);
+    fkv::batch const rows{rule, cache.view(), all, state.view, work.view()};
+
+    REQUIRE(fkv::collect_due(testing::exec, rows, due.data(), due_count.data()).ok());
+    CHECK(due_count[0] == 1);
+    CHECK(due[0] == 1);
+    REQUIRE(fkv::append(testing::exec, rows, counts.data()).ok());
+    REQUIRE(fkv::evict(testing::exec, rows, window, {new_lengths.data()}).ok());
+    CHECK(new_lengths == std::vector<std::int32_t>{-7, 8, -7});
+    for (int layer = 0; layer < 2; ++layer)
+      for (int head = 0; head < 2; ++head)
+        for (int slot = 0; slot < 20; ++slot)
+          CHECK(testing::same_token(cache.view(), {layer, 0, head}, slot, tokens.view(), slot));
+    for (int const sequence : {0, 2}) CHECK((state.view.flags[sequence] & not_reset) != 0);
+    CHECK(state.view.flags[1] == 0);
+
+    // A copy of what was never reset is none the better for it, and restore gives back what was saved.
+    std::vector<std::int32_t> const sources{0}, targets{1};
+    REQUIRE(fkv::fork(testing::exec, state.view, {sources.data(), targets.data(), 1}).ok());
+    REQUIRE(fkv::evict(testing::exec, rows, window, {new_lengths.data()}).ok());
+    CHECK((state.view.flags[1] & not_reset) != 0);
+  }
+}
+
+TEST_CASE("reset: a saved sequence needs none where it is restored") {
+  testing::owned_state<policy> source(shape, 20), target(shape, 20);
+  std::memset(target.memory.data(), 0xAB, target.memory.bytes());
+  std::vector<std::byte> saved(fkv::save_bytes(source.view));
+  REQUIRE(fkv::save(testing::exec, source.view, 1, saved).ok());
+  REQUIRE(fkv::restore(testing::exec, target.view, 2, saved).ok());
+  CHECK(fkv::detail::is_started(target.view, 2));
+  REQUIRE(fkv::save(testing::exec, target.view, 0, saved).ok());
+  CHECK_FALSE(fkv::detail::is_started(target.view, 0));
 }

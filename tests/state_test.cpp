@@ -70,6 +70,7 @@ TEST_CASE("state: arrays of a state lie apart, aligned, inside its buffer, where
     add(state.request_id, 3);
     add(state.seed, 3);
     add(state.flags, 3);
+    add(state.started, 3);
     std::sort(ranges.begin(), ranges.end());
     CHECK(ranges.front().first >= reinterpret_cast<std::uintptr_t>(buffer.begin()));
     CHECK(ranges.back().second <= reinterpret_cast<std::uintptr_t>(buffer.end()));
@@ -104,14 +105,14 @@ TEST_CASE("state: a buffer that is missing or short gives an empty state, and ve
 
 TEST_CASE("state: every flag has a text of its own, one bit at a time") {
   std::set<std::string> texts;
-  for (std::uint32_t left = 0x3ff; left != 0; left &= left - 1) {
+  for (std::uint32_t left = 0x7ff; left != 0; left &= left - 1) {
     constexpr auto lowest = [](std::uint32_t bits) { return static_cast<fkv::sequence_flag>(bits & (0u - bits)); };
     std::string const text = fkv::message(lowest(left));
     CHECK(text != "unknown flag");
     CHECK_MESSAGE(texts.insert(text).second, text);
   }
-  CHECK(texts.size() == 10);
-  CHECK(std::string{fkv::message(fkv::sequence_flag{0x400})} == "unknown flag");
+  CHECK(texts.size() == 11);
+  CHECK(std::string{fkv::message(fkv::sequence_flag{0x800})} == "unknown flag");
 }
 
 TEST_CASE("state: what a verb refuses") {
@@ -133,6 +134,7 @@ TEST_CASE("state: what a verb refuses") {
   CHECK(code([](auto& s) { s.request_id = nullptr; }) == errc::null_pointer);
   CHECK(code([](auto& s) { s.seed = nullptr; }) == errc::null_pointer);
   CHECK(code([](auto& s) { s.flags = nullptr; }) == errc::null_pointer);
+  CHECK(code([](auto& s) { s.started = nullptr; }) == errc::null_pointer);
   CHECK(code([](auto& s) { s.num_layers = 1; }) == errc::invalid_shape);
   CHECK(code([](auto& s) { s.num_sequences = 2; }) == errc::invalid_shape);
   CHECK(code([](auto& s) { s.num_kv_heads = 3; }) == errc::invalid_shape);

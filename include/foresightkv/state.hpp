@@ -25,6 +25,7 @@ enum class sequence_flag : std::uint32_t {
   duplicate = 64,         ///< listed twice in one call: visited once
   missing_judge = 128,    ///< a layer that the device names has no judge; the host answers invalid_shape instead
   list_cut = 256,         ///< the list's count was above its max_count: what it names beyond was not visited; this was
+  not_reset = 1024,       ///< the slot was never reset since its state was laid out: its other bits say nothing
   not_finite = 512        ///< a key or query gave a log-sum-exp that is no number, so that the query counted as masked
 };
 
@@ -45,6 +46,7 @@ enum class sequence_flag : std::uint32_t {
     case sequence_flag::duplicate: return "duplicate: listed twice in one call, visited once";
     case sequence_flag::missing_judge: return "missing judge: a layer that the device names has no judge";
     case sequence_flag::list_cut: return "list cut: the list's count was above its max_count, the rest was not visited";
+    case sequence_flag::not_reset: return "not reset: call reset on a slot before its first use";
     case sequence_flag::not_finite: return "not finite: a query or key is no number, and its query counted as masked";
   }
   return "unknown flag";
@@ -65,6 +67,7 @@ struct row_state {
   std::uint32_t* request_id = nullptr;    ///< [sequences]
   std::uint64_t* seed = nullptr;          ///< [sequences]
   std::uint32_t* flags = nullptr;         ///< [sequences] bits of sequence_flag
+  std::uint32_t* started = nullptr;       ///< [sequences] `start_mark` since `reset`
   int num_layers = 0;
   int num_sequences = 0;
   int num_kv_heads = 0;
@@ -106,6 +109,13 @@ struct eviction_state : row_state {
 
 namespace detail {
 
+/// What memory that nobody wrote hardly holds: zeros and fill patterns least of all.
+inline constexpr std::uint32_t start_mark = 0x26020323u;
+
+FORESIGHTKV_HOST_DEVICE constexpr bool is_started(row_state const& state, int sequence) {
+  return state.started[sequence] == start_mark;
+}
+
 inline row_state carve_state(arena& memory, cache_shape const& shape, int capacity, int num_carried) {
   row_state state;
   state.num_layers = shape.num_layers;
@@ -125,6 +135,7 @@ inline row_state carve_state(arena& memory, cache_shape const& shape, int capaci
   state.request_id = memory.take<std::uint32_t>(sequences);
   state.seed = memory.take<std::uint64_t>(sequences);
   state.flags = memory.take<std::uint32_t>(sequences);
+  state.started = memory.take<std::uint32_t>(sequences);
   return state;
 }
 
@@ -132,13 +143,13 @@ inline row_state carve_state(arena& memory, cache_shape const& shape, int capaci
 inline status check_state(row_state const& state) {
   bool const present = state.seen_length != nullptr && state.next_position != nullptr && state.step != nullptr &&
                        state.request_id != nullptr && state.seed != nullptr && state.flags != nullptr &&
-                       state.position != nullptr && (state.num_carried <= 0 || state.carried != nullptr);
+                       state.started != nullptr && state.position != nullptr && (state.num_carried <= 0 || state.carried != nullptr);
   bool const sound = state.num_layers > 0 && state.num_sequences > 0 && state.num_kv_heads > 0 && state.capacity > 0 &&
                      state.num_carried >= 0 && state.group > 0;
   return first_of(check_that(!state.lacks_memory(), errc::workspace_too_small), check_that(present, errc::null_pointer),
                   check_that(sound, errc::invalid_shape),
                   check_aligned(state.position, state.carried, state.seen_length, state.next_position, state.step,
-                                state.request_id, state.seed, state.flags))
+                                state.request_id, state.seed, state.flags, state.started))
       .at(argument::state);
 }
 

@@ -120,6 +120,7 @@ struct owned_state {
     std::fill_n(view.request_id, sequences, 0u);
     std::fill_n(view.seed, sequences, std::uint64_t{0});
     std::fill_n(view.flags, sequences, 0u);
+    std::fill_n(view.started, sequences, fkv::detail::start_mark);
   }
   owned_state(owned_state const& other) : shape(other.shape), memory(other.memory) { rebind(other); }
   owned_state& operator=(owned_state const& other) {

@@ -67,10 +67,9 @@ class layer_state {
   void restore() {
     std::ranges::copy(first_keys_, keys_.begin());
     std::ranges::copy(first_values_, values_.begin());
+    std::uint64_t const seed = 1;
+    if (!fkv::reset(fkv::host, columns_, {nullptr, nullptr, 1, length}, nullptr, &seed).ok()) peers::fail("no state");
     for (int row = 0; row < peers::kv_heads; ++row) restore_row(row);
-    columns_.seed[0] = 1;
-    columns_.request_id[0] = 0;
-    columns_.flags[0] = 0;
   }
 
  private:

@@ -285,10 +285,18 @@ FORESIGHTKV_HOST_DEVICE void restore_row(Lanes const& lanes, row_state const& st
   state.step[row] = record.step;
 }
 
+/// Of a source that was never reset there are no rows to copy, and its copy is as little started.
+FORESIGHTKV_HOST_DEVICE inline void copy_flags(row_state const& state, int source, int target) {
+  bool const sound = is_started(state, source);
+  state.flags[target] = sound ? state.flags[source] : static_cast<std::uint32_t>(sequence_flag::not_reset);
+  if (!sound) state.started[target] = 0;
+}
+
 FORESIGHTKV_HOST_DEVICE inline void restore_request(row_state const& state, int sequence, saved_sequence::header const& header) {
   state.request_id[sequence] = header.request_id;
   state.seed[sequence] = header.seed;
   state.flags[sequence] = header.flags;
+  state.started[sequence] = (header.flags & static_cast<std::uint32_t>(sequence_flag::not_reset)) != 0 ? 0 : start_mark;
 }
 
 }  // namespace foresightkv::inline v0::detail

@@ -25,6 +25,7 @@ struct length_limits {
 /// Of a row with `length` slots.
 FORESIGHTKV_HOST_DEVICE inline sequence_flag check_length(cache_shape const& shape, row_index at, int length,
                                                           length_limits const& limits, row_state const& state) {
+  if (!state.empty() && !is_started(state, at.sequence)) return sequence_flag::not_reset;
   if (length < 0 || length > smaller(limits.longest, shape.capacity)) return sequence_flag::bad_length;
   if (length > limits.storable) return sequence_flag::state_overflow;
   bool const shorter = !state.empty() && length < state.seen_length[shape.row(at)];

@@ -24,6 +24,7 @@ struct lifecycle {
       state.request_id[sequence] = request_ids == nullptr ? static_cast<std::uint32_t>(sequence) : request_ids[sequence];
       state.seed[sequence] = seeds == nullptr ? 0 : seeds[sequence];
       state.flags[sequence] = 0;
+      state.started[sequence] = start_mark;
     });
     return {};
   }
@@ -50,6 +51,7 @@ struct lifecycle {
       });
     };
     every_sequence(list, state.num_sequences, state, [&](int sequence) {
+      if (!is_started(state, sequence)) return set_flag(state, sequence, sequence_flag::not_reset);
       int const count = counts[sequence];
       if (count > 0) join(sequence, count);
       if (count < -no_limit) set_flag(state, sequence, sequence_flag::length_mismatch);  // has no opposite
@@ -64,9 +66,9 @@ struct lifecycle {
         if (pairs.exists(state, i) && pairs.clashes(one_lane{}, i) == clashing) body(pairs.sources[i], pairs.targets[i]);
     };
     every_pair(false, [&](int source, int target) {
-      for (int index = 0; index < rows_of_sequence(state); ++index)
+      for (int index = 0; index < rows_of_sequence(state) && is_started(state, source); ++index)
         copy_row(one_lane{}, state, row_of_sequence(state, source, index), row_of_sequence(state, target, index));
-      state.flags[target] = state.flags[source];
+      copy_flags(state, source, target);
     });
     // Last: such a target may be another pair's source.
     every_pair(true, [&](int, int target) { set_flag(state, target, sequence_flag::duplicate); });

@@ -99,6 +99,7 @@ struct reset_kernel {
     state.seed[sequence] = seeds == nullptr ? 0 : seeds[sequence];
     state.flags[sequence] = (repeated ? static_cast<std::uint32_t>(sequence_flag::duplicate) : 0) |
                             (is_cut(list) ? static_cast<std::uint32_t>(sequence_flag::list_cut) : 0);
+    state.started[sequence] = start_mark;
   }
 };
 
@@ -129,6 +130,10 @@ struct append_kernel : append_barriers {
     if (sequence < 0) return;
     if (repeated && c.rank() == 0) flag_sequence(c, state, sequence, sequence_flag::duplicate);
     if (is_cut(list) && c.rank() == 0) flag_sequence(c, state, sequence, sequence_flag::list_cut);
+    if (!is_started(state, sequence)) {
+      if (c.rank() == 0) flag_sequence(c, state, sequence, sequence_flag::not_reset);
+      return;
+    }
     int const count = counts[sequence];
     if (count == 0) return;
     if (!possible(c, memory, sequence, count)) {
@@ -195,6 +200,7 @@ struct fork_kernel {
     int const pair = c.block() / rows_of_sequence(state);
     if (pair == pairs.count) return copy_flags(c);
     if (!pairs.exists(state, pair) || pairs.clashes(row_lanes<Context>{c}, pair)) return;
+    if (!is_started(state, pairs.sources[pair])) return;
     int const index = c.block() % rows_of_sequence(state);
     copy_row(row_threads<Context>{c}, state, row_of_sequence(state, pairs.sources[pair], index),
              row_of_sequence(state, pairs.targets[pair], index));
@@ -203,7 +209,7 @@ struct fork_kernel {
  private:
   template <class Context>
   FORESIGHTKV_HOST_DEVICE void copy_flags(Context const& c) const {
-    each_pair_of_warp(c, false, [&](int pair) { state.flags[pairs.targets[pair]] = state.flags[pairs.sources[pair]]; });
+    each_pair_of_warp(c, false, [&](int pair) { detail::copy_flags(state, pairs.sources[pair], pairs.targets[pair]); });
     c.sync(flags_copied);  // a target that clashes may be another pair's source
     each_pair_of_warp(c, true,
                       [&](int pair) { flag_sequence(c, state, pairs.targets[pair], sequence_flag::duplicate); });
