@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <vector>
 
-#include <foresightkv/golden_eviction.hpp>
+#include <foresightkv/golden/eviction.hpp>
 
 #include "support/golden_oracle.hpp"
 

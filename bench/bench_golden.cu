@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <foresightkv/golden_eviction.hpp>
+#include <foresightkv/golden/eviction.hpp>
 
 #include "support/device_setting.cuh"
 

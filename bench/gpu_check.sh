@@ -83,8 +83,8 @@ pack() {
 # ---- run ----------------------------------------------------------------------------------------------------------------
 # The files that say most come first.
 readonly first_files="launch_test graph_test select_test observe_test foresight_test evict_test compact_test carry_test
-  golden_eviction_test"
-readonly sanitized_files="cuda/graph_test.cu select_test.cpp"
+  eviction_test"
+readonly sanitized_files="cuda/graph_test.cu verbs/select_test.cpp"
 
 ordered_files() {
   local -a files

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 #include <foresightkv/caches/dense.hpp>
-#include <foresightkv/collect_due.hpp>
+#include <foresightkv/verbs/collect_due.hpp>
 #include <foresightkv/compactions/ordered.hpp>
 #include <foresightkv/evictor.hpp>
 #include <foresightkv/scorers/key_norm.hpp>

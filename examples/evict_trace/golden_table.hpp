@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <foresightkv/foresightkv.hpp>
-#include <foresightkv/golden_eviction.hpp>
+#include <foresightkv/golden/eviction.hpp>
 #include <foresightkv/io/trace.hpp>
 #include <memory_resource>
 #include <span>

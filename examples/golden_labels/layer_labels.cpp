@@ -3,7 +3,7 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <foresightkv/golden_eviction.hpp>
+#include <foresightkv/golden/eviction.hpp>
 #include <stdexcept>
 #include <string>
 

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 #include <foresightkv/execution.hpp>
-#include <foresightkv/golden_config.hpp>
+#include <foresightkv/golden/config.hpp>
 #include <foresightkv/io/trace.hpp>
 #include <functional>
 #include <vector>

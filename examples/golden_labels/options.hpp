@@ -2,7 +2,7 @@
 #pragma once
 
 #include <filesystem>
-#include <foresightkv/golden_config.hpp>
+#include <foresightkv/golden/config.hpp>
 #include <optional>
 #include <span>
 #include <string>

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <foresightkv/golden_eviction.hpp>
+#include <foresightkv/golden/eviction.hpp>
 #include <foresightkv/io/fingerprint.hpp>
 #include <foresightkv/io/label_shard.hpp>
 #include <optional>

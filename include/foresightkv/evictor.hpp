@@ -3,8 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <foresightkv/evict.hpp>
-#include <foresightkv/reset.hpp>
+#include <foresightkv/verbs/evict.hpp>
+#include <foresightkv/verbs/reset.hpp>
 #include <vector>
 
 namespace foresightkv::inline v0 {

@@ -34,7 +34,7 @@ mkdir "$folder/vectors"
 echo "a vector" >"$folder/vectors/one"
 tar -czf "$folder/data.tar.gz" -C "$folder" vectors
 printf '%s\n' other_test.cpp crash_test.cpp hang_test.cpp empty_test.cpp fail_test.cpp away_test.cpp kernels/select_test.cpp \
-  select_test.cpp cuda/graph_test.cu >"$folder/device_tests.txt"
+  verbs/select_test.cpp cuda/graph_test.cu >"$folder/device_tests.txt"
 cat >"$folder/foresightkv_cuda_tests" <<'END'
 #!/usr/bin/env bash
 if [ "$1" = --device ]; then
@@ -61,7 +61,7 @@ chmod +x "$folder"/foresightkv_*
 run --minutes 2 --test-seconds 2 --out "$folder/out"
 expect_status 1
 expect '^a device of this test$'
-expect '^test +select_test.cpp +passed .* 3 \| 3 passed'
+expect '^test +verbs/select_test.cpp +passed .* 3 \| 3 passed'
 expect '^test +kernels/select_test.cpp +passed'
 expect '^test +other_test.cpp +passed'
 expect '^test +crash_test.cpp +crashed'

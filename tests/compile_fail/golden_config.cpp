@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A compile-time Golden Eviction config whose interval is larger than its budget.
 // expect-error: foresightkv: golden_config must have 0 < interval <= budget and a discount between 0 and 1
-#include <foresightkv/golden_config.hpp>
+#include <foresightkv/golden/config.hpp>
 
 namespace fkv = foresightkv;
 

@@ -2,7 +2,7 @@
 // Kernels whose registers and spills are looked at: see check_resources.cmake. Every body once at least, as bf16; observe and
 // evict as fp8 with half queries too, where the key dimension is fixed.
 #include <foresightkv/foresightkv.cuh>
-#include <foresightkv/golden_eviction.hpp>
+#include <foresightkv/golden/eviction.hpp>
 #include <foresightkv/training/ranking_hinge.hpp>
 
 namespace fkv = foresightkv;

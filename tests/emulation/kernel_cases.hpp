@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include <foresightkv/golden_eviction.hpp>
+#include <foresightkv/golden/eviction.hpp>
 #include <foresightkv/training/ranking_hinge.hpp>
 
 #include "support/compaction_bench.hpp"

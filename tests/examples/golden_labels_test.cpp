@@ -10,7 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <foresightkv/golden_eviction.hpp>
+#include <foresightkv/golden/eviction.hpp>
 #include <foresightkv/io/label_shard.hpp>
 #include <foresightkv/io/safetensors.hpp>
 #include <foresightkv/io/trace.hpp>

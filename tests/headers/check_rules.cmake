@@ -29,6 +29,11 @@ foreach(header IN LISTS headers)
     list(APPEND broken "${header}: includes ${CMAKE_MATCH_1}, a CUDA header: that belongs in a .cuh")
   endif()
 
+  # No arrow from a lower room to one above it.
+  if(header MATCHES "^foresightkv/detail/" AND text MATCHES "\n#include <foresightkv/((verbs|golden|training|io)/[^>]*)>")
+    list(APPEND broken "${header}: includes ${CMAKE_MATCH_1}, which stands above detail/")
+  endif()
+
   string(REGEX MATCHALL "\n[ \t]*#[ \t]*define[ \t]+[A-Za-z_0-9]+" defines "${text}")
   foreach(define IN LISTS defines)
     string(REGEX REPLACE ".*[ \t]" "" name "${define}")

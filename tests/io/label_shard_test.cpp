@@ -13,7 +13,7 @@
 #include <utility>
 #include <vector>
 
-#include <foresightkv/golden_eviction.hpp>
+#include <foresightkv/golden/eviction.hpp>
 #include <foresightkv/io/label_shard.hpp>
 
 #include "io/temporary_folder.hpp"

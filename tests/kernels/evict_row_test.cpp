@@ -8,8 +8,8 @@
 #include <numeric>
 #include <vector>
 
-#include <foresightkv/compact.hpp>
-#include <foresightkv/select.hpp>
+#include <foresightkv/verbs/compact.hpp>
+#include <foresightkv/verbs/select.hpp>
 
 #include "support/compaction_bench.hpp"
 

@@ -15,7 +15,7 @@
 #include <utility>
 #include <vector>
 
-#include <foresightkv/golden_eviction.hpp>
+#include <foresightkv/golden/eviction.hpp>
 
 #include "support/execution.hpp"
 #include "support/golden_oracle.hpp"

@@ -8,11 +8,11 @@
 #include <typeinfo>
 #include <vector>
 
-#include <foresightkv/append.hpp>
+#include <foresightkv/verbs/append.hpp>
 #include <foresightkv/detail/kernels/lifecycle.hpp>
-#include <foresightkv/fork.hpp>
-#include <foresightkv/reset.hpp>
-#include <foresightkv/save.hpp>
+#include <foresightkv/verbs/fork.hpp>
+#include <foresightkv/verbs/reset.hpp>
+#include <foresightkv/verbs/save.hpp>
 
 #include "emulation/emulated_execution.hpp"
 #include "support/harness.hpp"

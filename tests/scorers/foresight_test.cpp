@@ -8,7 +8,7 @@
 
 #include <foresightkv/caches/dense.hpp>
 #include <foresightkv/combinators/weighted_sum.hpp>
-#include <foresightkv/score.hpp>
+#include <foresightkv/verbs/score.hpp>
 #include <foresightkv/scorers/foresight.hpp>
 
 #include "support/policy_bench.hpp"

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <vector>
 
-#include <foresightkv/evict.hpp>
+#include <foresightkv/verbs/evict.hpp>
 #include <foresightkv/storages/scaled_by_token.hpp>
 
 #include "support/policy_bench.hpp"

@@ -7,7 +7,7 @@
 
 #include <foresightkv/budgets/per_sequence.hpp>
 #include <foresightkv/caches/dense.hpp>
-#include <foresightkv/compact.hpp>
+#include <foresightkv/verbs/compact.hpp>
 
 #include "support/policy_bench.hpp"
 

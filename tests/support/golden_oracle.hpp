@@ -11,7 +11,7 @@
 #include <random>
 #include <vector>
 
-#include <foresightkv/golden_config.hpp>
+#include <foresightkv/golden/config.hpp>
 
 namespace golden_oracle {
 

@@ -17,7 +17,7 @@
 #include <string>
 #include <vector>
 
-#include <foresightkv/golden_eviction.hpp>
+#include <foresightkv/golden/eviction.hpp>
 #include <foresightkv/io/safetensors.hpp>
 
 #include "support/execution.hpp"

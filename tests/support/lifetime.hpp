@@ -7,7 +7,7 @@
 #include <cstring>
 #include <vector>
 
-#include <foresightkv/append.hpp>
+#include <foresightkv/verbs/append.hpp>
 
 #include "support/policy_bench.hpp"
 #include "support/vector_file.hpp"

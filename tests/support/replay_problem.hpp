@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <vector>
 
-#include <foresightkv/golden_eviction.hpp>
+#include <foresightkv/golden/eviction.hpp>
 #include <foresightkv/training/feature_replay.hpp>
 
 #include "support/random.hpp"

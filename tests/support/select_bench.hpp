@@ -8,7 +8,7 @@
 
 #include <foresightkv/budgets/per_sequence.hpp>
 #include <foresightkv/caches/dense.hpp>
-#include <foresightkv/select.hpp>
+#include <foresightkv/verbs/select.hpp>
 
 #include "support/execution.hpp"
 #include "support/no_scorer.hpp"

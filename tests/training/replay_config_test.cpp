@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <doctest/doctest.h>
 
-#include <foresightkv/golden_config.hpp>
+#include <foresightkv/golden/config.hpp>
 #include <foresightkv/training/replay_config.hpp>
 
 using foresightkv::training::replay_config;

@@ -5,7 +5,7 @@
 
 #include <foresightkv/caches/dense.hpp>
 #include <foresightkv/compactions/ordered.hpp>
-#include <foresightkv/evict.hpp>
+#include <foresightkv/verbs/evict.hpp>
 #include <foresightkv/judge.hpp>
 #include <foresightkv/scorers/foresight.hpp>
 #include <foresightkv/selectors/sampled_top_k.hpp>

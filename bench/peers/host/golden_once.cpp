@@ -5,7 +5,7 @@
 #include "worker.hpp"
 
 #include <cstdint>
-#include <foresightkv/golden_eviction.hpp>
+#include <foresightkv/golden/eviction.hpp>
 #include <memory>
 
 namespace fkv = foresightkv;

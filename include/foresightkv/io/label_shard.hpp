@@ -18,7 +18,7 @@
 #include <vector>
 
 #include <foresightkv/detail/order_key.hpp>
-#include <foresightkv/golden_config.hpp>
+#include <foresightkv/golden/config.hpp>
 #include <foresightkv/io/error.hpp>
 #include <foresightkv/io/fingerprint.hpp>
 #include <foresightkv/io/safetensors.hpp>

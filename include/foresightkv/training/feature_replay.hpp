@@ -15,7 +15,7 @@
 
 #include <cstddef>
 #include <foresightkv/detail/buffer.hpp>
-#include <foresightkv/detail/host/feature_replay.hpp>
+#include <foresightkv/training/detail/feature_replay.hpp>
 #include <foresightkv/execution.hpp>
 #include <foresightkv/selectors/sampled_top_k.hpp>
 #include <foresightkv/selectors/top_k.hpp>

@@ -17,8 +17,8 @@
 #include <cstdint>
 #include <foresightkv/detail/buffer.hpp>
 #include <foresightkv/detail/host/parallel.hpp>
-#include <foresightkv/detail/host/ranking.hpp>
-#include <foresightkv/detail/kernels/ranking_hinge.hpp>
+#include <foresightkv/training/detail/ranking.hpp>
+#include <foresightkv/training/detail/ranking_hinge_kernels.hpp>
 #include <foresightkv/execution.hpp>
 #include <foresightkv/status.hpp>
 #include <foresightkv/training/hinge_config.hpp>

@@ -15,7 +15,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <foresightkv/detail/buffer.hpp>
-#include <foresightkv/detail/host/judge_gradient.hpp>
+#include <foresightkv/training/detail/judge_gradient.hpp>
 #include <foresightkv/detail/host/parallel.hpp>
 #include <foresightkv/training/judge_gradient.hpp>
 

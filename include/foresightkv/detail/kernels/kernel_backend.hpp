@@ -5,7 +5,6 @@
 #include <foresightkv/detail/kernels/call_memory.hpp>
 #include <foresightkv/detail/kernels/evict_row.hpp>
 #include <foresightkv/detail/kernels/launches.hpp>
-#include <foresightkv/detail/kernels/golden_eviction.hpp>
 #include <foresightkv/detail/kernels/lifecycle.hpp>
 #include <foresightkv/detail/kernels/observe.hpp>
 #include <foresightkv/detail/kernels/score.hpp>
@@ -19,7 +18,7 @@ namespace foresightkv::inline v0::detail::kernels {
 /// The verbs as sequences of kernels. Grids follow from the host's bounds alone, so that a captured call can be replayed
 /// with other lengths and another list.
 template <class Exec>
-struct kernel_backend : lifecycle<Exec>, golden_kernels<Exec> {
+struct kernel_backend : lifecycle<Exec> {
   template <class Policy>
   static std::size_t bytes(Exec const&, cache_shape const& shape, sequence_list const& list, int max_queries) {
     arena counter;

@@ -22,10 +22,11 @@
 
 #include <foresightkv/detail/backend.hpp>
 #include <foresightkv/detail/buffer.hpp>
-#include <foresightkv/detail/host/golden_eviction.hpp>
+#include <foresightkv/golden/detail/host.hpp>
+#include <foresightkv/golden/detail/kernels.hpp>
 #include <foresightkv/detail/order_key.hpp>
 #include <foresightkv/execution.hpp>
-#include <foresightkv/golden_config.hpp>
+#include <foresightkv/golden/config.hpp>
 #include <foresightkv/status.hpp>
 #include <foresightkv/workspace.hpp>
 
@@ -369,7 +370,7 @@ struct golden_host {
 };
 
 template <class Exec>
-using golden_backend = std::conditional_t<host_executor<Exec>, golden_host, backend<Exec>>;
+using golden_backend = std::conditional_t<host_executor<Exec>, golden_host, kernels::golden_kernels<Exec>>;
 
 }  // namespace detail
 

@@ -7,7 +7,7 @@
 
 #include <foresightkv/caches/dense.hpp>
 #include <foresightkv/foresightkv.hpp>
-#include <foresightkv/score.hpp>
+#include <foresightkv/verbs/score.hpp>
 
 #include "support/policy_bench.hpp"
 #include "support/random_judges.hpp"

@@ -6,10 +6,10 @@
 #include <cstring>
 #include <vector>
 
-#include <foresightkv/append.hpp>
+#include <foresightkv/verbs/append.hpp>
 #include <foresightkv/budgets/per_sequence.hpp>
 #include <foresightkv/caches/dense.hpp>
-#include <foresightkv/evict.hpp>
+#include <foresightkv/verbs/evict.hpp>
 #include <foresightkv/foresightkv.hpp>
 
 #include "support/lifetime.hpp"

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include <foresightkv/select.hpp>
+#include <foresightkv/verbs/select.hpp>
 #include <foresightkv/selectors/top_k.hpp>
 
 #include "support/select_bench.hpp"

@@ -3,7 +3,7 @@
 
 #include <cstring>
 #include <foresightkv/foresightkv.hpp>
-#include <foresightkv/reset.hpp>
+#include <foresightkv/verbs/reset.hpp>
 #include <vector>
 
 #include "support/harness.hpp"

@@ -14,7 +14,7 @@
 #include <string>
 #include <vector>
 
-#include <foresightkv/golden_eviction.hpp>
+#include <foresightkv/golden/eviction.hpp>
 
 #include "support/data.hpp"
 #include "support/execution.hpp"

@@ -3,7 +3,7 @@
 
 #include <cstring>
 #include <foresightkv/foresightkv.hpp>
-#include <foresightkv/save.hpp>
+#include <foresightkv/verbs/save.hpp>
 #include <vector>
 
 #include "support/random.hpp"

@@ -10,7 +10,7 @@
 #include <foresightkv/detail/kernels/row_keys.hpp>
 #include <foresightkv/detail/kernels/rows.hpp>
 #include <foresightkv/detail/window.hpp>
-#include <foresightkv/golden_config.hpp>
+#include <foresightkv/golden/config.hpp>
 #include <foresightkv/status.hpp>
 #include <foresightkv/workspace.hpp>
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <doctest/doctest.h>
 
-#include <foresightkv/collect_due.hpp>
+#include <foresightkv/verbs/collect_due.hpp>
 #include <foresightkv/foresightkv.hpp>
 #include <vector>
 

@@ -7,7 +7,7 @@
 #include <numeric>
 #include <vector>
 
-#include <foresightkv/append.hpp>
+#include <foresightkv/verbs/append.hpp>
 #include <foresightkv/foresightkv.hpp>
 
 #include "support/random.hpp"

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include <foresightkv/caches/dense.hpp>
-#include <foresightkv/carry.hpp>
+#include <foresightkv/verbs/carry.hpp>
 #include <foresightkv/foresightkv.hpp>
 
 #include "support/policy_bench.hpp"

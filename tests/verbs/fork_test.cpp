@@ -2,7 +2,7 @@
 #include <doctest/doctest.h>
 
 #include <foresightkv/foresightkv.hpp>
-#include <foresightkv/fork.hpp>
+#include <foresightkv/verbs/fork.hpp>
 #include <vector>
 
 #include "support/state_fixture.hpp"

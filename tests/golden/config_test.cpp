@@ -3,7 +3,7 @@
 
 #include <limits>
 
-#include <foresightkv/golden_config.hpp>
+#include <foresightkv/golden/config.hpp>
 
 namespace fkv = foresightkv;
 using fkv::golden_config;

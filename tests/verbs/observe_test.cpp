@@ -7,7 +7,7 @@
 #include <vector>
 
 #include <foresightkv/caches/dense.hpp>
-#include <foresightkv/observe.hpp>
+#include <foresightkv/verbs/observe.hpp>
 
 #include "support/token_bench.hpp"
 #include "support/vector_file.hpp"

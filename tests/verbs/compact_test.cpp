@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <vector>
 
-#include <foresightkv/compact.hpp>
+#include <foresightkv/verbs/compact.hpp>
 #include <foresightkv/compactions/fill_holes.hpp>
 #include <foresightkv/compactions/ordered.hpp>
 
