@@ -13,8 +13,7 @@ void compact(benchmark::State& run) {
   axes const extents(run);
   auto const rule = fkv::compose(extents.config(), fkv::window_sum{}, fkv::top_k{}, Compaction{});
   auto made = make_setting<Element>(extents, rule);
-  if (!fkv::select(fkv::host, made.rows(), made.score_rows(), made.lists()).ok())
-    run.SkipWithError("select failed");
+  if (!fkv::select(fkv::host, made.rows(), made.score_rows(), made.lists()).ok()) run.SkipWithError("select failed");
   for (auto _ : run) {
     run.PauseTiming();
     made.restart();
@@ -33,7 +32,8 @@ void compact(benchmark::State& run) {
 template <class Element>
 void same_bytes_memcpy(benchmark::State& run) {
   axes const extents(run);
-  auto const cells = static_cast<std::size_t>(extents.rows()) * static_cast<std::size_t>(extents.budget) * static_cast<std::size_t>(extents.head_dim) * 2;
+  auto const cells = static_cast<std::size_t>(extents.rows()) * static_cast<std::size_t>(extents.budget) *
+                     static_cast<std::size_t>(extents.head_dim) * 2;
   std::vector<Element> from(cells), to(cells);
   for (auto _ : run) {
     std::memcpy(to.data(), from.data(), cells * sizeof(Element));

@@ -21,9 +21,8 @@ void compact(benchmark::State& run) {
   for (auto& at : settings)
     require(fkv::select(fkv::on(cudaStreamPerThread, traits()), at.rows(), at.score_rows(), at.lists()));
   require(cudaStreamSynchronize(cudaStreamPerThread));
-  call_time const time = time_verb(settings, [](auto const& exec, auto& at) {
-    return fkv::compact(exec, at.rows(), at.lists(), at.new_lengths());
-  });
+  call_time const time = time_verb(
+      settings, [](auto const& exec, auto& at) { return fkv::compact(exec, at.rows(), at.lists(), at.new_lengths()); });
   for (auto const& setting : settings) setting.check();
   report(run, time, {compaction_work<Compaction>(extents)});
 }

@@ -17,8 +17,7 @@ void evict_with_judge(benchmark::State& run) {
     run.PauseTiming();
     made.restart();
     run.ResumeTiming();
-    if (!fkv::evict(fkv::host, made.rows(), window, {made.new_lengths.data()}).ok())
-      run.SkipWithError("evict failed");
+    if (!fkv::evict(fkv::host, made.rows(), window, {made.new_lengths.data()}).ok()) run.SkipWithError("evict failed");
     benchmark::ClobberMemory();
   }
   count_flops(run, extents.logit_flops());
@@ -29,4 +28,6 @@ void evict_with_judge(benchmark::State& run) {
 BENCHMARK(evict_with_judge<float, fkv::ordered, false>)->Name("evict/foresight/float/ordered")->Apply(sweep);
 BENCHMARK(evict_with_judge<float, fkv::fill_holes, false>)->Name("evict/foresight/float/fill_holes")->Apply(sweep);
 BENCHMARK(evict_with_judge<float, fkv::fill_holes, true>)->Name("evict/foresight/float/fill_holes/lse")->Apply(sweep);
-BENCHMARK(evict_with_judge<fkv::bfloat16, fkv::fill_holes, true>)->Name("evict/foresight/bfloat16/fill_holes/lse")->Apply(sweep);
+BENCHMARK(evict_with_judge<fkv::bfloat16, fkv::fill_holes, true>)
+    ->Name("evict/foresight/bfloat16/fill_holes/lse")
+    ->Apply(sweep);

@@ -73,10 +73,15 @@ BENCHMARK(on_device<judge<fkv::fill_holes, false>>)->Name("evict/ours/foresight/
 BENCHMARK(on_device<judge<fkv::ordered, true>>)->Name("evict/ours/foresight/ordered/lse")->Apply(model_corner);
 BENCHMARK(on_device<judge<fkv::ordered, false>>)->Name("evict/ours/foresight/ordered")->Apply(model_corner);
 BENCHMARK(on_device<free_scorer<fkv::window_sum, fkv::fill_holes>>)
-    ->Name("evict/ours/window_sum/fill_holes/lse")->Apply(model_corner);
-BENCHMARK(on_device<free_scorer<fkv::h2o, fkv::fill_holes>>)->Name("evict/ours/h2o/fill_holes/lse")->Apply(model_corner);
-BENCHMARK(on_device<free_scorer<fkv::snap_kv<>, fkv::ordered>>)->Name("evict/ours/snap_kv/ordered")->Apply(model_corner);
+    ->Name("evict/ours/window_sum/fill_holes/lse")
+    ->Apply(model_corner);
+BENCHMARK(on_device<free_scorer<fkv::h2o, fkv::fill_holes>>)
+    ->Name("evict/ours/h2o/fill_holes/lse")
+    ->Apply(model_corner);
+BENCHMARK(on_device<free_scorer<fkv::snap_kv<>, fkv::ordered>>)
+    ->Name("evict/ours/snap_kv/ordered")
+    ->Apply(model_corner);
 BENCHMARK(on_device<free_scorer<fkv::key_norm, fkv::fill_holes>>)
-    ->Name("evict/ours/key_norm/fill_holes")->Apply(model_corner);
-BENCHMARK(on_device<copy>)
-    ->Name("evict/copy/foresight/fill_holes/lse")->Apply(model_sweep);
+    ->Name("evict/ours/key_norm/fill_holes")
+    ->Apply(model_corner);
+BENCHMARK(on_device<copy>)->Name("evict/copy/foresight/fill_holes/lse")->Apply(model_sweep);

@@ -20,9 +20,7 @@ struct axes {
   fkv::golden_shape shape;
 
   explicit axes(benchmark::State const& state) {
-    auto const axis = [&](int index) {
-      return static_cast<int>(state.range(static_cast<std::size_t>(index)));
-    };
+    auto const axis = [&](int index) { return static_cast<int>(state.range(static_cast<std::size_t>(index))); };
     config = {.budget = axis(3), .interval = axis(4)};
     shape = {.kv_heads = axis(1), .group = axis(2), .tokens = axis(0), .head_dim = axis(5)};
   }
@@ -64,9 +62,8 @@ std::vector<Element> stored(std::vector<float> const& values) {
 }
 
 void count(benchmark::State& run, axes const& extents) {
-  run.counters["FLOP/s"] =
-      benchmark::Counter(extents.logit_flops(), benchmark::Counter::kIsIterationInvariantRate,
-                         benchmark::Counter::OneK::kIs1000);
+  run.counters["FLOP/s"] = benchmark::Counter(extents.logit_flops(), benchmark::Counter::kIsIterationInvariantRate,
+                                              benchmark::Counter::OneK::kIs1000);
 }
 
 template <class Element, bool WithLse>
@@ -92,8 +89,7 @@ void golden_eviction(benchmark::State& run) {
   output.evicted = evicted.data();
   std::vector<std::byte> scratch(fkv::golden_eviction_bytes(fkv::host, extents.config, extents.shape));
   for (auto _ : run) {
-    if (!fkv::golden_eviction(fkv::host, extents.config, input, output, {scratch.data(), scratch.size()})
-             .ok())
+    if (!fkv::golden_eviction(fkv::host, extents.config, input, output, {scratch.data(), scratch.size()}).ok())
       run.SkipWithError("golden_eviction failed");
     benchmark::ClobberMemory();
   }
@@ -118,10 +114,8 @@ void same_flops_matrix_product(benchmark::State& run) {
         };
         int const kv_head = head / extents.shape.group;
         if (head % extents.shape.group == 0)
-          host::pack_keys<isa_type>([&](int t) { return row(given.keys, kv_head, t); }, tokens, dim,
-                                    packed.data());
-        for (int first = extents.config.first_block() * extents.config.interval; first < tokens;
-             first += rows) {
+          host::pack_keys<isa_type>([&](int t) { return row(given.keys, kv_head, t); }, tokens, dim, packed.data());
+        for (int first = extents.config.first_block() * extents.config.interval; first < tokens; first += rows) {
           int const number = tokens - first < rows ? tokens - first : rows;
           host::logits<isa_type>(row(given.queries, head, first), number, dim, packed.data(), first + number,
                                  logits.data(), stride);
@@ -162,8 +156,7 @@ void from_block_means(benchmark::State& run) {
   output.evicted = evicted.data();
   std::vector<std::byte> scratch(fkv::golden_eviction_bytes(fkv::host, extents.config, means));
   for (auto _ : run) {
-    if (!fkv::golden_eviction(fkv::host, extents.config, means, output, {scratch.data(), scratch.size()})
-             .ok())
+    if (!fkv::golden_eviction(fkv::host, extents.config, means, output, {scratch.data(), scratch.size()}).ok())
       run.SkipWithError("golden_eviction failed");
     benchmark::ClobberMemory();
   }

@@ -41,7 +41,8 @@ void golden_eviction(benchmark::State& run) {
   std::vector<recorded_layer> settings;
   settings.emplace_back(tokens, config);
   call_time const time = time_verb(settings, [](auto const& exec, recorded_layer& at) {
-    fkv::golden_input<fkv::bfloat16> const input{.queries = at.queries.data(), .keys = at.keys.data(), .shape = at.shape};
+    fkv::golden_input<fkv::bfloat16> const input{
+        .queries = at.queries.data(), .keys = at.keys.data(), .shape = at.shape};
     return fkv::golden_eviction(exec, at.config, input, {.labels = at.labels.data(), .evicted = at.evicted.data()},
                                 {at.scratch.data(), at.scratch.size()});
   });

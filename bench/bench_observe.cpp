@@ -41,9 +41,10 @@ void same_flops_matrix_product(benchmark::State& run) {
         host::pack_keys<isa_type>([&](int slot) { return cache.key(at, slot); }, n, extents.head_dim, packed.data());
         for (int j = 0; j < extents.group; ++j)
           for (int from = 0; from < extents.interval; from += host::query_block)
-            host::logits<isa_type>(window.query(at, at.kv_head * extents.group + j, from),
-                                   extents.interval - from < host::query_block ? extents.interval - from : host::query_block,
-                                   extents.head_dim, packed.data(), n, logits.data(), stride);
+            host::logits<isa_type>(
+                window.query(at, at.kv_head * extents.group + j, from),
+                extents.interval - from < host::query_block ? extents.interval - from : host::query_block,
+                extents.head_dim, packed.data(), n, logits.data(), stride);
       }
       benchmark::ClobberMemory();
     }

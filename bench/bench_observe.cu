@@ -10,7 +10,8 @@ using list = fkv::window_statistics<fkv::paper::reads>;
 template <bool WithLse>
 void observe(benchmark::State& run) {
   model_axes const extents(run);
-  auto settings = cold_models(extents, fkv::compose(extents.config(), fkv::window_sum{}, fkv::top_k{}, fkv::fill_holes{}));
+  auto settings =
+      cold_models(extents, fkv::compose(extents.config(), fkv::window_sum{}, fkv::top_k{}, fkv::fill_holes{}));
   auto const& shape = settings.front().shape;
   device_buffer<float> const out(static_cast<std::size_t>(shape.num_rows()) *
                                  static_cast<std::size_t>(extents.tokens() * list::size * 4));

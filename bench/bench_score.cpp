@@ -14,8 +14,7 @@ void score(benchmark::State& run, Scorer scorer) {
   std::vector<float> statistics(made.scores.size() * static_cast<std::size_t>(list::size * extents.group) + 1, 0.01f);
   fkv::observed<list> const window{{statistics.data(), extents.tokens()}};
   for (auto _ : run) {
-    if (!fkv::score(fkv::host, made.rows(), window, made.score_rows()).ok())
-      run.SkipWithError("score failed");
+    if (!fkv::score(fkv::host, made.rows(), window, made.score_rows()).ok()) run.SkipWithError("score failed");
     benchmark::ClobberMemory();
   }
   count_bytes(run, static_cast<double>(made.cache_bytes()));

@@ -23,15 +23,14 @@ void select(benchmark::State& run) {
   auto made = make_setting<float>(extents, rule);
   fkv::host_execution const one = fkv::host.threads(1);
   for (auto _ : run) {
-    if (!fkv::select(one, made.rows(), made.score_rows(), made.lists()).ok())
-      run.SkipWithError("select failed");
+    if (!fkv::select(one, made.rows(), made.score_rows(), made.lists()).ok()) run.SkipWithError("select failed");
     benchmark::ClobberMemory();
   }
   run.SetItemsProcessed(run.iterations() * extents.rows() * extents.tokens());
 }
 
-// The textbook way: nth_element over (score, slot), then the evicted list sorted, and the kept one too if wanted: select
-// delivers both.
+// The textbook way: nth_element over (score, slot), then the evicted list sorted, and the kept one too if wanted:
+// select delivers both.
 template <bool SortKept>
 void nth_element_and_sort(benchmark::State& run) {
   axes const extents(run);
@@ -45,9 +44,8 @@ void nth_element_and_sort(benchmark::State& run) {
       std::iota(order.begin(), order.end(), 0);
       auto const middle = order.begin() + extents.interval;
       if (middle < order.end())
-        std::nth_element(order.begin(), middle, order.end(), [&](int a, int b) {
-          return scores[a] < scores[b] || (scores[a] == scores[b] && a < b);
-        });
+        std::nth_element(order.begin(), middle, order.end(),
+                         [&](int a, int b) { return scores[a] < scores[b] || (scores[a] == scores[b] && a < b); });
       std::sort(order.begin(), middle);
       std::copy(order.begin(), middle, made.evicted.begin() + first);
       if constexpr (SortKept) {

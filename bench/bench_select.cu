@@ -25,14 +25,17 @@ class scored_layer {
 
   template <class Exec>
   fkv::status select(Exec const& exec) const {
-    auto const state = fkv::make_state(policy_type{}, shape_, extents_.tokens, {state_bytes_.data(), state_bytes_.size()});
+    auto const state =
+        fkv::make_state(policy_type{}, shape_, extents_.tokens, {state_bytes_.data(), state_bytes_.size()});
     auto const cache = fkv::dense_cache<float>::hnd(values_.data(), values_.data(), lengths_.data(), shape_);
     fkv::selection const lists{kept_.data(), evicted_.data(), evicted_count_.data(), nullptr, extents_.tokens};
-    return fkv::select(exec, fkv::batch{rule_, cache, list_, state, {scratch_.data(), scratch_.size()}}, fkv::score_view{scores_.data(), extents_.tokens}, lists);
+    return fkv::select(exec, fkv::batch{rule_, cache, list_, state, {scratch_.data(), scratch_.size()}},
+                       fkv::score_view{scores_.data(), extents_.tokens}, lists);
   }
 
   void check() const {
-    require(std::ranges::all_of(evicted_count_.read(evicted_count_.size()), [&](auto count) { return count == extents_.evicted; }),
+    require(std::ranges::all_of(evicted_count_.read(evicted_count_.size()),
+                                [&](auto count) { return count == extents_.evicted; }),
             "a row was not cut");
   }
 

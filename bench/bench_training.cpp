@@ -38,9 +38,7 @@ struct ranking {
     }
     gradient.resize(size);
   }
-  [[nodiscard]] training::ranking_rows<float> view() const {
-    return {scores.data(), labels.data(), rows, candidates};
-  }
+  [[nodiscard]] training::ranking_rows<float> view() const { return {scores.data(), labels.data(), rows, candidates}; }
 };
 
 // Axes: rows, candidates, num_shifts (0: every pair).
@@ -135,8 +133,8 @@ struct judging {
   std::vector<float> hidden, scores, gradient;
 
   explicit judging(benchmark::State const& run)
-      : given({1, int_of(run, 1), int_of(run, 2), int_of(run, 3), int_of(run, 3)}, int_of(run, 0),
-              int_of(run, 4), 4 * int_of(run, 4), 1),
+      : given({1, int_of(run, 1), int_of(run, 2), int_of(run, 3), int_of(run, 3)}, int_of(run, 0), int_of(run, 4),
+              4 * int_of(run, 4), 1),
         exec(fkv::host.threads(int_of(run, 5))) {
     auto const count = training::num_scores(given.shape, given.view());
     hidden.resize(count * fkv::judge_shape::hidden);
@@ -148,9 +146,8 @@ struct judging {
   }
   void count(benchmark::State& run) const {
     run.SetItemsProcessed(run.iterations() * static_cast<std::int64_t>(scores.size()));
-    run.counters["flops"] =
-        benchmark::Counter(2.0 * 16 * given.shape.inputs() * static_cast<double>(scores.size()),
-                           benchmark::Counter::kIsIterationInvariantRate);
+    run.counters["flops"] = benchmark::Counter(2.0 * 16 * given.shape.inputs() * static_cast<double>(scores.size()),
+                                               benchmark::Counter::kIsIterationInvariantRate);
   }
 };
 
@@ -158,8 +155,8 @@ template <class Element>
 void judge_forward(benchmark::State& run) {
   judging<Element> made(run);
   for (auto _ : run) {
-    auto const done = training::judge_forward(made.exec, made.given.shape, made.given.weights.data(),
-                                              made.given.view(), made.hidden.data(), made.scores.data());
+    auto const done = training::judge_forward(made.exec, made.given.shape, made.given.weights.data(), made.given.view(),
+                                              made.hidden.data(), made.scores.data());
     if (!done.ok()) run.SkipWithError(done.message());
     benchmark::ClobberMemory();
   }
@@ -169,12 +166,11 @@ void judge_forward(benchmark::State& run) {
 template <class Element>
 void judge_backward(benchmark::State& run) {
   judging<Element> made(run);
-  std::vector<std::byte> memory(
-      training::judge_backward_bytes(made.exec, made.given.shape, made.given.view()));
+  std::vector<std::byte> memory(training::judge_backward_bytes(made.exec, made.given.shape, made.given.view()));
   for (auto _ : run) {
-    auto const done = training::judge_backward(
-        made.exec, made.given.shape, made.given.weights.data(), made.given.view(), made.hidden.data(),
-        made.given.slopes.data(), made.gradient.data(), {memory.data(), memory.size()});
+    auto const done = training::judge_backward(made.exec, made.given.shape, made.given.weights.data(),
+                                               made.given.view(), made.hidden.data(), made.given.slopes.data(),
+                                               made.gradient.data(), {memory.data(), memory.size()});
     if (!done.ok()) run.SkipWithError(done.message());
     benchmark::ClobberMemory();
   }
@@ -202,8 +198,7 @@ void grpo(benchmark::State& run) {
   std::vector<std::int32_t> picked;
   std::vector<double> const advantages(static_cast<std::size_t>(shape.rollouts), 0.5);
   random.fill_normal<float>(scores);
-  for (std::size_t i = 0; i < shape.num_picks(); ++i)
-    picked.push_back(random.integer(0, shape.candidates - 1));
+  for (std::size_t i = 0; i < shape.num_picks(); ++i) picked.push_back(random.integer(0, shape.candidates - 1));
   if (!training::pick_log_probs(one, shape, scores.data(), picked.data(), log_probs.data()).ok())
     return run.SkipWithError("pick_log_probs");
   std::vector<std::byte> memory(training::grpo_bytes(one, shape));
@@ -211,8 +206,7 @@ void grpo(benchmark::State& run) {
   training::grpo_input<float> const input{scores.data(), picked.data(), log_probs.data(), log_probs.data(),
                                           advantages.data()};
   for (auto _ : run) {
-    auto const done =
-        training::grpo(one, {}, shape, input, gradient.data(), &result, {memory.data(), memory.size()});
+    auto const done = training::grpo(one, {}, shape, input, gradient.data(), &result, {memory.data(), memory.size()});
     if (!done.ok()) run.SkipWithError(done.message());
     benchmark::ClobberMemory();
   }
@@ -227,16 +221,16 @@ BENCHMARK(grpo)
 // Axis: layers of the shape of Qwen3-4B.
 void clip_and_adam(benchmark::State& run) {
   fkv::judge_shape const shape{static_cast<int>(run.range(0)), 8, 4, 128, 128};
-  std::vector<float> weights(fkv::packed_judge_floats(shape)), gradient(weights.size(), 1e-3f),
-      mean(weights.size()), square(weights.size());
+  std::vector<float> weights(fkv::packed_judge_floats(shape)), gradient(weights.size(), 1e-3f), mean(weights.size()),
+      square(weights.size());
   std::vector<double> norms(static_cast<std::size_t>(shape.num_layers));
   training::clip_result clipped;
   std::int64_t step = 0;
   for (auto _ : run) {
     auto const first = training::clip_gradient(one, {}, shape, gradient.data(), norms.data(), &clipped);
-    auto const second = training::adam_step(
-        one, {}, 1e-3, ++step, gradient.data(),
-        training::adam_state<float>{weights.data(), mean.data(), square.data(), weights.size()});
+    auto const second =
+        training::adam_step(one, {}, 1e-3, ++step, gradient.data(),
+                            training::adam_state<float>{weights.data(), mean.data(), square.data(), weights.size()});
     if (!first.ok() || !second.ok()) run.SkipWithError("clip or adam failed");
     benchmark::ClobberMemory();
   }

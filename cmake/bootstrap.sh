@@ -33,11 +33,15 @@ foresightkv_missing() {
   fi
 }
 
-# Debian packages that make more possible and are never required: OpenMPI spreads work over processes.
+# Debian packages that make more possible and are never required: OpenMPI spreads work over processes, clang-format-14
+# checks how files are laid out.
 foresightkv_optional() {
   if [ "$1" != bench ] && ! command -v mpirun >/dev/null; then
     echo libopenmpi-dev
     echo openmpi-bin
+  fi
+  if [ "$1" = tests ]; then
+    echo clang-format-14
   fi
 }
 

@@ -29,15 +29,13 @@ bool try_scorer(char const* name, Scorer scorer, fkv::dense_cache<float> const& 
   fkv::sequence_list const all{.max_count = 1, .max_length = 12};
   std::vector<std::byte> memory(fkv::state_bytes(policy, cache.shape(), 12));
   auto const state = fkv::make_state(policy, cache.shape(), 12, memory);
-  std::vector<std::byte> scratch(
-      fkv::evict_bytes(fkv::host, policy, cache.shape(), all, window.max_queries));
+  std::vector<std::byte> scratch(fkv::evict_bytes(fkv::host, policy, cache.shape(), all, window.max_queries));
   std::int32_t new_length = 0, count = 0, positions[12] = {};
   fkv::eviction_output output{.new_lengths = &new_length, .dry_run = true};
   output.lists = {.evicted_count = &count, .evicted_positions = positions, .capacity = 12};
 
   fkv::status done = fkv::reset(fkv::host, state, all);
-  if (done.ok())
-    done = fkv::evict(fkv::host, fkv::batch{policy, cache, all, state, scratch}, window, output);
+  if (done.ok()) done = fkv::evict(fkv::host, fkv::batch{policy, cache, all, state, scratch}, window, output);
   std::printf("%s: %s, would evict the tokens", name, done.message());
   for (int i = 0; i < count; ++i) std::printf(" %d", positions[i]);
   std::printf("\n");

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A cache as the library has none: key and value of a token side by side as int8, each with a scale, in pages of 16 tokens.
+// A cache as the library has none: key and value of a token side by side as int8, each with a scale, in pages of 16
+// tokens.
 #include <cstdint>
 #include <cstdio>
 #include <vector>
@@ -22,7 +23,7 @@ struct fkv::element_traits<std::int8_t> {
 };
 
 // The keys, or the values, of one row: where a token stands, and what its elements are multiplied by.
-template <std::int8_t (token::*Elements)[16], float token::* Scale>
+template <std::int8_t (token::*Elements)[16], float token::*Scale>
 struct page_vectors {
   using element_type = std::int8_t;
   token* pool;
@@ -75,12 +76,14 @@ int main() {
       here.value[0] = static_cast<std::int8_t>(slot);
     }
 
-  auto const policy = fkv::compose<fkv::eviction_config{.budget = 16, .interval = 4}>(fkv::window_sum{}, fkv::top_k{}, fkv::ordered{});
+  auto const policy =
+      fkv::compose<fkv::eviction_config{.budget = 16, .interval = 4}>(fkv::window_sum{}, fkv::top_k{}, fkv::ordered{});
   std::vector<float> queries(2 * 4 * 16);
   for (std::size_t i = 0; i < queries.size(); i += 16) queries[i] = 1.0f;
   auto const window = fkv::observation<float>::hnd(queries.data(), shape, 4);
   fkv::sequence_list const all{.max_count = 1, .max_length = 48};
-  std::vector<std::byte> memory(fkv::state_bytes(policy, shape, 48)), scratch(fkv::evict_bytes(fkv::host, policy, shape, all, 4));
+  std::vector<std::byte> memory(fkv::state_bytes(policy, shape, 48)),
+      scratch(fkv::evict_bytes(fkv::host, policy, shape, all, 4));
   auto const state = fkv::make_state(policy, shape, 48, memory);
   fkv::status done = fkv::reset(fkv::host, state, all);
   if (done.ok())

@@ -34,9 +34,7 @@ class query_window {
         queries[(config.interval - 1) * head_dim + d] = element(sequence, token + head, d);
     }
   }
-  [[nodiscard]] auto view() const {
-    return fkv::observation<float>::hnd(queries_.data(), shape, config.interval);
-  }
+  [[nodiscard]] auto view() const { return fkv::observation<float>::hnd(queries_.data(), shape, config.interval); }
 
  private:
   [[nodiscard]] float* at(int sequence, int head) {

@@ -14,9 +14,7 @@ struct without_domain {
 };
 struct counts_in_floats {
   static constexpr fkv::length_domain domain = fkv::length_domain::row;
-  float operator()(fkv::eviction_config const&, fkv::cache_shape const&, fkv::row_index) const {
-    return 1.0f;
-  }
+  float operator()(fkv::eviction_config const&, fkv::cache_shape const&, fkv::row_index) const { return 1.0f; }
 };
 
 }  // namespace

@@ -52,8 +52,7 @@ TEST_CASE("cache: rows stand layer by layer, sequence by sequence, head by head"
   int expected = 0;
   for (int layer = 0; layer < shape.num_layers; ++layer)
     for (int sequence = 0; sequence < shape.num_sequences; ++sequence)
-      for (int head = 0; head < shape.num_kv_heads; ++head)
-        CHECK(shape.row({layer, sequence, head}) == expected++);
+      for (int head = 0; head < shape.num_kv_heads; ++head) CHECK(shape.row({layer, sequence, head}) == expected++);
   CHECK(shape.num_rows() == expected);
 }
 

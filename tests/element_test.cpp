@@ -26,8 +26,7 @@ bool is_nan(float value) { return (bits_of(value) & 0x7fffffffu) > 0x7f800000u; 
 double exact(std::uint32_t bits) {
   int const exponent = static_cast<int>(bits >> 23 & 0xffu);
   double const mantissa = bits & 0x7fffffu;
-  double const magnitude =
-      exponent == 0 ? std::ldexp(mantissa, -149) : std::ldexp(mantissa + 0x1p23, exponent - 150);
+  double const magnitude = exponent == 0 ? std::ldexp(mantissa, -149) : std::ldexp(mantissa + 0x1p23, exponent - 150);
   return (bits >> 31) != 0 ? -magnitude : magnitude;
 }
 
@@ -46,8 +45,7 @@ struct format {
   double value(std::uint32_t magnitude) const {
     int const bias = (1 << (exponent_bits - 1)) - 1;
     int const exponent = static_cast<int>(magnitude >> mantissa_bits);
-    double const fraction =
-        std::ldexp(static_cast<double>(magnitude & ((1u << mantissa_bits) - 1u)), -mantissa_bits);
+    double const fraction = std::ldexp(static_cast<double>(magnitude & ((1u << mantissa_bits) - 1u)), -mantissa_bits);
     return exponent == 0 ? std::ldexp(fraction, 1 - bias) : std::ldexp(1.0 + fraction, exponent - bias);
   }
 };
@@ -227,8 +225,8 @@ TEST_CASE_TEMPLATE("ties go to even, their neighbours to the nearer value", Elem
   CHECK(wrong == 0);
 }
 
-TEST_CASE_TEMPLATE("any float rounds to the nearest value", Element, fkv::half, fkv::bfloat16,
-                   fkv::float8_e4m3, fkv::float8_e5m2) {
+TEST_CASE_TEMPLATE("any float rounds to the nearest value", Element, fkv::half, fkv::bfloat16, fkv::float8_e4m3,
+                   fkv::float8_e5m2) {
   rounding_oracle<Element> const oracle;
   std::mt19937 random(20240311);
   int wrong = 0;

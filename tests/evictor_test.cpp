@@ -3,12 +3,12 @@
 
 #include <algorithm>
 #include <foresightkv/caches/dense.hpp>
-#include <foresightkv/verbs/collect_due.hpp>
 #include <foresightkv/compactions/ordered.hpp>
 #include <foresightkv/evictor.hpp>
 #include <foresightkv/scorers/key_norm.hpp>
 #include <foresightkv/scorers/window_sum.hpp>
 #include <foresightkv/selectors/top_k.hpp>
+#include <foresightkv/verbs/collect_due.hpp>
 #include <vector>
 
 #include "support/random.hpp"
@@ -21,8 +21,15 @@ constexpr fkv::eviction_config config{.budget = 16, .interval = 4, .sink_tokens 
 
 /// Three sequences of different lengths, by row where a domain wants them so.
 struct tokens {
-  fkv::cache_shape shape{.num_layers = 2, .num_sequences = 3, .num_kv_heads = 2, .group = 2, .key_head_dim = 8, .value_head_dim = 8, .capacity = 40};
-  std::vector<float> keys = std::vector<float>(2 * 3 * 2 * 40 * 8), values = keys, queries = std::vector<float>(2 * 3 * 4 * 4 * 8);
+  fkv::cache_shape shape{.num_layers = 2,
+                         .num_sequences = 3,
+                         .num_kv_heads = 2,
+                         .group = 2,
+                         .key_head_dim = 8,
+                         .value_head_dim = 8,
+                         .capacity = 40};
+  std::vector<float> keys = std::vector<float>(2 * 3 * 2 * 40 * 8), values = keys,
+                     queries = std::vector<float>(2 * 3 * 4 * 4 * 8);
   std::vector<std::int32_t> lengths;
 
   explicit tokens(std::vector<std::int32_t> given) : lengths(std::move(given)) {
@@ -46,7 +53,8 @@ TEST_CASE("evictor: gives what the verb gives, and the lengths of sequences that
   tokens owned({20, 9, 33}), by_hand({20, 9, 33});
   fkv::evictor evictor{fkv::host, policy, owned.shape, 4};
   REQUIRE(evictor.evict(owned.cache(), owned.window()).ok());
-  CHECK(std::vector<std::int32_t>(evictor.new_lengths(), evictor.new_lengths() + 3) == std::vector<std::int32_t>{16, 9, 16});
+  CHECK(std::vector<std::int32_t>(evictor.new_lengths(), evictor.new_lengths() + 3) ==
+        std::vector<std::int32_t>{16, 9, 16});
 
   fkv::sequence_list const all{nullptr, nullptr, 3, 40};
   std::vector<std::byte> columns(fkv::state_bytes(policy, by_hand.shape, 20));
@@ -54,7 +62,9 @@ TEST_CASE("evictor: gives what the verb gives, and the lengths of sequences that
   auto const state = fkv::make_state(policy, by_hand.shape, 20, columns);
   REQUIRE(fkv::reset(fkv::host, state, all).ok());
   std::vector<std::int32_t> new_lengths(3);
-  REQUIRE(fkv::evict(fkv::host, fkv::batch{policy, by_hand.cache(), all, state, scratch}, by_hand.window(), {new_lengths.data()}).ok());
+  REQUIRE(fkv::evict(fkv::host, fkv::batch{policy, by_hand.cache(), all, state, scratch}, by_hand.window(),
+                     {new_lengths.data()})
+              .ok());
   CHECK(owned.keys == by_hand.keys);
   CHECK(owned.values == by_hand.values);
   CHECK(new_lengths[0] == 16);
@@ -67,7 +77,8 @@ TEST_CASE("evictor: some sequences, as collect_due lists them") {
   std::vector<std::int32_t> due(3), count(1);
   REQUIRE(fkv::collect_due(fkv::host, evictor.rows(cache), due.data(), count.data()).ok());
   REQUIRE(evictor.evict(cache, made.window(), {due.data(), count.data(), 3, 40}).ok());
-  CHECK(std::vector<std::int32_t>(evictor.new_lengths(), evictor.new_lengths() + 3) == std::vector<std::int32_t>{16, 19, 16});
+  CHECK(std::vector<std::int32_t>(evictor.new_lengths(), evictor.new_lengths() + 3) ==
+        std::vector<std::int32_t>{16, 19, 16});
   CHECK(evictor.state().step[evictor.state().row({0, 1, 0})] == 0);
 }
 

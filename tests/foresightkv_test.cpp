@@ -35,8 +35,7 @@ TEST_CASE("foresightkv: with this one header a row of five tokens loses the leas
   CHECK(count == 1);
 
   std::vector<std::byte> memory(fkv::evict_bytes(fkv::host, policy, shape, due_list, 1));
-  REQUIRE(fkv::evict(fkv::host, fkv::batch{policy, cache, due_list, state, memory}, window, {new_lengths})
-              .ok());
+  REQUIRE(fkv::evict(fkv::host, fkv::batch{policy, cache, due_list, state, memory}, window, {new_lengths}).ok());
   CHECK(new_lengths[0] == 4);
   float const kept[4] = {5.0f, 4.0f, 2.0f, 3.0f};
   for (int slot = 0; slot < 4; ++slot) {

@@ -56,8 +56,7 @@ TEST_CASE("judge: extents") {
     }
 }
 
-TEST_CASE(
-    "judge: packing turns the published drop score into a keep score, once, and unpacking turns it back") {
+TEST_CASE("judge: packing turns the published drop score into a keep score, once, and unpacking turns it back") {
   testing::random_source random(1);
   testing::random_judges const published(shape, random);
   fkv::judge_weights const packed = published.view();

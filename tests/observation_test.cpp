@@ -31,8 +31,7 @@ TEST_CASE("observation: both layouts give each query elements and a log-sum-exp 
   for (bool const hnd : {true, false}) {
     using view = fkv::observation<float>;
     auto const window =
-        (hnd ? view::hnd(queries.data(), shape, most) : view::nhd(queries.data(), shape, most))
-            .with_lse(lse.data());
+        (hnd ? view::hnd(queries.data(), shape, most) : view::nhd(queries.data(), shape, most)).with_lse(lse.data());
     CHECK(window.max_queries == most);
     std::set<float const*> seen;
     int wrong = 0;
@@ -43,8 +42,7 @@ TEST_CASE("observation: both layouts give each query elements and a log-sum-exp 
             float const* const query = window.query({layer, sequence, head / shape.group}, head, r);
             seen.insert(query);
             auto const place = (query - queries.data()) / 5;
-            wrong += window.log_sum_exp({layer, sequence, head / shape.group}, head, r) !=
-                     static_cast<float>(place);
+            wrong += window.log_sum_exp({layer, sequence, head / shape.group}, head, r) != static_cast<float>(place);
             int const block = layer * 3 + sequence;
             wrong += place != (hnd ? (block * heads + head) * most + r : (block * most + r) * heads + head);
           }

@@ -27,8 +27,8 @@ TEST_CASE("policy: composed at compile time, with a config fixed in its type") {
   using type = std::remove_cvref_t<decltype(policy)>;
   static_assert(fkv::eviction_policy<type> && std::is_trivially_copyable_v<type>);
   static_assert(
-      std::is_same_v<
-          type, fkv::policy<fkv::fixed<config>, fkv::window_sum, fkv::top_k, fkv::fill_holes, fkv::uniform>>);
+      std::is_same_v<type,
+                     fkv::policy<fkv::fixed<config>, fkv::window_sum, fkv::top_k, fkv::fill_holes, fkv::uniform>>);
   static_assert(static_cast<fkv::eviction_config>(policy.config) == config);
   static_assert(std::is_same_v<type::reads, fkv::statistics<fkv::sum>>);
   CHECK(static_cast<fkv::eviction_config>(policy.config).budget == 24);
@@ -37,9 +37,8 @@ TEST_CASE("policy: composed at compile time, with a config fixed in its type") {
 TEST_CASE("policy: composed with a run-time config and parts that hold values") {
   float const packed[1] = {};
   std::int32_t const budgets[1] = {};
-  auto const policy =
-      fkv::compose(fkv::eviction_config{.budget = 99, .interval = 9}, fkv::foresight<>{{packed, {}}},
-                   fkv::sampled_top_k{}, fkv::ordered{}, fkv::per_sequence{budgets});
+  auto const policy = fkv::compose(fkv::eviction_config{.budget = 99, .interval = 9}, fkv::foresight<>{{packed, {}}},
+                                   fkv::sampled_top_k{}, fkv::ordered{}, fkv::per_sequence{budgets});
   using type = std::remove_cvref_t<decltype(policy)>;
   static_assert(std::is_same_v<type::scorer_type, fkv::foresight<>> &&
                 std::is_same_v<type::budget_type, fkv::per_sequence>);

@@ -22,13 +22,20 @@ struct my_scorer {
   using reads = fkv::statistics<fkv::sum>;
   template <class Lanes, class Token>
   FORESIGHTKV_HOST_DEVICE float operator()(Lanes const& lanes, Token const& token) const {
-    return token.mean(fkv::sum{}) - 0.1f * std::sqrt(lanes.sum(token.key_head_dim(), [&](int d) { return token.key(d) * token.key(d); }));
+    return token.mean(fkv::sum{}) -
+           0.1f * std::sqrt(lanes.sum(token.key_head_dim(), [&](int d) { return token.key(d) * token.key(d); }));
   }
 };
 
 template <class Scorer>
 std::vector<int> kept_after_evict(Scorer const& by) {
-  constexpr fkv::cache_shape shape{.num_layers = 1, .num_sequences = 3, .num_kv_heads = 2, .group = 2, .key_head_dim = 16, .value_head_dim = 16, .capacity = 48};
+  constexpr fkv::cache_shape shape{.num_layers = 1,
+                                   .num_sequences = 3,
+                                   .num_kv_heads = 2,
+                                   .group = 2,
+                                   .key_head_dim = 16,
+                                   .value_head_dim = 16,
+                                   .capacity = 48};
   testing::random_source random(4);
   std::vector<fkv::bfloat16> keys(3 * 2 * 48 * 16), values(keys.size()), queries(3 * 4 * 8 * 16);
   random.fill_normal<fkv::bfloat16>(keys);
@@ -49,7 +56,9 @@ std::vector<int> kept_after_evict(Scorer const& by) {
 
   CHECK(fkv::collect_due(fkv::host, fkv::batch{policy, cache, active, state}, due_slots.data(), due_count.data()).ok());
   CHECK(due_count[0] == 2);
-  CHECK(fkv::evict(fkv::host, fkv::batch{policy, cache, {due_slots.data(), due_count.data(), 3, 48}, state, memory}, window, {new_lengths.data()}).ok());
+  CHECK(fkv::evict(fkv::host, fkv::batch{policy, cache, {due_slots.data(), due_count.data(), 3, 48}, state, memory},
+                   window, {new_lengths.data()})
+            .ok());
   CHECK(new_lengths == std::vector<std::int32_t>{-1, 32, 32});
   int const row = state.row({0, 2, 1});
   std::vector<int> positions(state.position + state.column(row, 0), state.position + state.column(row, 32));

@@ -50,8 +50,7 @@ struct some_layers : testing::no_scorer {
 TEST_CASE("scorer: what satisfies the concepts") {
   static_assert(fkv::scorer<fkv::window_sum> && fkv::pointwise_scorer<fkv::window_sum> &&
                 !fkv::row_scorer<fkv::window_sum>);
-  static_assert(fkv::scorer<fkv::foresight<>> &&
-                fkv::pointwise_scorer<fkv::foresight<fkv::reference_checkpoint>>);
+  static_assert(fkv::scorer<fkv::foresight<>> && fkv::pointwise_scorer<fkv::foresight<fkv::reference_checkpoint>>);
   static_assert(fkv::scorer<row_kind> && fkv::row_scorer<row_kind> && !fkv::pointwise_scorer<row_kind>);
   static_assert(!fkv::scorer<in_double> && !fkv::scorer<without_reads> && !fkv::scorer<owns_memory>);
   CHECK_FALSE(fkv::scorer<int>);

@@ -56,7 +56,8 @@ TEST_CASE("selector: one of the user's own restricts, rescores and evicts") {
     fkv::sequence_list const list{nullptr, nullptr, 1, shape.capacity};
     auto work = testing::workspace_for<policy_type>(shape, list, 0);
     row_cache const cache = memory.view();
-    REQUIRE(fkv::select(testing::exec, fkv::batch{policy, cache, list, state.view, work.view()}, scores.view(), lists.view())
+    REQUIRE(fkv::select(testing::exec, fkv::batch{policy, cache, list, state.view, work.view()}, scores.view(),
+                        lists.view())
                 .ok());
     for (int row = 0; row < 4; ++row) {
       std::vector<float> turned;

@@ -37,8 +37,8 @@ constexpr int capacity = 11;
 }  // namespace
 
 TEST_CASE("state: columns follow from what the policy carries") {
-  static_assert(std::is_same_v<fkv::eviction_state<carrying>::carried_list,
-                               fkv::statistics<fkv::accumulated, fkv::decayed>>);
+  static_assert(
+      std::is_same_v<fkv::eviction_state<carrying>::carried_list, fkv::statistics<fkv::accumulated, fkv::decayed>>);
   static_assert(std::is_same_v<fkv::eviction_state<light>::carried_list, fkv::statistics<>>);
   auto const rows = static_cast<std::size_t>(shape.num_rows());
   CHECK(fkv::state_bytes(carrying{}, shape, capacity) - fkv::state_bytes(light{}, shape, capacity) >=

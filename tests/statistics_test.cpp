@@ -87,9 +87,9 @@ TEST_CASE("statistics: a list knows places and members") {
 TEST_CASE("statistics: joining keeps first places and drops repeats") {
   static_assert(std::is_same_v<fkv::join_statistics<>, statistics<>>);
   static_assert(std::is_same_v<fkv::join_statistics<statistics<>, statistics<sum>>, statistics<sum>>);
-  static_assert(std::is_same_v<
-                fkv::join_statistics<statistics<sum, maximum>, statistics<maximum, minimum>, statistics<sum>>,
-                statistics<sum, maximum, minimum>>);
+  static_assert(
+      std::is_same_v<fkv::join_statistics<statistics<sum, maximum>, statistics<maximum, minimum>, statistics<sum>>,
+                     statistics<sum, maximum, minimum>>);
   static_assert(std::is_same_v<fkv::join_statistics<statistics<last<8>>, statistics<last<16>, last<8>>>,
                                statistics<last<8>, last<16>>>);
   CHECK(fkv::join_statistics<statistics<sum, decayed>, statistics<decayed, sum>>::size == 2);
@@ -98,8 +98,7 @@ TEST_CASE("statistics: joining keeps first places and drops repeats") {
 TEST_CASE("statistics: what must be observed, and what is stored, for a list") {
   using list = statistics<decayed, maximum, accumulated, sum, slow_average>;
   static_assert(std::is_same_v<fkv::window_statistics<list>, statistics<sum, maximum, count_above_half>>);
-  static_assert(
-      std::is_same_v<fkv::carried_statistics<list>, statistics<decayed, accumulated, slow_average>>);
+  static_assert(std::is_same_v<fkv::carried_statistics<list>, statistics<decayed, accumulated, slow_average>>);
   static_assert(std::is_same_v<fkv::window_statistics<statistics<>>, statistics<>>);
   static_assert(std::is_same_v<fkv::carried_statistics<statistics<sum>>, statistics<>>);
   CHECK(fkv::window_statistics<list>::size == 3);

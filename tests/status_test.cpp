@@ -11,9 +11,10 @@ namespace fkv = foresightkv;
 
 namespace {
 
-constexpr fkv::errc all_codes[] = {fkv::errc::ok,           fkv::errc::invalid_config, fkv::errc::invalid_shape,
-                                   fkv::errc::null_pointer, fkv::errc::misaligned,     fkv::errc::overlap,
-                                   fkv::errc::workspace_too_small, fkv::errc::unsupported, fkv::errc::cuda};
+constexpr fkv::errc all_codes[] = {
+    fkv::errc::ok,         fkv::errc::invalid_config, fkv::errc::invalid_shape,       fkv::errc::null_pointer,
+    fkv::errc::misaligned, fkv::errc::overlap,        fkv::errc::workspace_too_small, fkv::errc::unsupported,
+    fkv::errc::cuda};
 
 }  // namespace
 

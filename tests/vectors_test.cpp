@@ -28,8 +28,7 @@ namespace {
 using checker = void (*)(fkv::io::safetensors_file const&);
 
 void check_golden(fkv::io::safetensors_file const& file) {
-  if (!golden_vectors::check_golden_vector(file))
-    throw fkv::io::error(file.label() + ": no golden set that is known");
+  if (!golden_vectors::check_golden_vector(file)) throw fkv::io::error(file.label() + ": no golden set that is known");
 }
 
 /// A kind of vector set: files whose name begins so. Without a checker it belongs to a part of the library
@@ -70,8 +69,7 @@ std::set<std::string> unchecked_methods(kind const& checked, fkv::io::safetensor
   std::set<std::string> names;
   for (auto const& [name, tensor] : file) {
     std::string const method = name.substr(0, name.find('.'));
-    bool const known =
-        std::find(checked.methods.begin(), checked.methods.end(), method) != checked.methods.end();
+    bool const known = std::find(checked.methods.begin(), checked.methods.end(), method) != checked.methods.end();
     if (!checked.methods.empty() && method != name && !known) names.insert(method);
   }
   return names;

@@ -29,10 +29,18 @@ std::vector<piece> take_all(arena& scratch, std::vector<std::size_t> const& coun
   std::vector<piece> pieces;
   for (std::size_t index = 0; index < counts.size(); ++index) {
     switch (index % 4) {
-      case 0: pieces.push_back(take<char>(scratch, counts[index])); break;
-      case 1: pieces.push_back(take<float>(scratch, counts[index])); break;
-      case 2: pieces.push_back(take<double>(scratch, counts[index])); break;
-      default: pieces.push_back(take<std::uint16_t>(scratch, counts[index])); break;
+      case 0:
+        pieces.push_back(take<char>(scratch, counts[index]));
+        break;
+      case 1:
+        pieces.push_back(take<float>(scratch, counts[index]));
+        break;
+      case 2:
+        pieces.push_back(take<double>(scratch, counts[index]));
+        break;
+      default:
+        pieces.push_back(take<std::uint16_t>(scratch, counts[index]));
+        break;
     }
   }
   return pieces;

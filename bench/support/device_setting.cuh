@@ -5,7 +5,8 @@
 
 namespace benchmarks {
 
-/// A model at the moment of an eviction. Axes: batch, budget, interval; Qwen3-4B otherwise: 36 layers, 8 KV heads, group
+/// A model at the moment of an eviction. Axes: batch, budget, interval; Qwen3-4B otherwise: 36 layers, 8 KV heads,
+/// group
 /// 4, head dimension 128.
 struct model_axes {
   static constexpr int head_dim = 128;
@@ -18,8 +19,13 @@ struct model_axes {
 
   [[nodiscard]] int tokens() const { return budget + interval; }
   [[nodiscard]] fkv::cache_shape shape() const {
-    return {.num_layers = 36, .num_sequences = batch, .num_kv_heads = 8, .group = 4, .key_head_dim = head_dim,
-            .value_head_dim = head_dim, .capacity = tokens()};
+    return {.num_layers = 36,
+            .num_sequences = batch,
+            .num_kv_heads = 8,
+            .group = 4,
+            .key_head_dim = head_dim,
+            .value_head_dim = head_dim,
+            .capacity = tokens()};
   }
   [[nodiscard]] fkv::eviction_config config() const { return {.budget = budget, .interval = interval}; }
   [[nodiscard]] row_extents row() const {
@@ -138,7 +144,8 @@ auto cold_models(model_axes const& extents, Policy const& policy) {
 template <class Setting, class Call>
 call_time time_verb(std::vector<Setting>& settings, Call const& call) {
   require(call(fkv::prepare(traits()), settings.front()));
-  return time_replays(settings, [&](cudaStream_t stream, Setting& at) { require(call(fkv::on(stream, traits()), at)); });
+  return time_replays(settings,
+                      [&](cudaStream_t stream, Setting& at) { require(call(fkv::on(stream, traits()), at)); });
 }
 
 }  // namespace benchmarks

@@ -3,11 +3,11 @@
 
 #include <benchmark/benchmark.h>
 
+#include <cuda_runtime.h>
 #include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <cuda_runtime.h>
 #include <foresightkv/foresightkv.cuh>
 #include <stdexcept>
 #include <utility>
@@ -86,7 +86,9 @@ device_buffer<Element> const& normal_block() {
 }
 
 template <class Element>
-void device_buffer<Element>::fill_normal() { fill(normal_block<Element>()); }
+void device_buffer<Element>::fill_normal() {
+  fill(normal_block<Element>());
+}
 
 /// A CUDA handle that ends with its scope.
 template <class Handle, cudaError_t (*Destroy)(Handle)>

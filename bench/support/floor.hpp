@@ -41,10 +41,10 @@ struct row_extents {
 
 /// What scores are made from.
 struct scorer_reads {
-  double queries = 0;   ///< per query head
+  double queries = 0;  ///< per query head
   bool values = false;
-  double carried = 0;   ///< statistics that are read and written back
-  bool judge = false;   ///< 2 D + 8 g inputs, 16 hidden units; weights in two bf16 terms
+  double carried = 0;  ///< statistics that are read and written back
+  bool judge = false;  ///< 2 D + 8 g inputs, 16 hidden units; weights in two bf16 terms
 };
 
 /// Log-sum-exp of each query of the window.

@@ -24,7 +24,8 @@ class cublas {
   void multiply(cudaStream_t stream, int n, fkv::bfloat16 const* a, fkv::bfloat16 const* b, fkv::bfloat16* c) const {
     float const one = 1.0f, zero = 0.0f;
     check(function<decltype(cublasSetStream_v2)>("cublasSetStream_v2")(handle_, stream));
-    check(function<decltype(cublasSetWorkspace_v2)>("cublasSetWorkspace_v2")(handle_, scratch_.data(), scratch_.size()));
+    check(
+        function<decltype(cublasSetWorkspace_v2)>("cublasSetWorkspace_v2")(handle_, scratch_.data(), scratch_.size()));
     check(function<product>("cublasGemmEx")(handle_, CUBLAS_OP_N, CUBLAS_OP_N, n, n, n, &one, a, CUDA_R_16BF, n, b,
                                             CUDA_R_16BF, n, &zero, c, CUDA_R_16BF, n, CUBLAS_COMPUTE_32F,
                                             CUBLAS_GEMM_DEFAULT));
@@ -57,8 +58,8 @@ call_time time_matrix_product() {
   using matrices = std::array<device_buffer<fkv::bfloat16>, 3>;
   constexpr std::size_t cells = std::size_t{n} * n;
   std::vector<matrices> settings;
-  settings.push_back({device_buffer<fkv::bfloat16>(cells), device_buffer<fkv::bfloat16>(cells),
-                      device_buffer<fkv::bfloat16>(cells)});
+  settings.push_back(
+      {device_buffer<fkv::bfloat16>(cells), device_buffer<fkv::bfloat16>(cells), device_buffer<fkv::bfloat16>(cells)});
   for (std::size_t factor : {0u, 1u}) settings[0][factor].fill_normal();
   return time_replays(settings, [&](cudaStream_t stream, matrices const& at) {
     library.multiply(stream, n, at[0].data(), at[1].data(), at[2].data());

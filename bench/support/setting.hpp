@@ -30,8 +30,13 @@ struct axes {
   [[nodiscard]] int tokens() const { return budget + interval; }
   [[nodiscard]] int rows() const { return sequences * kv_heads; }
   [[nodiscard]] fkv::cache_shape shape() const {
-    return {.num_layers = 1, .num_sequences = sequences, .num_kv_heads = kv_heads, .group = group,
-            .key_head_dim = head_dim, .value_head_dim = head_dim, .capacity = tokens()};
+    return {.num_layers = 1,
+            .num_sequences = sequences,
+            .num_kv_heads = kv_heads,
+            .group = group,
+            .key_head_dim = head_dim,
+            .value_head_dim = head_dim,
+            .capacity = tokens()};
   }
   [[nodiscard]] fkv::eviction_config config() const { return {.budget = budget, .interval = interval}; }
   /// Multiplications and additions of the window's logits, once.
@@ -62,7 +67,8 @@ class setting {
         rule(policy),
         keys_(cells(extents.tokens(), extents.head_dim)),
         values_(keys_.size()),
-        queries_(static_cast<std::size_t>(extents.rows() * extents.group * extents.interval) * static_cast<std::size_t>(extents.head_dim)),
+        queries_(static_cast<std::size_t>(extents.rows() * extents.group * extents.interval) *
+                 static_cast<std::size_t>(extents.head_dim)),
         lse_(static_cast<std::size_t>(extents.rows() * extents.group * extents.interval), 8.0f),
         lengths_(static_cast<std::size_t>(extents.sequences), extents.tokens()),
         new_lengths(static_cast<std::size_t>(extents.sequences)),
@@ -85,18 +91,27 @@ class setting {
 
   void restart() { (void)fkv::reset(fkv::host, state, list); }
 
-  [[nodiscard]] auto cache() { return fkv::dense_cache<Element>::hnd(keys_.data(), values_.data(), lengths_.data(), shape); }
-  [[nodiscard]] auto window() const { return fkv::observation<Element>::hnd(queries_.data(), shape, static_cast<int>(lse_.size()) / (shape.num_sequences * shape.num_kv_heads * shape.group)); }
+  [[nodiscard]] auto cache() {
+    return fkv::dense_cache<Element>::hnd(keys_.data(), values_.data(), lengths_.data(), shape);
+  }
+  [[nodiscard]] auto window() const {
+    return fkv::observation<Element>::hnd(
+        queries_.data(), shape,
+        static_cast<int>(lse_.size()) / (shape.num_sequences * shape.num_kv_heads * shape.group));
+  }
   [[nodiscard]] auto window_with_lse() const { return window().with_lse(lse_.data()); }
   [[nodiscard]] auto rows() { return fkv::batch{rule, cache(), list, state, scratch()}; }
   [[nodiscard]] fkv::workspace scratch() { return {scratch_.data(), scratch_.size()}; }
   [[nodiscard]] fkv::score_view score_rows() { return {scores.data(), shape.capacity}; }
-  [[nodiscard]] fkv::selection lists() { return {kept.data(), evicted.data(), evicted_count.data(), nullptr, shape.capacity}; }
+  [[nodiscard]] fkv::selection lists() {
+    return {kept.data(), evicted.data(), evicted_count.data(), nullptr, shape.capacity};
+  }
   [[nodiscard]] std::size_t cache_bytes() const { return 2 * keys_.size() * sizeof(Element); }
 
  private:
   [[nodiscard]] std::size_t cells(int tokens, int dim) const {
-    return static_cast<std::size_t>(shape.num_rows()) * static_cast<std::size_t>(tokens) * static_cast<std::size_t>(dim);
+    return static_cast<std::size_t>(shape.num_rows()) * static_cast<std::size_t>(tokens) *
+           static_cast<std::size_t>(dim);
   }
 
  public:
@@ -143,10 +158,12 @@ class random_judge {
 };
 
 inline void count_bytes(benchmark::State& state, double bytes) {
-  state.counters["bytes"] = benchmark::Counter(bytes, benchmark::Counter::kIsIterationInvariantRate, benchmark::Counter::kIs1000);
+  state.counters["bytes"] =
+      benchmark::Counter(bytes, benchmark::Counter::kIsIterationInvariantRate, benchmark::Counter::kIs1000);
 }
 inline void count_flops(benchmark::State& state, double flops) {
-  state.counters["FLOP"] = benchmark::Counter(flops, benchmark::Counter::kIsIterationInvariantRate, benchmark::Counter::kIs1000);
+  state.counters["FLOP"] =
+      benchmark::Counter(flops, benchmark::Counter::kIsIterationInvariantRate, benchmark::Counter::kIs1000);
 }
 
 }  // namespace benchmarks

@@ -49,8 +49,7 @@ int main() {
       std::printf("eviction failed: %s\n", evictor.problem());
       return 1;
     }
-    std::printf("after token %3d: %d -> %d tokens; layer 0, head 0 begins with the tokens", token, before,
-                length);
+    std::printf("after token %3d: %d -> %d tokens; layer 0, head 0 begins with the tokens", token, before, length);
     for (int slot = 0; slot < 6; ++slot) std::printf(" %d", evictor.position(0, 0, slot));
     std::printf("\n");
   }

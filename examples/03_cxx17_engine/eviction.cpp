@@ -35,7 +35,8 @@ std::int32_t evictor::evict(std::int32_t length, float const* queries) {
   auto const cache = fkv::dense_cache<float>::hnd(memory.keys, memory.values, &length, shape);
   auto const window = fkv::observation<float>::hnd(queries, shape, interval);
   std::int32_t new_length = -1;
-  last = fkv::evict(fkv::host, fkv::batch{implementation::policy, cache, sequence, state, scratch}, window, {&new_length});
+  last =
+      fkv::evict(fkv::host, fkv::batch{implementation::policy, cache, sequence, state, scratch}, window, {&new_length});
   return new_length;
 }
 

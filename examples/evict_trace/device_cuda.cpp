@@ -16,7 +16,9 @@ class managed_memory : public std::pmr::memory_resource {
     return memory;
   }
   void do_deallocate(void* memory, std::size_t, std::size_t) override { (void)cudaFree(memory); }
-  [[nodiscard]] bool do_is_equal(std::pmr::memory_resource const& other) const noexcept override { return this == &other; }
+  [[nodiscard]] bool do_is_equal(std::pmr::memory_resource const& other) const noexcept override {
+    return this == &other;
+  }
 };
 
 }  // namespace

@@ -30,8 +30,8 @@ int threads_of(options const& chosen) {
 /// The device, if it is wanted or there.
 backend backend_of(options const& chosen) {
   backend where;
-  where.on_device = chosen.device == device_choice::cuda ||
-                    (chosen.device == device_choice::automatic && cuda_problem().empty());
+  where.on_device =
+      chosen.device == device_choice::cuda || (chosen.device == device_choice::automatic && cuda_problem().empty());
   if (where.on_device) where.memory = cuda_memory();
   return where;
 }
@@ -40,8 +40,8 @@ backend backend_of(options const& chosen) {
 int end_of(options const& chosen, fkv::io::trace const& trace) {
   int const end = chosen.to.value_or(trace.tokens());
   if (end > trace.tokens())
-    throw input_error("--to " + std::to_string(end) + " lies behind the trace's " +
-                      std::to_string(trace.tokens()) + " tokens");
+    throw input_error("--to " + std::to_string(end) + " lies behind the trace's " + std::to_string(trace.tokens()) +
+                      " tokens");
   return end;
 }
 
@@ -62,9 +62,8 @@ setting main_setting(options const& chosen, backend const& where, fkv::io::trace
   int const end = end_of(chosen, trace);
   auto const given = setting_of(chosen, where, chosen.budget, end);
   if (end <= given.start)
-    throw input_error("nothing to evict: " + std::to_string(end) +
-                      " tokens, and the first eviction comes when " + std::to_string(given.start) +
-                      " are cached and another one arrives");
+    throw input_error("nothing to evict: " + std::to_string(end) + " tokens, and the first eviction comes when " +
+                      std::to_string(given.start) + " are cached and another one arrives");
   return given;
 }
 
@@ -74,12 +73,10 @@ std::vector<setting> settings_of(options const& chosen, backend const& where, fk
   if (chosen.html.empty()) return settings;
   auto const main = settings.front();
   for (int const quarters : {1, 2, 3, 6, 8, 12}) {
-    auto const intervals =
-        std::max<std::int64_t>(1, std::int64_t{main.budget} * quarters / 4 / main.interval);
+    auto const intervals = std::max<std::int64_t>(1, std::int64_t{main.budget} * quarters / 4 / main.interval);
     auto const budget = intervals * main.interval;
     if (budget + 2 * main.interval > main.end || budget <= main.recent) continue;  // too long, or no choice
-    bool const known =
-        std::ranges::any_of(settings, [&](setting const& given) { return given.budget == budget; });
+    bool const known = std::ranges::any_of(settings, [&](setting const& given) { return given.budget == budget; });
     if (!known) settings.push_back(setting_of(chosen, where, static_cast<int>(budget), main.end));
   }
   return settings;
@@ -131,16 +128,14 @@ std::vector<policy_entry const*> policies_of(options const& chosen, experiment& 
   bool const has_judge = !chosen.weights.empty();
   for (auto const& name : chosen.policies) {
     policies.push_back(find_policy(name));
-    if (policies.back()->needs_judge && !has_judge)
-      throw input_error("--policies " + name + " needs --weights FILE");
+    if (policies.back()->needs_judge && !has_judge) throw input_error("--policies " + name + " needs --weights FILE");
   }
   if (!policies.empty()) return policies;
   for (auto const& policy : all_policies()) {
     if (!policy.needs_judge || has_judge)
       policies.push_back(&policy);
     else
-      result.notes.push_back(std::string(policy.name) +
-                             " is left out: it needs judge weights (--weights FILE)");
+      result.notes.push_back(std::string(policy.name) + " is left out: it needs judge weights (--weights FILE)");
   }
   return policies;
 }
@@ -205,8 +200,7 @@ experiment run_experiment(options const& chosen, progress const& report) {
     auto const layer = trace.layer(number);
     auto const at = "layer " + std::to_string(number) + ": ";
     report(done / work, at + "future attention");
-    golden_table const golden(layer, chosen.interval, end, fkv::host.threads(threads_of(chosen)),
-                              where.memory);
+    golden_table const golden(layer, chosen.interval, end, fkv::host.threads(threads_of(chosen)), where.memory);
     std::vector<record> records;
     std::vector<replayed> replays;
     records.reserve(tallies.size());
@@ -219,10 +213,8 @@ experiment run_experiment(options const& chosen, progress const& report) {
     report(done / work, at + "measuring");
     auto const losses = measure(layer, replays, end, threads_of(chosen));
     done += static_cast<double>(settings.size());
-    for (std::size_t i = 0; i < tallies.size(); ++i)
-      tallies[i].add(records[i], losses[i], layer.shape.kv_heads);
-    for (std::size_t i = 0; i < result.maps.size(); ++i)
-      result.maps[i].push_back({number, std::move(records[i])});
+    for (std::size_t i = 0; i < tallies.size(); ++i) tallies[i].add(records[i], losses[i], layer.shape.kv_heads);
+    for (std::size_t i = 0; i < result.maps.size(); ++i) result.maps[i].push_back({number, std::move(records[i])});
   }
   for (std::size_t i = 0; i < tallies.size(); ++i) {
     if (i % policies.size() == 0) result.budgets.push_back({settings[i / policies.size()], {}});

@@ -39,9 +39,8 @@ struct experiment {
   std::string trace;  ///< the file's name without its folders
   fkv::io::trace_shape shape;
   std::vector<int> layers;
-  std::vector<budget_result> budgets;  ///< the chosen budget first, then those of the curves
-  std::vector<std::vector<kept_map>>
-      maps;  ///< [policy][layer] at the chosen budget, if the page was asked for
+  std::vector<budget_result> budgets;       ///< the chosen budget first, then those of the curves
+  std::vector<std::vector<kept_map>> maps;  ///< [policy][layer] at the chosen budget, if the page was asked for
   std::vector<std::string> notes;
 
   [[nodiscard]] budget_result const& chosen() const { return budgets.front(); }

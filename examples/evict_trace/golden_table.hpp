@@ -26,7 +26,9 @@ struct golden_scores {
   float const* data = nullptr;
   std::int64_t head_stride = 0;
 
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE float at(int kv_head, int position) const { return data[kv_head * head_stride + position]; }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE float at(int kv_head, int position) const {
+    return data[kv_head * head_stride + position];
+  }
 };
 
 /// Golden Eviction's scores of every token of a layer at every moment: the largest mean attention that any
@@ -44,18 +46,14 @@ class golden_table {
     steps_ = config.steps(tokens);
     future_.resize(as_size(shape.kv_heads) * as_size(steps_) * as_size(tokens));
     std::int64_t const head = std::int64_t{shape.tokens} * shape.key_head_dim;
-    fkv::golden_input<float> const input{.queries = layer.query.data(),
-                                         .keys = layer.key.data(),
-                                         .shape = {.kv_heads = shape.kv_heads,
-                                                   .group = shape.group(),
-                                                   .tokens = tokens,
-                                                   .head_dim = shape.key_head_dim},
-                                         .query_strides = {.head = head, .token = shape.key_head_dim},
-                                         .key_strides = {.head = head, .token = shape.key_head_dim}};
+    fkv::golden_input<float> const input{
+        .queries = layer.query.data(),
+        .keys = layer.key.data(),
+        .shape = {.kv_heads = shape.kv_heads, .group = shape.group(), .tokens = tokens, .head_dim = shape.key_head_dim},
+        .query_strides = {.head = head, .token = shape.key_head_dim},
+        .key_strides = {.head = head, .token = shape.key_head_dim}};
     std::vector<std::byte> scratch(fkv::golden_eviction_bytes(host, config, input.shape));
-    require(fkv::golden_eviction(host, config, input, {.future = future_.data()},
-                                 scratch),
-            "golden_eviction");
+    require(fkv::golden_eviction(host, config, input, {.future = future_.data()}, scratch), "golden_eviction");
   }
 
   /// Scores when `next` is the next token to arrive.

@@ -25,8 +25,7 @@ kv_head take_head(fkv::io::trace_layer const& layer, int number, int tokens) {
                layer.value.data() + std::int64_t{number} * shape.tokens * shape.value_head_dim};
   auto const* key = layer.key.data() + std::int64_t{number} * shape.tokens * shape.key_head_dim;
   for (int t = 0; t < tokens; ++t, key += shape.key_head_dim)
-    for (int dim = 0; dim < shape.key_head_dim; ++dim)
-      head.keys[as_size(std::int64_t{dim} * tokens + t)] = key[dim];
+    for (int dim = 0; dim < shape.key_head_dim; ++dim) head.keys[as_size(std::int64_t{dim} * tokens + t)] = key[dim];
   return head;
 }
 
@@ -44,9 +43,7 @@ struct tile {
 class measured_layer {
  public:
   measured_layer(fkv::io::trace_layer const& layer, int tokens)
-      : layer_(layer),
-        tokens_(tokens),
-        scale_(1.0f / std::sqrt(static_cast<float>(layer.shape.key_head_dim))) {
+      : layer_(layer), tokens_(tokens), scale_(1.0f / std::sqrt(static_cast<float>(layer.shape.key_head_dim))) {
     for (int head = 0; head < layer.shape.kv_heads; ++head) heads_.push_back(take_head(layer, head, tokens));
   }
 
@@ -55,8 +52,7 @@ class measured_layer {
     work.begin = begin;
     work.end = std::min(begin + tile_queries, tokens_);
     attend_fully(heads_[as_size(head)], work);
-    for (auto const& [given, what] : replays)
-      measure_replay(heads_[as_size(head)], *given, *what, work, *losses++);
+    for (auto const& [given, what] : replays) measure_replay(heads_[as_size(head)], *given, *what, work, *losses++);
   }
 
  private:
@@ -72,8 +68,7 @@ class measured_layer {
   void logits(kv_head const& head, int j, int t, float* row) const {
     auto const& shape = layer_.shape;
     float const* const query =
-        layer_.query.data() +
-        (std::int64_t{head.number * shape.group() + j} * shape.tokens + t) * shape.key_head_dim;
+        layer_.query.data() + (std::int64_t{head.number * shape.group() + j} * shape.tokens + t) * shape.key_head_dim;
     std::fill_n(row, t + 1, 0.0f);
     for (int dim = 0; dim < shape.key_head_dim; ++dim) {
       float const* const keys = head.keys.data() + std::int64_t{dim} * tokens_;
@@ -96,8 +91,7 @@ class measured_layer {
       float const* const v1 = values + std::int64_t{k[1]} * dims;
       float const* const v2 = values + std::int64_t{k[2]} * dims;
       float const* const v3 = values + std::int64_t{k[3]} * dims;
-      for (int dim = 0; dim < dims; ++dim)
-        out[dim] += (w0 * v0[dim] + w1 * v1[dim]) + (w2 * v2[dim] + w3 * v3[dim]);
+      for (int dim = 0; dim < dims; ++dim) out[dim] += (w0 * v0[dim] + w1 * v1[dim]) + (w2 * v2[dim] + w3 * v3[dim]);
       total += (static_cast<double>(w0) + w1) + (static_cast<double>(w2) + w3);
     }
     for (; i < count; ++i) {
@@ -127,8 +121,7 @@ class measured_layer {
       }
   }
 
-  void measure_replay(kv_head const& head, setting const& given, record const& what, tile& work,
-                      loss& sums) const {
+  void measure_replay(kv_head const& head, setting const& given, record const& what, tile& work, loss& sums) const {
     int begin = std::max(work.begin, given.start);
     while (begin < work.end) {
       int const eviction = (begin - given.start) / given.interval;
@@ -173,8 +166,7 @@ class measured_layer {
     logits(head, j, t, row);
     float largest = row[work.cached[0]];
     for (int i = 1; i < count; ++i) largest = std::max(largest, row[work.cached[as_size(i)]]);
-    for (int i = 0; i < count; ++i)
-      row[work.cached[as_size(i)]] = std::exp(row[work.cached[as_size(i)]] - largest);
+    for (int i = 0; i < count; ++i) row[work.cached[as_size(i)]] = std::exp(row[work.cached[as_size(i)]] - largest);
     return mix(row, head.values, work.cached, count, work.output.data());
   }
 

@@ -36,7 +36,7 @@ struct replayed {
 
 /// What each replay of a layer lost against the full cache, over all queries after its first eviction. The
 /// full cache's attention is computed once for all of them. The same results whatever the number of threads.
-[[nodiscard]] std::vector<loss> measure(fkv::io::trace_layer const& layer,
-                                        std::vector<replayed> const& replays, int tokens, int threads);
+[[nodiscard]] std::vector<loss> measure(fkv::io::trace_layer const& layer, std::vector<replayed> const& replays,
+                                        int tokens, int threads);
 
 }  // namespace evict_trace

@@ -21,8 +21,10 @@ void parse_policies(options& out, std::string_view list) {
 
 void parse_device(options& out, std::string_view name) {
   out.device = name == "cuda" ? device_choice::cuda : name == "host" ? device_choice::host : device_choice::automatic;
-  if (std::string const problem = name == "cuda" ? cuda_problem() : ""; !problem.empty()) fail("--device", "cuda: " + problem);
-  if (name != "auto" && name != "host" && name != "cuda") fail("--device", "must be auto, host or cuda, is " + quoted(name));
+  if (std::string const problem = name == "cuda" ? cuda_problem() : ""; !problem.empty())
+    fail("--device", "cuda: " + problem);
+  if (name != "auto" && name != "host" && name != "cuda")
+    fail("--device", "must be auto, host or cuda, is " + quoted(name));
 }
 
 void parse_layers(options& out, std::string_view list) {
@@ -39,8 +41,7 @@ constexpr option_parser<options> parsers[] = {
     {"--budget", parse_count<&options::budget, 1>},
     {"--interval", parse_count<&options::interval, 1>},
     {"--recent", parse_count<&options::recent, 0>},
-    {"--policies",
-     [](options& out, std::string_view, std::string_view value) { parse_policies(out, value); }},
+    {"--policies", [](options& out, std::string_view, std::string_view value) { parse_policies(out, value); }},
     {"--layers", [](options& out, std::string_view, std::string_view value) { parse_layers(out, value); }},
     {"--from", parse_count<&options::from, 0>},
     {"--to", parse_count<&options::to, 1>},
@@ -117,8 +118,8 @@ measures, over all queries after the first eviction:
 policies, and what they keep:
 )";
   for (auto const& policy : all_policies())
-    text += "  " + std::string(policy.name) + std::string(19 - policy.name.size(), ' ') +
-            std::string(policy.summary) + "\n";
+    text += "  " + std::string(policy.name) + std::string(19 - policy.name.size(), ' ') + std::string(policy.summary) +
+            "\n";
   return text + "\nExit status: 0, or 2 with one line on standard error if the input cannot be replayed.\n";
 }
 

@@ -38,8 +38,7 @@ std::string packed_head(record const& what, int kv_head, int evictions, int digi
 /// Layers whose maps the page shows: all, or as many as keep it small, spread evenly.
 std::vector<std::size_t> mapped_layers(experiment const& done, int digits) {
   constexpr double largest_maps = 16e6;  // characters
-  double const layer =
-      static_cast<double>(done.maps.size()) * done.shape.kv_heads * done.chosen().given.end * digits;
+  double const layer = static_cast<double>(done.maps.size()) * done.shape.kv_heads * done.chosen().given.end * digits;
   auto const all = done.layers.size();
   auto const fit = std::clamp<std::size_t>(static_cast<std::size_t>(largest_maps / layer), 1, all);
   std::vector<std::size_t> picked;
@@ -49,9 +48,8 @@ std::vector<std::size_t> mapped_layers(experiment const& done, int digits) {
 
 nlohmann::ordered_json budget_data(budget_result const& result) {
   auto const& [given, policies] = result;
-  nlohmann::ordered_json out{{"budget", given.budget}, {"interval", given.interval},
-                             {"recent", given.recent}, {"start", given.start},
-                             {"end", given.end},       {"evictions", given.evictions()}};
+  nlohmann::ordered_json out{{"budget", given.budget}, {"interval", given.interval}, {"recent", given.recent},
+                             {"start", given.start},   {"end", given.end},           {"evictions", given.evictions()}};
   auto& measures = out["measures"] = nlohmann::ordered_json::object();
   for (auto const& row : policies)
     measures[std::string(row.policy->name)] = {{"lost", std::max(0.0, 1.0 - row.attention_recall)},
@@ -73,8 +71,7 @@ nlohmann::ordered_json map_data(experiment const& done, std::vector<std::size_t>
       auto const& [number, what] = done.maps[i][layer];
       nlohmann::ordered_json heads;
       auto const kv_heads = static_cast<int>(what.evicted_at.size() / as_size(what.tokens));
-      for (int head = 0; head < kv_heads; ++head)
-        heads.push_back(packed_head(what, head, given.evictions(), digits));
+      for (int head = 0; head < kv_heads; ++head) heads.push_back(packed_head(what, head, given.evictions(), digits));
       of_policy.push_back({{"layer", number}, {"heads", std::move(heads)}});
     }
   }
@@ -109,8 +106,7 @@ std::string page_data(experiment const& done) {
 
 std::string page(experiment const& done) {
   auto const place = page_template.find(data_begins) + data_begins.size();
-  return std::string(page_template.substr(0, place)) + page_data(done) +
-         std::string(page_template.substr(place));
+  return std::string(page_template.substr(0, place)) + page_data(done) + std::string(page_template.substr(place));
 }
 
 }  // namespace evict_trace

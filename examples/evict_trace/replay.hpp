@@ -50,9 +50,7 @@ struct record {
 
   record(int kv_heads, int length) : tokens(length), evicted_at(as_size(kv_heads) * as_size(length), never) {}
 
-  [[nodiscard]] std::int32_t* of_head(int kv_head) {
-    return evicted_at.data() + std::int64_t{kv_head} * tokens;
-  }
+  [[nodiscard]] std::int32_t* of_head(int kv_head) { return evicted_at.data() + std::int64_t{kv_head} * tokens; }
   [[nodiscard]] std::int32_t const* of_head(int kv_head) const {
     return evicted_at.data() + std::int64_t{kv_head} * tokens;
   }
@@ -85,8 +83,7 @@ inline double golden_share(setting const& given, int eviction, std::int32_t cons
   std::ranges::nth_element(row, golden_end - 1, [](candidate const& a, candidate const& b) {
     return a.score != b.score ? a.score < b.score : a.position < b.position;
   });
-  auto const shared =
-      std::count_if(row.begin(), golden_end, [](candidate const& token) { return token.evicted; });
+  auto const shared = std::count_if(row.begin(), golden_end, [](candidate const& token) { return token.evicted; });
   return static_cast<double>(shared) / num_evicted;
 }
 
@@ -119,8 +116,7 @@ class replay {
         keys_(rows() * slots() * as_size(shape_.key_head_dim), given.where.memory),
         values_(rows() * slots() * as_size(shape_.value_head_dim), given.where.memory),
         state_memory_(fkv::state_bytes(policy{}, shape_, shape_.capacity), given.where.memory),
-        state_(
-            fkv::make_state(policy{}, shape_, shape_.capacity, state_memory_)),
+        state_(fkv::make_state(policy{}, shape_, shape_.capacity, state_memory_)),
         scratch_(scratch_bytes(), given.where.memory),
         evicted_(rows() * slots(), given.where.memory),
         evicted_positions_(rows() * slots(), given.where.memory),
@@ -179,7 +175,8 @@ class replay {
     require(setting_.where.run([&](auto const& exec) {
       bytes = fkv::evict_bytes(exec, policy{}, shape_, visit_, std::max(setting_.start, setting_.interval));
       return fkv::status{};
-    }), "evict_bytes");
+    }),
+            "evict_bytes");
     return bytes;
   }
 
@@ -210,8 +207,7 @@ class replay {
                   tokens.value(row, numbers().length));
     }
     numbers().length += last - first;
-    record_.cache_bytes =
-        std::max(record_.cache_bytes, as_size(numbers().length) * rows() * token_bytes(layer_.shape));
+    record_.cache_bytes = std::max(record_.cache_bytes, as_size(numbers().length) * rows() * token_bytes(layer_.shape));
   }
 
   void evict(int eviction, int next) {
@@ -224,7 +220,8 @@ class replay {
                     .capacity = shape_.capacity};
     auto const began = std::chrono::steady_clock::now();
     run("evict", [&](auto const& exec) {
-      return fkv::evict(exec, fkv::batch{policy_, cache(), visit_, state_, scratch()}, window(next - setting_.interval, next), output);
+      return fkv::evict(exec, fkv::batch{policy_, cache(), visit_, state_, scratch()},
+                        window(next - setting_.interval, next), output);
     });
     std::chrono::duration<double, std::micro> const took = std::chrono::steady_clock::now() - began;
     if (std::uint32_t const flags = state_.flags[0]; flags != 0)

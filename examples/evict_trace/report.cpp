@@ -40,9 +40,8 @@ std::string headline(experiment const& done) {
   return done.trace + ", layer" + (done.layers.size() == 1 ? " " : "s ") + join(done.layers) + ", " +
          std::to_string(done.shape.kv_heads) + " KV heads of " + std::to_string(done.shape.group()) +
          " query heads\nbudget " + grouped(given.budget) + ", interval " + grouped(given.interval) + ": " +
-         grouped(given.evictions()) + " evictions per row, measured on tokens " + grouped(given.start) +
-         " to " + grouped(given.end - 1) + " (" + grouped((std::int64_t{given.end} - given.start) * heads) +
-         " queries)\n";
+         grouped(given.evictions()) + " evictions per row, measured on tokens " + grouped(given.start) + " to " +
+         grouped(given.end - 1) + " (" + grouped((std::int64_t{given.end} - given.start) * heads) + " queries)\n";
 }
 
 }  // namespace
@@ -62,9 +61,8 @@ std::string human_bytes(double bytes) {
 }
 
 std::string table(experiment const& done) {
-  std::vector<std::vector<std::string>> lines{
-      {"", "attention", "output", "golden", "", "", ""},
-      {"policy", "recall", "error", "overlap", "cache", "moved", "time"}};
+  std::vector<std::vector<std::string>> lines{{"", "attention", "output", "golden", "", "", ""},
+                                              {"policy", "recall", "error", "overlap", "cache", "moved", "time"}};
   for (auto const& row : done.chosen().policies) lines.push_back(cells(row));
   std::vector<std::size_t> widths(lines.front().size());
   for (auto const& line : lines)
@@ -74,8 +72,7 @@ std::string table(experiment const& done) {
   for (std::size_t number = 0; number < lines.size(); ++number) {
     auto const& line = lines[number];
     std::string row = line[0] + std::string(widths[0] - line[0].size(), ' ');
-    for (std::size_t i = 1; i < line.size(); ++i)
-      row += "   " + std::string(widths[i] - line[i].size(), ' ') + line[i];
+    for (std::size_t i = 1; i < line.size(); ++i) row += "   " + std::string(widths[i] - line[i].size(), ' ') + line[i];
     row.erase(row.find_last_not_of(' ') + 1);
     text += row + "\n";
     if (number == 1) {

@@ -41,8 +41,8 @@ void place(std::vector<Value> const& rows, int head, int kv_heads, int row, std:
 
 }  // namespace
 
-layer_labels label_layer(fkv::host_execution host, fkv::golden_config const& config, io::trace const& trace,
-                         int layer, int tokens, std::function<void(int heads)> const& done) {
+layer_labels label_layer(fkv::host_execution host, fkv::golden_config const& config, io::trace const& trace, int layer,
+                         int tokens, std::function<void(int heads)> const& done) {
   auto const& recorded = trace.shape(layer);
   fkv::golden_shape const shape{
       .kv_heads = 1, .group = recorded.group(), .tokens = tokens, .head_dim = recorded.key_head_dim};
@@ -58,8 +58,7 @@ layer_labels label_layer(fkv::host_execution host, fkv::golden_config const& con
     auto const keys = widen(trace.key(layer), head, 1, tokens);
     fkv::golden_input<float> const input{.queries = queries.data(), .keys = keys.data(), .shape = shape};
     auto const status =
-        fkv::golden_eviction(host, config, input, {.labels = labels.data(), .evicted = evicted.data()},
-                             scratch);
+        fkv::golden_eviction(host, config, input, {.labels = labels.data(), .evicted = evicted.data()}, scratch);
     if (!status.ok()) throw std::runtime_error(std::string("golden_eviction: ") + status.message());
     place(labels, head, recorded.kv_heads, config.budget, all.labels);
     place(evicted, head, recorded.kv_heads, config.interval, all.evicted);

@@ -47,9 +47,8 @@ class labeller {
     }
     auto const source = source_of(chosen_, *trace_, unit);
     progress(0.0);
-    auto const made =
-        label_layer(fkv::host.threads(chosen_.threads), chosen_.config, *trace_, unit.layer, source.tokens,
-                    [&](int heads) { progress(double(heads) / source.kv_heads); });
+    auto const made = label_layer(fkv::host.threads(chosen_.threads), chosen_.config, *trace_, unit.layer,
+                                  source.tokens, [&](int heads) { progress(double(heads) / source.kv_heads); });
     fkv::io::write_label_shard(shard_path(chosen_, unit), source, made.labels, made.evicted);
   }
 
@@ -96,7 +95,5 @@ void run(communicator const& world, std::span<char const* const> arguments) {
 
 int main(int count, char** arguments) {
   communicator const world;
-  return support::run_program("golden_labels", world, [&] {
-    run(world, {arguments + 1, arguments + count});
-  });
+  return support::run_program("golden_labels", world, [&] { run(world, {arguments + 1, arguments + count}); });
 }

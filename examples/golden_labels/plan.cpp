@@ -20,8 +20,7 @@ void check_names(options const& chosen) {
   for (auto const& trace : chosen.traces) {
     auto const [other, added] = taken.emplace(io::label_shard_name(trace, 0), trace);
     if (!added)
-      throw input_error(other->second.string() + " and " + trace.string() +
-                        " would give files of the same name");
+      throw input_error(other->second.string() + " and " + trace.string() + " would give files of the same name");
   }
 }
 
@@ -42,8 +41,7 @@ bool is_finished(options const& chosen, io::trace const& trace, work const& unit
   auto const found = find_labels(path);
   if (!found) return false;
   if (*found != source_of(chosen, trace, unit))
-    throw input_error(path.string() +
-                      ": holds labels of another config, range or trace (--force replaces them)");
+    throw input_error(path.string() + ": holds labels of another config, range or trace (--force replaces them)");
   return true;
 }
 
@@ -68,8 +66,7 @@ io::trace open_trace(options const& chosen, int index) {
                       std::to_string(trace.tokens()) + " tokens");
   if (config.steps(tokens) < 1)
     throw input_error(path.string() + ": nothing to evict: " + std::to_string(tokens) +
-                      " tokens, and the first eviction comes when " +
-                      std::to_string(config.budget + config.interval) +
+                      " tokens, and the first eviction comes when " + std::to_string(config.budget + config.interval) +
                       " are cached and another one arrives");
   return trace;
 }

@@ -31,7 +31,6 @@ struct work_plan {
 
 [[nodiscard]] std::filesystem::path shard_path(options const& chosen, work const& unit);
 
-[[nodiscard]] fkv::io::label_source source_of(options const& chosen, fkv::io::trace const& trace,
-                                              work const& unit);
+[[nodiscard]] fkv::io::label_source source_of(options const& chosen, fkv::io::trace const& trace, work const& unit);
 
 }  // namespace golden_labels

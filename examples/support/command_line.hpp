@@ -26,9 +26,7 @@ class input_error : public std::runtime_error {
   throw input_error(std::string(option) + " " + std::string(reason));
 }
 
-[[nodiscard]] inline std::string quoted(std::string_view text) {
-  return "'" + foresightkv::io::printable(text) + "'";
-}
+[[nodiscard]] inline std::string quoted(std::string_view text) { return "'" + foresightkv::io::printable(text) + "'"; }
 
 /// A whole number of at least `least`.
 template <class Number>
@@ -38,8 +36,7 @@ template <class Number>
   if (problem == std::errc::result_out_of_range) fail(option, "is too large: " + quoted(text));
   if (problem != std::errc() || end != text.data() + text.size())
     fail(option, "must be a whole number, is " + quoted(text));
-  if (value < least)
-    fail(option, "must be at least " + std::to_string(least) + ", is " + std::to_string(value));
+  if (value < least) fail(option, "must be at least " + std::to_string(least) + ", is " + std::to_string(value));
   return value;
 }
 

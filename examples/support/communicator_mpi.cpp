@@ -71,8 +71,7 @@ void communicator::gather_bytes(std::span<std::byte const> mine, std::span<std::
 }
 
 void communicator::send_bytes(std::span<std::byte const> bytes, int to) const {
-  in_parts(bytes,
-           [&](void const* data, int count) { MPI_Send(data, count, MPI_BYTE, to, tag, MPI_COMM_WORLD); });
+  in_parts(bytes, [&](void const* data, int count) { MPI_Send(data, count, MPI_BYTE, to, tag, MPI_COMM_WORLD); });
 }
 
 void communicator::receive_bytes(std::span<std::byte> bytes, int from) const {

@@ -28,10 +28,8 @@ namespace support {
   auto const filled = static_cast<std::size_t>(done * width);
   char percent[16];
   std::snprintf(percent, sizeof percent, "%3.0f %%", 100.0 * done);
-  auto text =
-      "[" + std::string(filled, '#') + std::string(width - filled, '.') + "] " + percent + "  " + what;
-  if (done > 0.0 && seconds >= too_early)
-    text += ", " + duration_text(seconds / done * (1.0 - done)) + " left";
+  auto text = "[" + std::string(filled, '#') + std::string(width - filled, '.') + "] " + percent + "  " + what;
+  if (done > 0.0 && seconds >= too_early) text += ", " + duration_text(seconds / done * (1.0 - done)) + " left";
   return text;
 }
 
@@ -40,8 +38,7 @@ namespace support {
 class progress_bar {
  public:
   /// Of several processes one shows how far all are.
-  explicit progress_bar(bool shown = true)
-      : shown_(shown), in_place_(shown && ::isatty(STDERR_FILENO) != 0) {}
+  explicit progress_bar(bool shown = true) : shown_(shown), in_place_(shown && ::isatty(STDERR_FILENO) != 0) {}
   progress_bar(progress_bar const&) = delete;
   progress_bar& operator=(progress_bar const&) = delete;
   ~progress_bar() {

@@ -46,8 +46,7 @@ std::optional<checkpoint> load_checkpoint(std::filesystem::path const& path, std
                                           std::size_t floats) {
   if (!std::filesystem::exists(path)) return {};
   io::safetensors_file const file(path);
-  if (file.metadata("format") != format)
-    throw input_error(path.string() + ": is no checkpoint of train_judge");
+  if (file.metadata("format") != format) throw input_error(path.string() + ": is no checkpoint of train_judge");
   auto const found = file.metadata("identity").value_or("");
   if (found != identity)
     throw input_error(path.string() + ": belongs to another training: there, not '" +

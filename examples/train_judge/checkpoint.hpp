@@ -23,7 +23,7 @@ void save_checkpoint(std::filesystem::path const& path, std::string const& ident
 
 /// Empty if the file is not there. Throws `io::error`, or `input_error` where it belongs to another training.
 /// floats: weights of all layers.
-[[nodiscard]] std::optional<checkpoint> load_checkpoint(std::filesystem::path const& path,
-                                                        std::string const& identity, std::size_t floats);
+[[nodiscard]] std::optional<checkpoint> load_checkpoint(std::filesystem::path const& path, std::string const& identity,
+                                                        std::size_t floats);
 
 }  // namespace train_judge

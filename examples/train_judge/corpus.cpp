@@ -31,11 +31,9 @@ Element const* in_place(io::tensor const& from) {
 }
 
 template <class Element>
-training::recorded_layer<Element> recorded(io::trace_shape const& shape, int number, int tokens,
-                                           Element const* query, Element const* key, Element const* value) {
-  auto const strides = [&](int dim) {
-    return training::token_strides{std::int64_t{shape.tokens} * dim, dim};
-  };
+training::recorded_layer<Element> recorded(io::trace_shape const& shape, int number, int tokens, Element const* query,
+                                           Element const* key, Element const* value) {
+  auto const strides = [&](int dim) { return training::token_strides{std::int64_t{shape.tokens} * dim, dim}; };
   return {.queries = query,
           .keys = key,
           .values = value,
@@ -94,8 +92,8 @@ void check_layers(io::trace const& trace, std::string const& name, corpus const&
 int last_token(options const& chosen, std::string const& name, int tokens) {
   int const end = chosen.to.value_or(tokens);
   if (end > tokens)
-    throw input_error("--to " + std::to_string(end) + " lies behind the " + std::to_string(tokens) +
-                      " tokens of " + name);
+    throw input_error("--to " + std::to_string(end) + " lies behind the " + std::to_string(tokens) + " tokens of " +
+                      name);
   return end;
 }
 
@@ -134,8 +132,7 @@ sequence held_out_sequence(options const& chosen, io::trace const& trace, std::s
 
 /// Golden's scores, from queries and keys.
 template <class Element>
-void solve(training::recorded_layer<Element> const& layer, int interval, fkv::host_execution host,
-           float* future) {
+void solve(training::recorded_layer<Element> const& layer, int interval, fkv::host_execution host, float* future) {
   // The scores depend on the block alone; the smallest budget gives a row for every block from the third on.
   fkv::golden_config const config{.budget = interval, .interval = interval};
   fkv::golden_input<Element> input;
@@ -145,8 +142,7 @@ void solve(training::recorded_layer<Element> const& layer, int interval, fkv::ho
   input.query_strides = {layer.query_strides.head, layer.query_strides.token};
   input.key_strides = {layer.key_strides.head, layer.key_strides.token};
   std::vector<std::byte> scratch(fkv::golden_eviction_bytes(host, config, input.shape));
-  require(fkv::golden_eviction(host, config, input, {.future = future}, scratch),
-          "golden_eviction");
+  require(fkv::golden_eviction(host, config, input, {.future = future}, scratch), "golden_eviction");
 }
 
 /// Golden's scores of its own candidates, from a shard; those of other tokens are not looked at.
@@ -160,8 +156,8 @@ void read_shard(options const& chosen, sequence const& from, int number, sequenc
                     source.layer == number;
   if (!fits)
     throw input_error(path.string() + ": was made with other options: expected --budget " +
-                      std::to_string(chosen.budget) + " --interval " + std::to_string(chosen.interval) +
-                      " --to " + std::to_string(from.train_tokens));
+                      std::to_string(chosen.budget) + " --interval " + std::to_string(chosen.interval) + " --to " +
+                      std::to_string(from.train_tokens));
   if (source.fingerprint != io::layer_fingerprint(*from.trace, number))
     throw input_error(path.string() + ": was made from another trace than " + from.name);
   auto const positions = io::candidate_positions(shard);
@@ -169,8 +165,8 @@ void read_shard(options const& chosen, sequence const& from, int number, sequenc
   for (std::size_t i = 0; i < labels.size(); ++i) {
     auto const row = i / as_size(config.budget);
     auto const step = row / as_size(source.kv_heads), head = row % as_size(source.kv_heads);
-    layer.future[(head * as_size(layer.scores.rows) + step) * as_size(from.train_tokens) +
-                 as_size(positions[i])] = labels[i];
+    layer.future[(head * as_size(layer.scores.rows) + step) * as_size(from.train_tokens) + as_size(positions[i])] =
+        labels[i];
   }
 }
 
@@ -182,8 +178,7 @@ std::string fingerprint_of(options const& chosen, corpus const& all) {
     add(std::as_bytes(std::span(extents)));
     for (int const number : all.layers) {
       add(std::as_bytes(std::span(&number, 1)));
-      for (auto const* part :
-           {&from.trace->query(number), &from.trace->key(number), &from.trace->value(number)})
+      for (auto const* part : {&from.trace->query(number), &from.trace->key(number), &from.trace->value(number)})
         add(part->bytes);
     }
   }
@@ -247,8 +242,7 @@ void find_labels(options const& chosen, support::communicator const& world, corp
         auto const& [from, layer] = places[task];
         auto& made = from->layers[layer];
         if (shards) return read_shard(chosen, *from, all.layers[layer], made);
-        std::visit([&](auto const& view) { solve(view, chosen.interval, host, made.future.data()); },
-                   made.view);
+        std::visit([&](auto const& view) { solve(view, chosen.interval, host, made.future.data()); }, made.view);
       },
       [&](std::size_t task, auto const& send) {
         send(std::span(places[task].from->layers[places[task].layer].future));

@@ -22,9 +22,8 @@ inline void require(fkv::status done, char const* what) {
 }
 
 /// A layer of a trace where it lies: in the mapped file, in the type that it is stored in.
-using layer_view =
-    std::variant<fkv::training::recorded_layer<float>, fkv::training::recorded_layer<fkv::half>,
-                 fkv::training::recorded_layer<fkv::bfloat16>>;
+using layer_view = std::variant<fkv::training::recorded_layer<float>, fkv::training::recorded_layer<fkv::half>,
+                                fkv::training::recorded_layer<fkv::bfloat16>>;
 
 /// One layer of one sequence to train on.
 struct sequence_layer {

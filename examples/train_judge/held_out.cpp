@@ -22,13 +22,12 @@ held_out::held_out(options const& chosen, support::communicator const& world, co
         auto recorded = from->trace->layer(all_.layers[layer]);
         auto const host = fkv::host.threads(threads_of(chosen_));
         evict_trace::golden_table golden(recorded, chosen_.interval, from->measure_to, host);
-        evict_trace::setting const given{
-            .budget = chosen_.budget,
-            .interval = chosen_.interval,
-            .recent = chosen_.recent.value_or(chosen_.interval),
-            .start = std::max(from->measure_from, chosen_.budget + chosen_.interval),
-            .end = from->measure_to,
-            .where = {.host = fkv::host.threads(1)}};
+        evict_trace::setting const given{.budget = chosen_.budget,
+                                         .interval = chosen_.interval,
+                                         .recent = chosen_.recent.value_or(chosen_.interval),
+                                         .start = std::max(from->measure_from, chosen_.budget + chosen_.interval),
+                                         .end = from->measure_to,
+                                         .where = {.host = fkv::host.threads(1)}};
         prepared_[task] = std::make_unique<prepared>(prepared{std::move(recorded), std::move(golden), given});
       },
       [](std::size_t, auto const&) {});
@@ -43,8 +42,7 @@ held_out_loss held_out::measure_with(Replay const& replay) const {
         auto const& ready = *prepared_[task];
         evict_trace::record const what = replay(ready, places_[task].layer);
         losses[task] =
-            evict_trace::measure(ready.layer, {{&ready.given, &what}}, ready.given.end, threads_of(chosen_))
-                .front();
+            evict_trace::measure(ready.layer, {{&ready.given, &what}}, ready.given.end, threads_of(chosen_)).front();
       },
       [&](std::size_t task, auto const& send) { send(std::span(&losses[task], 1)); });
   held_out_loss sums{std::vector<evict_trace::loss>(all_.layers.size())};
@@ -75,8 +73,7 @@ held_out_loss held_out::measure(std::span<float const> weights) const {
 
 held_out_loss held_out::measure_window_sum() const {
   return measure_with([](prepared const& ready, std::size_t) {
-    return evict_trace::replay_with(ready.layer, ready.golden, ready.given, ready.given.config(),
-                                    fkv::window_sum{});
+    return evict_trace::replay_with(ready.layer, ready.golden, ready.given, ready.given.config(), fkv::window_sum{});
   });
 }
 

@@ -18,8 +18,7 @@ std::vector<float> first_weights(options const& chosen, corpus const& all) {
     training::initialisation_config const config{chosen.start, chosen.deviation, chosen.seed};
     require(chosen.features == feature_set::paper
                 ? training::initialise_judge<fkv::paper>(fkv::host, config, all.shape, packed.data())
-                : training::initialise_judge<fkv::reference_checkpoint>(fkv::host, config, all.shape,
-                                                                        packed.data()),
+                : training::initialise_judge<fkv::reference_checkpoint>(fkv::host, config, all.shape, packed.data()),
             "initialise_judge");
     return packed;
   }
@@ -30,8 +29,7 @@ std::vector<float> first_weights(options const& chosen, corpus const& all) {
   auto const floats = as_size(all.shape.num_kv_heads) * all.shape.head_floats();
   for (std::size_t i = 0; i < all.layers.size(); ++i) {
     if (!file.has(all.layers[i]))
-      throw input_error(chosen.weights.string() + ": has no judge for layer " +
-                        std::to_string(all.layers[i]));
+      throw input_error(chosen.weights.string() + ": has no judge for layer " + std::to_string(all.layers[i]));
     std::copy_n(model.begin() + static_cast<std::ptrdiff_t>(as_size(all.layers[i]) * floats), floats,
                 packed.begin() + static_cast<std::ptrdiff_t>(i * floats));
   }
@@ -50,8 +48,7 @@ void save_weights(std::filesystem::path const& path, options const& chosen, corp
     layer.fc1_bias.resize(heads * hidden);
     layer.fc2_weight.resize(heads * hidden);
     layer.fc2_bias.resize(heads);
-    views.push_back(
-        {layer.fc1_weight.data(), layer.fc1_bias.data(), layer.fc2_weight.data(), layer.fc2_bias.data()});
+    views.push_back({layer.fc1_weight.data(), layer.fc1_bias.data(), layer.fc2_weight.data(), layer.fc2_bias.data()});
   }
   require(fkv::unpack_judge({packed.data(), all.shape}, views.data()), "unpack_judge");
   file.metadata["features"] = chosen.features == feature_set::paper ? "paper" : "reference_checkpoint";

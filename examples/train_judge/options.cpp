@@ -18,8 +18,7 @@ namespace training = fkv::training;
 
 constexpr std::string_view start_names[] = {"random", "window_sum"};
 constexpr std::string_view feature_names[] = {"paper", "reference_checkpoint"};
-constexpr std::string_view schedule_names[] = {"warm_up_cosine", "constant", "published_supervised",
-                                               "published_rl"};
+constexpr std::string_view schedule_names[] = {"warm_up_cosine", "constant", "published_supervised", "published_rl"};
 constexpr std::string_view scope_names[] = {"layer", "joint"};
 constexpr std::string_view input_names[] = {"all", "statistics"};
 constexpr std::string_view answers[] = {"no", "yes"};
@@ -114,8 +113,7 @@ void check_regime(options const& chosen) {
                          std::to_string(*chosen.recent));
   for (int const from : chosen.from)
     if (!training::replay_config{chosen.eviction(), from}.valid())
-      fail("--from",
-           "must be at least budget + interval and a multiple of the interval, is " + std::to_string(from));
+      fail("--from", "must be at least budget + interval and a multiple of the interval, is " + std::to_string(from));
 }
 
 void check_rollouts(options const& chosen) {
@@ -134,8 +132,8 @@ void check(options& chosen) {
   check_regime(chosen);
   if (chosen.rounds == 0) chosen.rounds = std::min(5, chosen.steps);
   if (chosen.rounds > chosen.steps)
-    fail("--rounds", "must not be more than the " + std::to_string(chosen.steps) + " steps, is " +
-                         std::to_string(chosen.rounds));
+    fail("--rounds",
+         "must not be more than the " + std::to_string(chosen.steps) + " steps, is " + std::to_string(chosen.rounds));
   if (!(chosen.clip > 0.0)) fail("--clip", "must be above 0");
   check_rollouts(chosen);
   if (!chosen.labels.empty() && (chosen.on_policy > 0.0 || !chosen.from.empty()))
@@ -156,9 +154,7 @@ std::string real_text(double value) {
 
 std::string options::identity() const {
   std::string text;
-  auto const add = [&](char const* name, std::string const& value) {
-    text += std::string(name) + " " + value + "\n";
-  };
+  auto const add = [&](char const* name, std::string const& value) { text += std::string(name) + " " + value + "\n"; };
   auto const list = [](std::vector<int> const& numbers) {
     std::string joined;
     for (int const number : numbers) joined += (joined.empty() ? "" : ",") + std::to_string(number);

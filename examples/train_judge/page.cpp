@@ -90,22 +90,22 @@ struct panel {
     auto const y = [&, low = low, high = high](double value) {
       return y0 + top + (height - top - bottom) * (high - value) / (high - low);
     };
-    std::string text = "<text class=\"title\" x=\"" + number(x0 + left, 0) + "\" y=\"" + number(y0 + 18, 0) +
-                       "\">" + escaped(title) + "</text>\n";
+    std::string text = "<text class=\"title\" x=\"" + number(x0 + left, 0) + "\" y=\"" + number(y0 + 18, 0) + "\">" +
+                       escaped(title) + "</text>\n";
     int const digits = std::max(0, static_cast<int>(std::ceil(-std::log10((high - low) / 4))) + 1);
     for (int tick = 0; tick <= 4; ++tick) {
       double const value = low + (high - low) * tick / 4;
-      text += "<path class=\"grid\" d=\"M" + number(x(0), 1) + " " + number(y(value), 1) + "H" +
-              number(x(last), 1) + "\"/>\n<text text-anchor=\"end\" x=\"" + number(x(0) - 8, 1) + "\" y=\"" +
-              number(y(value) + 4, 1) + "\">" + number(value, digits) + "</text>\n";
+      text += "<path class=\"grid\" d=\"M" + number(x(0), 1) + " " + number(y(value), 1) + "H" + number(x(last), 1) +
+              "\"/>\n<text text-anchor=\"end\" x=\"" + number(x(0) - 8, 1) + "\" y=\"" + number(y(value) + 4, 1) +
+              "\">" + number(value, digits) + "</text>\n";
       double const step = last * tick / 4;
-      text += "<text text-anchor=\"middle\" x=\"" + number(x(step), 1) + "\" y=\"" + number(y(low) + 20, 1) +
-              "\">" + number(step, 0) + "</text>\n";
+      text += "<text text-anchor=\"middle\" x=\"" + number(x(step), 1) + "\" y=\"" + number(y(low) + 20, 1) + "\">" +
+              number(step, 0) + "</text>\n";
     }
     for (auto const& [name, value] : levels)
-      text += "<path class=\"level\" d=\"M" + number(x(0), 1) + " " + number(y(value), 1) + "H" +
-              number(x(last), 1) + "\"/>\n<text x=\"" + number(x(last) + 6, 1) + "\" y=\"" +
-              number(y(value) + 4, 1) + "\">" + name + "</text>\n";
+      text += "<path class=\"level\" d=\"M" + number(x(0), 1) + " " + number(y(value), 1) + "H" + number(x(last), 1) +
+              "\"/>\n<text x=\"" + number(x(last) + 6, 1) + "\" y=\"" + number(y(value) + 4, 1) + "\">" + name +
+              "</text>\n";
     for (std::size_t run = 0; run < curves.size(); ++run) {
       std::string path;
       for (auto const& [step, value] : curves[run])
@@ -138,8 +138,7 @@ struct panel {
   }
 };
 
-std::vector<std::vector<point>> curves_of(std::vector<run_curves> const& runs,
-                                          std::vector<point> run_curves::*member) {
+std::vector<std::vector<point>> curves_of(std::vector<run_curves> const& runs, std::vector<point> run_curves::*member) {
   std::vector<std::vector<point>> curves;
   for (auto const& run : runs) curves.push_back(thinned(run.*member, 240));
   return curves;
@@ -169,9 +168,8 @@ std::string panels(std::vector<run_curves> const& runs, double& height) {
   std::string text;
   double const legend = 30;
   for (std::size_t run = 0; run < runs.size(); ++run)
-    text += "<text class=\"run" + std::to_string(run % 4) + "\" x=\"" +
-            number(64 + 200 * static_cast<double>(run), 0) + "\" y=\"22\">" + escaped(runs[run].name) +
-            "</text>\n";
+    text += "<text class=\"run" + std::to_string(run % 4) + "\" x=\"" + number(64 + 200 * static_cast<double>(run), 0) +
+            "\" y=\"22\">" + escaped(runs[run].name) + "</text>\n";
   for (std::size_t i = 0; i < all.size(); ++i) {
     all[i].x0 = panel::width * static_cast<double>(i % 2);
     all[i].y0 = legend + panel::height * static_cast<double>(i / 2);
@@ -187,8 +185,7 @@ run_curves::measured measured_of(nlohmann::json const& what) {
 
 void read_line(nlohmann::json const& line, run_curves& run) {
   if (line.contains("policy"))
-    return (line.at("policy") == "golden" ? run.golden : run.window_sum)
-               .emplace(measured_of(line.at("held_out"))),
+    return (line.at("policy") == "golden" ? run.golden : run.window_sum).emplace(measured_of(line.at("held_out"))),
            void();
   if (!line.contains("step")) return;
   auto const step = line.at("step").get<double>();
@@ -235,27 +232,25 @@ std::string svg(std::vector<run_curves> const& runs) {
   auto const inside = panels(runs, height);
   auto const size = number(2 * panel::width, 0) + " " + number(height, 0);
   return "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 " + size + "\" width=\"" +
-         number(2 * panel::width, 0) + "\"><style>" + std::string(style) +
-         "</style>\n<rect class=\"page\" width=\"" + number(2 * panel::width, 0) + "\" height=\"" +
-         number(height, 0) + "\"/>\n" + inside + "</svg>\n";
+         number(2 * panel::width, 0) + "\"><style>" + std::string(style) + "</style>\n<rect class=\"page\" width=\"" +
+         number(2 * panel::width, 0) + "\" height=\"" + number(height, 0) + "\"/>\n" + inside + "</svg>\n";
 }
 
 std::string page(std::vector<run_curves> const& runs, std::string const& options) {
   auto const& run = runs.front();
   std::string rows;
   auto const add = [&](std::string const& name, double error, double lost) {
-    rows += "<tr><td>" + escaped(name) + "</td><td>" + number(error, 5) + "</td><td>" +
-            number(1.0 - lost, 5) + "</td></tr>\n";
+    rows += "<tr><td>" + escaped(name) + "</td><td>" + number(error, 5) + "</td><td>" + number(1.0 - lost, 5) +
+            "</td></tr>\n";
   };
   for (auto const& each : runs)
     if (!each.output_error.empty()) add(each.name, each.output_error.back().value, each.lost.back().value);
   if (run.golden) add("golden", run.golden->output_error, 1.0 - run.golden->attention_recall);
   if (run.window_sum) add("window_sum", run.window_sum->output_error, 1.0 - run.window_sum->attention_recall);
   auto const table =
-      rows.empty()
-          ? "<p>No tokens were held out: nothing was measured.</p>\n"
-          : "<table><tr><th>on held-out tokens</th><th>output error</th><th>attention recall</th></tr>\n" +
-                rows + "</table>\n";
+      rows.empty() ? "<p>No tokens were held out: nothing was measured.</p>\n"
+                   : "<table><tr><th>on held-out tokens</th><th>output error</th><th>attention recall</th></tr>\n" +
+                         rows + "</table>\n";
   return R"(<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>)" +
@@ -283,8 +278,7 @@ std::string page(std::vector<run_curves> const& runs, std::string const& options
 
 std::string summary_of(run_curves const& run, std::string const& weights) {
   std::string text = weights + ": " + std::to_string(run.loss.size()) + " steps, loss " +
-                     (run.loss.empty() ? "-" : number(thinned(run.loss, 20).back().value, 5)) +
-                     " at the end\n";
+                     (run.loss.empty() ? "-" : number(thinned(run.loss, 20).back().value, 5)) + " at the end\n";
   if (run.output_error.empty()) return text;
   auto const line = [&](std::string const& name, double error, double recall) {
     text += "  " + name + std::string(12 - name.size(), ' ') + "output error " + number(error, 5) +

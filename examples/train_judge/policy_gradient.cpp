@@ -46,27 +46,23 @@ void draw(options const& chosen, corpus const& all, rollout& out, std::uint32_t 
         training::replay_guide const guide{weights, true, chosen.seed, number};
         training::replay_output const output{own.positions.data(), own.statistics.data(), own.labels.data(),
                                              own.evicted.data(), own.evicted_positions.data()};
-        require(training::feature_replay<Features>(host, out.config, recorded, from.scores, guide, output,
-                                                   scratch),
+        require(training::feature_replay<Features>(host, out.config, recorded, from.scores, guide, output, scratch),
                 "feature_replay");
       },
       from.view);
   visit_rollout(all, out, layer, [&](auto const& seen) {
     std::vector<std::byte> scratch(training::rollout_bytes(host, all.shape, seen));
-    require(training::rollout_log_probs(host, all.shape, weights, seen, own.log_probs.data(),
-                                        scratch),
+    require(training::rollout_log_probs(host, all.shape, weights, seen, own.log_probs.data(), scratch),
             "rollout_log_probs");
   });
 }
 
-std::size_t layer_floats(corpus const& all) {
-  return as_size(all.shape.num_kv_heads) * all.shape.head_floats();
-}
+std::size_t layer_floats(corpus const& all) { return as_size(all.shape.num_kv_heads) * all.shape.head_floats(); }
 
 }  // namespace
 
-std::vector<rollout> draw_rollouts(options const& chosen, support::communicator const& world,
-                                   corpus const& all, std::span<float const> weights) {
+std::vector<rollout> draw_rollouts(options const& chosen, support::communicator const& world, corpus const& all,
+                                   std::span<float const> weights) {
   rollout empty;
   empty.config = {chosen.eviction(), 0};
   empty.steps = empty.config.steps(all.sequences.front().train_tokens);
@@ -116,8 +112,7 @@ void save_rollouts(std::filesystem::path const& path, options const& chosen, cor
   }
   for (std::size_t layer = 0; layer < all.layers.size(); ++layer)
     file.add("layer." + std::to_string(all.layers[layer]) + ".evicted_positions",
-             {std::ssize(rollouts), first.steps, all.shape.num_kv_heads, first.config.evictions(0)},
-             stored[layer]);
+             {std::ssize(rollouts), first.steps, all.shape.num_kv_heads, first.config.evictions(0)}, stored[layer]);
   file.metadata("format", "foresightkv rollouts 1")
       .metadata("trace", all.sequences.front().name)
       .metadata("budget", std::to_string(chosen.budget))
@@ -130,9 +125,7 @@ earnings read_losses(options const& chosen, std::filesystem::path const& path) {
   io::safetensors_file const file(path);
   auto const& evicted = file.at("loss_evicted").expect_shape({chosen.rollouts, io::tensor::any});
   auto const tokens = evicted.shape[1];
-  auto const read = [&](char const* name) {
-    return file.at(name).expect_shape({tokens}).expect_finite().to_float();
-  };
+  auto const read = [&](char const* name) { return file.at(name).expect_shape({tokens}).expect_finite().to_float(); };
   auto const full = read("loss_full"), entropy = read("entropy");
   auto const losses = evicted.expect_finite().to_float();
   training::reward_config const config{.first_token = chosen.budget + chosen.interval};
@@ -143,15 +136,12 @@ earnings read_losses(options const& chosen, std::filesystem::path const& path) {
                                      static_cast<int>(tokens)};
   std::vector<training::reward_result> found(as_size(chosen.rollouts));
   std::vector<std::byte> scratch(training::rewards_bytes(fkv::host, config, input));
-  require(
-      training::rewards(fkv::host, config, input, found.data(), nullptr, scratch),
-      "rewards");
+  require(training::rewards(fkv::host, config, input, found.data(), nullptr, scratch), "rewards");
   earnings earned;
   for (auto const& each : found) earned.rewards.push_back(each.reward);
   earned.advantages.resize(found.size());
-  require(
-      training::group_advantages(fkv::host, chosen.rollouts, earned.rewards.data(), earned.advantages.data()),
-      "group_advantages");
+  require(training::group_advantages(fkv::host, chosen.rollouts, earned.rewards.data(), earned.advantages.data()),
+          "group_advantages");
   return earned;
 }
 
@@ -173,8 +163,7 @@ policy_report policy_gradient(options const& chosen, support::communicator const
           training::grpo_config const config{.kl_weight = kl_weight,
                                              .scale = 1.0 / static_cast<double>(rollouts.size())};
           require(training::rollout_gradient(host, config, all.shape, weights.data() + layer * floats, seen,
-                                             advantages[number], parts[task].data(), &results[task],
-                                             scratch),
+                                             advantages[number], parts[task].data(), &results[task], scratch),
                   "rollout_gradient");
         });
       },

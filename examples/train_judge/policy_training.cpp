@@ -28,8 +28,8 @@ json take_step(options const& chosen, support::communicator const& world, corpus
                std::vector<rollout> const& rollouts, std::vector<double> const& advantages, int step,
                optimiser& state) {
   std::vector<float> gradient(state.weights.size());
-  auto const found = policy_gradient(chosen, world, all, rollouts, advantages,
-                                     training::published_kl_weight(step), state.weights, gradient);
+  auto const found = policy_gradient(chosen, world, all, rollouts, advantages, training::published_kl_weight(step),
+                                     state.weights, gradient);
   auto const host = fkv::host.threads(threads_of(chosen));
   std::vector<double> norms(all.layers.size());
   training::clip_result clipped;
@@ -42,14 +42,13 @@ json take_step(options const& chosen, support::communicator const& world, corpus
                                 training::adam_state<float>{state.weights.data(), state.mean.data(),
                                                             state.square.data(), gradient.size()}),
             "adam_step");
-  return {
-      {"step", step},
-      {"loss", found.loss},
-      {"kl", found.kl},
-      {"clipped_picks", found.clipped},
-      {"learning_rate", rate},
-      {"gradient_norm", clipped.norm},
-      {"clip_rate", static_cast<double>(clipped.clipped_layers) / static_cast<double>(all.layers.size())}};
+  return {{"step", step},
+          {"loss", found.loss},
+          {"kl", found.kl},
+          {"clipped_picks", found.clipped},
+          {"learning_rate", rate},
+          {"gradient_norm", clipped.norm},
+          {"clip_rate", static_cast<double>(clipped.clipped_layers) / static_cast<double>(all.layers.size())}};
 }
 
 }  // namespace
@@ -75,8 +74,8 @@ void run_policy_training(options const& chosen, support::communicator const& wor
   support::together(world, [&] {
     if (world.first()) save_rollouts(chosen.out / "rollouts.safetensors", chosen, all, rollouts);
   });
-  summary = (chosen.out / "rollouts.safetensors").string() + ": " + std::to_string(rollouts.size()) +
-            " rollouts of " + std::to_string(rollouts.front().steps) + " evictions\n";
+  summary = (chosen.out / "rollouts.safetensors").string() + ": " + std::to_string(rollouts.size()) + " rollouts of " +
+            std::to_string(rollouts.front().steps) + " evictions\n";
   if (chosen.losses.empty()) {
     if (!world.first()) summary.clear();
     return;
@@ -93,8 +92,7 @@ void run_policy_training(options const& chosen, support::communicator const& wor
     io::output_file out(chosen.out / "metrics.jsonl");
     out.write(metrics);
     out.commit();
-    summary +=
-        (chosen.out / "weights.safetensors").string() + ": " + std::to_string(chosen.steps) + " steps\n";
+    summary += (chosen.out / "weights.safetensors").string() + ": " + std::to_string(chosen.steps) + " steps\n";
   });
 }
 

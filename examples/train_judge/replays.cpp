@@ -17,10 +17,10 @@ void run_replay(training::replay_config const& config, sequence_layer const& fro
       [&](auto const& recorded) {
         auto const host = fkv::host.threads(1);  // replays run beside each other
         std::vector<std::byte> scratch(training::feature_replay_bytes<Features>(host, config, recorded));
-        training::replay_output const output{out.positions.data(), out.statistics.data(), out.labels.data(),
-                                             nullptr, nullptr};
-        require(training::feature_replay<Features>(host, config, recorded, from.scores, {.weights = weights},
-                                                   output, scratch),
+        training::replay_output const output{out.positions.data(), out.statistics.data(), out.labels.data(), nullptr,
+                                             nullptr};
+        require(training::feature_replay<Features>(host, config, recorded, from.scores, {.weights = weights}, output,
+                                                   scratch),
                 "feature_replay");
       },
       from.view);

@@ -34,8 +34,8 @@ trainer::trainer(options const& chosen, support::communicator const& world, corp
   for (std::size_t layer = 0; layer < all_.layers.size(); ++layer) {
     auto const at = layer * as_size(all_.shape.num_kv_heads) * as_size(all_.shape.inputs());
     float* const own = memory_.trained.data() + layer * layer_floats();
-    require(training::unfold_standardisation(
-                fkv::host, all_.shape, {input_mean_.data() + at, input_deviation_.data() + at}, own, own),
+    require(training::unfold_standardisation(fkv::host, all_.shape,
+                                             {input_mean_.data() + at, input_deviation_.data() + at}, own, own),
             "unfold_standardisation");
   }
   fold();
@@ -43,8 +43,7 @@ trainer::trainer(options const& chosen, support::communicator const& world, corp
 
 /// Nothing from keys and values, in weights or in a gradient of one layer.
 void trainer::silence_tokens(float* weights) const {
-  auto const tokens =
-      as_size(all_.shape.key_head_dim + all_.shape.value_head_dim) * as_size(fkv::judge_shape::hidden);
+  auto const tokens = as_size(all_.shape.key_head_dim + all_.shape.value_head_dim) * as_size(fkv::judge_shape::hidden);
   for (int head = 0; head < all_.shape.num_kv_heads; ++head)
     std::fill_n(weights + as_size(head) * all_.shape.head_floats(), tokens, 0.0f);
 }
@@ -54,9 +53,7 @@ void trainer::restore(memory state) {
   fold();
 }
 
-std::size_t trainer::layer_floats() const {
-  return as_size(all_.shape.num_kv_heads) * all_.shape.head_floats();
-}
+std::size_t trainer::layer_floats() const { return as_size(all_.shape.num_kv_heads) * all_.shape.head_floats(); }
 
 void trainer::measure_inputs(std::vector<replay> const& teacher) {
   auto const inputs = as_size(all_.shape.num_kv_heads) * as_size(all_.shape.inputs());
@@ -68,14 +65,12 @@ void trainer::measure_inputs(std::vector<replay> const& teacher) {
     for (auto const& from : teacher)
       for (int step = 0; step < from.steps; ++step)
         visit_rows(all_, from, step, layer, [&](auto const& rows, float const*) {
-          require(
-              training::add_moments(fkv::host.threads(1), all_.shape, rows, {sums.data(), squares.data()}),
-              "add_moments");
+          require(training::add_moments(fkv::host.threads(1), all_.shape, rows, {sums.data(), squares.data()}),
+                  "add_moments");
           count += rows.candidates;
         });
     require(training::finish_moments(fkv::host, all_.shape, {sums.data(), squares.data()}, count,
-                                     input_mean_.data() + layer * inputs,
-                                     input_deviation_.data() + layer * inputs),
+                                     input_mean_.data() + layer * inputs, input_deviation_.data() + layer * inputs),
             "finish_moments");
   });
 }
@@ -92,9 +87,8 @@ void trainer::fold() {
   }
 }
 
-trainer::part_report trainer::run_part(int number, std::vector<replay> const& replays,
-                                       std::span<sample const> batch, std::size_t layer, std::size_t first,
-                                       std::size_t last, float* gradient) const {
+trainer::part_report trainer::run_part(int number, std::vector<replay> const& replays, std::span<sample const> batch,
+                                       std::size_t layer, std::size_t first, std::size_t last, float* gradient) const {
   auto const host = fkv::host.threads(1);  // parts run beside each other
   float const* const weights = folded_.data() + layer * layer_floats();
   std::vector<float> hidden, scores, slopes;
@@ -102,34 +96,28 @@ trainer::part_report trainer::run_part(int number, std::vector<replay> const& re
   part_report report;
   for (std::size_t i = first; i < last; ++i) {
     auto const& from = replays[batch[i].replay];
-    visit_rows(
-        all_, from, static_cast<int>(batch[i].step), layer, [&](auto const& rows, float const* labels) {
-          auto const count = training::num_scores(all_.shape, rows);
-          hidden.resize(count * fkv::judge_shape::hidden);
-          scores.resize(count);
-          slopes.resize(count);
-          require(training::judge_forward(host, all_.shape, weights, rows, hidden.data(), scores.data()),
-                  "judge_forward");
-          training::ranking_rows<float> const ranking{scores.data(), labels, all_.shape.num_kv_heads,
-                                                      rows.candidates};
-          training::hinge_config const config{
-              .margin = chosen_.margin,
-              .num_shifts = chosen_.shifts,
-              .seed = chosen_.seed,
-              .step = static_cast<std::uint32_t>(number),
-              .first_row =
-                  static_cast<std::uint32_t>((layer * batch.size() + i) * as_size(all_.shape.num_kv_heads))};
-          scratch.resize(std::max(training::ranking_hinge_bytes(host, ranking),
-                                  training::judge_backward_bytes<float>(host, all_.shape, rows)));
-          training::hinge_result found;
-          require(training::ranking_hinge(host, config, ranking, slopes.data(), &found,
-                                          scratch),
-                  "ranking_hinge");
-          require(training::judge_backward(host, all_.shape, weights, rows, hidden.data(), slopes.data(),
-                                           gradient, scratch),
-                  "judge_backward");
-          report.loss += found.loss;
-        });
+    visit_rows(all_, from, static_cast<int>(batch[i].step), layer, [&](auto const& rows, float const* labels) {
+      auto const count = training::num_scores(all_.shape, rows);
+      hidden.resize(count * fkv::judge_shape::hidden);
+      scores.resize(count);
+      slopes.resize(count);
+      require(training::judge_forward(host, all_.shape, weights, rows, hidden.data(), scores.data()), "judge_forward");
+      training::ranking_rows<float> const ranking{scores.data(), labels, all_.shape.num_kv_heads, rows.candidates};
+      training::hinge_config const config{
+          .margin = chosen_.margin,
+          .num_shifts = chosen_.shifts,
+          .seed = chosen_.seed,
+          .step = static_cast<std::uint32_t>(number),
+          .first_row = static_cast<std::uint32_t>((layer * batch.size() + i) * as_size(all_.shape.num_kv_heads))};
+      scratch.resize(std::max(training::ranking_hinge_bytes(host, ranking),
+                              training::judge_backward_bytes<float>(host, all_.shape, rows)));
+      training::hinge_result found;
+      require(training::ranking_hinge(host, config, ranking, slopes.data(), &found, scratch), "ranking_hinge");
+      require(
+          training::judge_backward(host, all_.shape, weights, rows, hidden.data(), slopes.data(), gradient, scratch),
+          "judge_backward");
+      report.loss += found.loss;
+    });
   }
   return report;
 }
@@ -146,9 +134,8 @@ step_report trainer::step(int number, std::vector<replay> const& replays, std::s
       auto const task = rank * each + i;  // neighbours: what process 0 gathers then stands in order
       if (task >= tasks) return;
       auto const first = task % parts * samples_together;
-      own_reports[i] =
-          run_part(number, replays, batch, task / parts, first,
-                   std::min(batch.size(), first + samples_together), own.data() + i * layer_floats());
+      own_reports[i] = run_part(number, replays, batch, task / parts, first,
+                                std::min(batch.size(), first + samples_together), own.data() + i * layer_floats());
     });
   });
   std::vector<float> gradients(world_.first() ? own.size() * size : 0);
@@ -166,8 +153,8 @@ step_report trainer::step(int number, std::vector<replay> const& replays, std::s
 }
 
 /// Sums up in order, clips, and lets Adam move the weights.
-step_report trainer::finish(int number, std::size_t batch, std::size_t parts,
-                            std::span<float const> gradients, std::span<part_report const> reports) {
+step_report trainer::finish(int number, std::size_t batch, std::size_t parts, std::span<float const> gradients,
+                            std::span<part_report const> reports) {
   auto const layers = all_.layers.size();
   auto const floats = layer_floats();
   std::vector<float> gradient(layers * floats);

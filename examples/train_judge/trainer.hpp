@@ -50,8 +50,8 @@ class trainer {
   void measure_inputs(std::vector<replay> const& teacher);
   void fold();
   void silence_tokens(float* weights) const;
-  part_report run_part(int number, std::vector<replay> const& replays, std::span<sample const> batch,
-                       std::size_t layer, std::size_t first, std::size_t last, float* gradient) const;
+  part_report run_part(int number, std::vector<replay> const& replays, std::span<sample const> batch, std::size_t layer,
+                       std::size_t first, std::size_t last, float* gradient) const;
   step_report finish(int number, std::size_t batch, std::size_t parts, std::span<float const> gradients,
                      std::span<part_report const> reports);
 

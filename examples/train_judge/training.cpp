@@ -42,8 +42,7 @@ class run {
       if (now_.step == round_start(static_cast<int>(now_.judges.size()))) begin_round();
       if (now_.step % chosen_.measure_every == 0) measure();
       train();
-      if ((now_.step + 1) % chosen_.checkpoint_every == 0 || now_.step + 1 == chosen_.steps)
-        save(now_.step + 1);
+      if ((now_.step + 1) % chosen_.checkpoint_every == 0 || now_.step + 1 == chosen_.steps) save(now_.step + 1);
     }
     measure();
     support::together(world_, [&] { finish(summary); });
@@ -73,8 +72,7 @@ class run {
     held_out_.emplace(chosen_, world_, all_);
     show("golden's caches");
     replays_ = make_replays(chosen_, world_, all_, {});
-    for (std::size_t i = 0; i < replays_.size(); ++i)
-      golden_.add(static_cast<std::uint32_t>(i), replays_[i].steps);
+    for (std::size_t i = 0; i < replays_.size(); ++i) golden_.add(static_cast<std::uint32_t>(i), replays_[i].steps);
     trainer_.emplace(chosen_, world_, all_, replays_, first_);
   }
 
@@ -116,8 +114,7 @@ class run {
   void describe() {
     json line{{"train", json::array()}, {"layers", all_.layers}, {"golden_samples", golden_.size()}};
     for (auto const& from : all_.sequences)
-      if (from.train_tokens > 0)
-        line["train"].push_back({{"trace", from.name}, {"tokens", from.train_tokens}});
+      if (from.train_tokens > 0) line["train"].push_back({{"trace", from.name}, {"tokens", from.train_tokens}});
     note(line);
     if (held_out_->empty()) return;
     show("other policies");
@@ -125,18 +122,15 @@ class run {
     note({{"policy", "window_sum"}, {"held_out", loss_json(held_out_->measure_window_sum())}});
   }
 
-  void note(json const& line) {
-    now_.metrics += line.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
-  }
+  void note(json const& line) { now_.metrics += line.dump(-1, ' ', false, json::error_handler_t::replace) + "\n"; }
 
   [[nodiscard]] json loss_json(held_out_loss const& lost) const {
     json out{{"output_error", lost.total().output_error()},
              {"attention_recall", lost.total().attention_recall()},
              {"layers", json::object()}};
     for (std::size_t i = 0; i < all_.layers.size(); ++i)
-      out["layers"][std::to_string(all_.layers[i])] = {
-          {"output_error", lost.layers[i].output_error()},
-          {"attention_recall", lost.layers[i].attention_recall()}};
+      out["layers"][std::to_string(all_.layers[i])] = {{"output_error", lost.layers[i].output_error()},
+                                                       {"attention_recall", lost.layers[i].attention_recall()}};
     return out;
   }
 
@@ -183,9 +177,8 @@ class run {
   void train() {
     auto const samples = batch();
     auto const done = trainer_->step(now_.step, replays_, samples);
-    json line{
-        {"step", now_.step},          {"round", now_.judges.size() - 1},     {"loss", done.loss},
-        {"learning_rate", done.rate}, {"gradient_norm", done.gradient_norm}, {"clip_rate", done.clip_rate}};
+    json line{{"step", now_.step},          {"round", now_.judges.size() - 1},     {"loss", done.loss},
+              {"learning_rate", done.rate}, {"gradient_norm", done.gradient_norm}, {"clip_rate", done.clip_rate}};
     if (done.skipped != 0) line["skipped"] = true;
     note(line);
     show("loss " + std::to_string(done.loss));

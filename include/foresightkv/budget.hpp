@@ -11,7 +11,8 @@ namespace foresightkv::inline v0 {
 ///   domain                        the coarsest length domain in which it is constant
 ///   operator()(config, shape, row) tokens to keep; negative: the sequence is flagged and left alone
 template <class Budget>
-concept budget = std::is_trivially_copyable_v<Budget> && requires(Budget const rule, eviction_config const config, cache_shape const shape, row_index at) {
+concept budget = std::is_trivially_copyable_v<Budget> &&
+    requires(Budget const rule, eviction_config const config, cache_shape const shape, row_index at) {
   { Budget::domain } -> std::convertible_to<length_domain>;
   { rule(config, shape, at) } -> std::same_as<int>;
 };
@@ -21,7 +22,8 @@ namespace detail {
 template <class Budget>
 constexpr bool check_budget() {
   static_assert(budget<Budget>,
-                "foresightkv: a budget must be trivially copyable and have domain and int operator()(config, cache_shape, row_index) const");
+                "foresightkv: a budget must be trivially copyable and have domain and int operator()(config, "
+                "cache_shape, row_index) const");
   return budget<Budget>;
 }
 

@@ -35,10 +35,10 @@ struct cache_shape {
   int group = 1;  ///< query heads per KV head; query head = kv_head * group + j
   int key_head_dim = 0;
   int value_head_dim = 0;
-  int capacity = 0;              ///< tokens that one row can hold
-  int const* layers = nullptr;   ///< model layer number of each cached layer; null: 0, 1, 2, ...
-  int first_kv_head = 0;         ///< number of local head 0 in the whole model (tensor parallelism)
-  int total_kv_heads = 0;        ///< KV heads of the whole model; 0: num_kv_heads
+  int capacity = 0;             ///< tokens that one row can hold
+  int const* layers = nullptr;  ///< model layer number of each cached layer; null: 0, 1, 2, ...
+  int first_kv_head = 0;        ///< number of local head 0 in the whole model (tensor parallelism)
+  int total_kv_heads = 0;       ///< KV heads of the whole model; 0: num_kv_heads
 
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr int num_rows() const {
     return num_layers * num_sequences * num_kv_heads;
@@ -87,16 +87,16 @@ FORESIGHTKV_HOST_DEVICE constexpr int num_lengths(length_domain domain, cache_sh
 /// The keys (or values) of one row, made once for it: what does not depend on the slot is worked out by then.
 ///   element_type  storage type, see element.hpp
 ///   at(slot)      first of head_dim contiguous elements of a token
-///   scale(slot)   stored element * scale = element. A static constexpr function that gives 1 costs nothing; where the scale is
-///                 the row's, `static constexpr bool one_scale = true` says so and saves a product per logit
-///   place()       (optional) the same addresses without their type: place()(slot) is a std::byte*. If keys and values have
-///                 the same type of place, their moves share their code
+///   scale(slot)   stored element * scale = element. A static constexpr function that gives 1 costs nothing; where the
+///                 scale is the row's, `static constexpr bool one_scale = true` says so and saves a product per logit
+///   place()       (optional) the same addresses without their type: place()(slot) is a std::byte*. If keys and values
+///                 have the same type of place, their moves share their code
 template <class Vectors>
 concept token_vectors = std::is_trivially_copyable_v<Vectors> && element<typename Vectors::element_type> &&
-                        requires(Vectors const vectors, int slot) {
-                          { vectors.at(slot) } -> std::same_as<typename Vectors::element_type*>;
-                          { vectors.scale(slot) } -> std::same_as<float>;
-                        };
+    requires(Vectors const vectors, int slot) {
+  { vectors.at(slot) } -> std::same_as<typename Vectors::element_type*>;
+  { vectors.scale(slot) } -> std::same_as<float>;
+};
 
 /// A view of cached keys and values that a backend can read and compact. Trivially copyable: it travels to a device
 /// by value.
@@ -106,12 +106,12 @@ concept token_vectors = std::is_trivially_copyable_v<Vectors> && element<typenam
 ///   length(row)                 slots of a row; rows of one domain agree. Read by the backend, never written
 ///   keys(row), values(row)      its token_vectors; the two may have different element types
 ///   check()                     what the host can see: extents, missing pointers, alignment
-///   num_parts(), part_bytes(i), part(row, i)  (optional, all three) what moves with a token: of each part so many bytes, from
-///                               part(row, i)(slot) on, a std::byte*. Else its key and its value. For scales of tokens, and
-///                               where a value is a part of its key's memory, which moves once
+///   num_parts(), part_bytes(i), part(row, i)  (optional, all three) what moves with a token: of each part so many
+///                               bytes, from part(row, i)(slot) on, a std::byte*. Else its key and its value. For
+///                               scales of tokens, and where a value is a part of its key's memory, which moves once
 ///   lengths()                   (optional) where the lengths of a domain stand, so that new ones are not written there
-///   fixed_key_head_dim          (optional) static constexpr int, the key_head_dim of every shape() or 0: a device backend is
-///                               compiled for this one alone
+///   fixed_key_head_dim          (optional) static constexpr int, the key_head_dim of every shape() or 0: a device
+///                               backend is compiled for this one alone
 template <class Cache>
 concept kv_cache = std::is_trivially_copyable_v<Cache> && requires(Cache const cache, row_index at) {
   { Cache::domain } -> std::convertible_to<length_domain>;
@@ -156,7 +156,8 @@ FORESIGHTKV_HOST_DEVICE constexpr float row_scale(Vectors const& vectors) {
     return vectors.scale(0);
 }
 template <class Vectors>
-FORESIGHTKV_HOST_DEVICE constexpr float token_scale([[maybe_unused]] Vectors const& vectors, [[maybe_unused]] int slot) {
+FORESIGHTKV_HOST_DEVICE constexpr float token_scale([[maybe_unused]] Vectors const& vectors,
+                                                    [[maybe_unused]] int slot) {
   if constexpr (is_scaled_by_token<Vectors>())
     return vectors.scale(slot);
   else
@@ -185,7 +186,9 @@ struct either_place {
   KeyPlace key;
   ValuePlace value;
   bool of_key;
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE std::byte* operator()(int slot) const { return of_key ? key(slot) : value(slot); }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE std::byte* operator()(int slot) const {
+    return of_key ? key(slot) : value(slot);
+  }
 };
 
 /// What moves with a token, part by part: what the cache says, or keys and values.

@@ -15,7 +15,9 @@ struct eviction_config {
   int recent_tokens = -1;  ///< newest positions that are never evicted; negative: `interval`
   int sink_tokens = 0;     ///< first positions of the sequence that are never evicted
 
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr int recent() const { return recent_tokens < 0 ? interval : recent_tokens; }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr int recent() const {
+    return recent_tokens < 0 ? interval : recent_tokens;
+  }
 
   [[nodiscard]] constexpr bool valid() const {
     return budget > 0 && interval > 0 && sink_tokens >= 0 && recent() <= budget && sink_tokens <= budget - recent();
@@ -28,7 +30,8 @@ struct eviction_config {
 /// forms give the same bits.
 template <eviction_config Config>
 struct fixed {
-  static_assert(Config.valid(), "foresightkv: config must have positive counts and sinks + recent window inside the budget");
+  static_assert(Config.valid(),
+                "foresightkv: config must have positive counts and sinks + recent window inside the budget");
 
   FORESIGHTKV_HOST_DEVICE constexpr operator eviction_config() const { return Config; }
 };

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <cstddef>
 #include <cuda_runtime.h>
+#include <cstddef>
 #include <foresightkv/execution.hpp>
 
 namespace foresightkv::inline v0 {
 
 /// What the library knows of a device. Plain data: query once, keep it, pass it with every call.
 struct device_traits {
-  int device = -1;                            ///< ordinal; must be the current device of every call
-  int compute_capability = 0;                 ///< major * 10 + minor
+  int device = -1;             ///< ordinal; must be the current device of every call
+  int compute_capability = 0;  ///< major * 10 + minor
   int num_multiprocessors = 0;
-  std::size_t shared_bytes_per_block = 0;     ///< largest shared memory of one block, opted in
+  std::size_t shared_bytes_per_block = 0;  ///< largest shared memory of one block, opted in
   std::size_t shared_bytes_per_multiprocessor = 0;
-  int native = cudaErrorInvalidDevice;        ///< of the query: a verb given traits with an error here returns it
+  int native = cudaErrorInvalidDevice;  ///< of the query: a verb given traits with an error here returns it
 
   /// Asks the current device. The only query that the library makes; it launches and allocates nothing.
   ///
@@ -85,7 +85,7 @@ using cuda_preparation = basic_cuda_preparation<detail::cuda::architectures<__CU
 /// The preparing tag: a verb called with it loads every kernel that the same call on a stream would launch, sets its
 /// attributes, and runs nothing.
 ///
-///     fkv::status ready = fkv::evict(fkv::prepare(traits), fkv::batch{policy, cache, due, state, scratch}, window, {new_lengths});
+///     fkv::status ready = fkv::evict(fkv::prepare(traits), rows, window, {new_lengths});
 ///
 /// Once per device and process, before the first call on a stream, with the same types and the same host values. CUDA
 /// loads a kernel at its first use, which may allocate and synchronise and is no part of a captured graph.

@@ -38,9 +38,7 @@ FORESIGHTKV_HOST_DEVICE constexpr std::uint32_t float_bits(float value) {
   return __builtin_bit_cast(std::uint32_t, value);
 }
 
-FORESIGHTKV_HOST_DEVICE constexpr float bits_float(std::uint32_t bits) {
-  return __builtin_bit_cast(float, bits);
-}
+FORESIGHTKV_HOST_DEVICE constexpr float bits_float(std::uint32_t bits) { return __builtin_bit_cast(float, bits); }
 
 inline constexpr std::uint32_t float_infinity_bits = 0x7f800000u;
 
@@ -81,8 +79,7 @@ struct narrow_format {
   static constexpr int dropped = 23 - MantissaBits;
   static constexpr std::uint32_t rebias = static_cast<std::uint32_t>(127 - bias) << 23;
   static constexpr std::uint32_t smallest_normal = rebias + (1u << 23);  // as binary32
-  static constexpr float smallest_denormal =
-      bits_float(static_cast<std::uint32_t>(128 - bias - MantissaBits) << 23);
+  static constexpr float smallest_denormal = bits_float(static_cast<std::uint32_t>(128 - bias - MantissaBits) << 23);
 
   FORESIGHTKV_HOST_DEVICE static constexpr std::uint32_t sign_of(std::uint32_t narrow) {
     return (narrow & (magnitude_mask + 1u)) << sign_shift;
@@ -191,9 +188,7 @@ struct element_traits<float8_e4m3> {
 template <>
 struct element_traits<float8_e5m2> {
   using format = detail::narrow_format<5, 2>;
-  FORESIGHTKV_HOST_DEVICE static constexpr float load(float8_e5m2 value) {
-    return format::widen_ieee(value.bits);
-  }
+  FORESIGHTKV_HOST_DEVICE static constexpr float load(float8_e5m2 value) { return format::widen_ieee(value.bits); }
   FORESIGHTKV_HOST_DEVICE static constexpr float8_e5m2 store(float value) {
     return {static_cast<std::uint8_t>(format::narrow_ieee(value))};
   }
@@ -220,7 +215,7 @@ struct layout_of {
   using type = Element;
 };
 template <class Element>
-  requires requires { typename element_traits<Element>::layout; }
+requires requires { typename element_traits<Element>::layout; }
 struct layout_of<Element> {
   using type = typename element_traits<Element>::layout;
 };

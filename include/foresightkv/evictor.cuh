@@ -31,7 +31,8 @@ class owned_memory<basic_cuda_execution<Architectures>> {
 
   template <class Cache>
   static status copy_lengths(execution const& exec, Cache const& cache, std::int32_t* to) {
-    static_assert(requires { cache.lengths(); }, "foresightkv: an evictor on a device needs the cache's lengths()");
+    static_assert(
+        requires { cache.lengths(); }, "foresightkv: an evictor on a device needs the cache's lengths()");
     auto const bytes = static_cast<std::size_t>(num_lengths(Cache::domain, cache.shape())) * sizeof(std::int32_t);
     auto const error = cudaMemcpyAsync(to, cache.lengths(), bytes, cudaMemcpyDeviceToDevice, exec.stream);
     return error == cudaSuccess ? status{} : status{errc::cuda, error};

@@ -77,13 +77,13 @@ class evictor {
   /// The same for some sequences: those that are due.
   template <class Cache, class Window>
   status evict(Cache const& cache, Window const& window, sequence_list const& sequences) {
-    return detail::first_error(
-        [&] { return ready_; }, [&] { return cache.check(); },
-        [&] { return detail::check_state(state_, cache.shape(), state_.num_carried); },
-        [&] { return detail::owned_memory<Exec>::copy_lengths(exec_, cache, new_lengths()); },
-        [&] {
-          return foresightkv::evict(exec_, rows(cache).visiting(sequences), window, {.new_lengths = new_lengths()});
-        });
+    return detail::first_error([&] { return ready_; }, [&] { return cache.check(); },
+                               [&] { return detail::check_state(state_, cache.shape(), state_.num_carried); },
+                               [&] { return detail::owned_memory<Exec>::copy_lengths(exec_, cache, new_lengths()); },
+                               [&] {
+                                 return foresightkv::evict(exec_, rows(cache).visiting(sequences), window,
+                                                           {.new_lengths = new_lengths()});
+                               });
   }
 
   /// Starts sequences anew; without a list all of them.

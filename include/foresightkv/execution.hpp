@@ -13,7 +13,8 @@ namespace foresightkv::inline v0 {
 
 /// Runs a verb on the calling thread, or over OpenMP threads where the caller's translation unit enables OpenMP.
 struct host_execution {
-  int num_threads = 0;  ///< 0: OpenMP's own default; 1: the calling thread alone; 256 at most. Results never depend on it
+  int num_threads =
+      0;  ///< 0: OpenMP's own default; 1: the calling thread alone; 256 at most. Results never depend on it
 
   [[nodiscard]] constexpr host_execution threads(int count) const { return {count}; }
 };

@@ -49,8 +49,7 @@ struct judge_weights {
   judge_shape shape{};
 
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr float const* head(int model_layer, int model_kv_head) const {
-    return packed +
-           static_cast<std::size_t>(model_layer * shape.num_kv_heads + model_kv_head) * shape.head_floats();
+    return packed + static_cast<std::size_t>(model_layer * shape.num_kv_heads + model_kv_head) * shape.head_floats();
   }
 };
 

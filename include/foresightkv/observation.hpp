@@ -51,15 +51,17 @@ struct observation {
 
   Query const* queries = nullptr;
   query_strides strides{};
-  int max_queries = 0;            ///< most queries that any visited sequence hands over
-  float softmax_scale = 0.0f;     ///< 0: 1 / sqrt(key_head_dim)
-  float soft_cap = 0.0f;          ///< 0: none; else logit = soft_cap * tanh(logit / soft_cap)
-  float const* lse = nullptr;     ///< log-sum-exp of each query's scaled logits; null: computed
+  int max_queries = 0;         ///< most queries that any visited sequence hands over
+  float softmax_scale = 0.0f;  ///< 0: 1 / sqrt(key_head_dim)
+  float soft_cap = 0.0f;       ///< 0: none; else logit = soft_cap * tanh(logit / soft_cap)
+  float const* lse = nullptr;  ///< log-sum-exp of each query's scaled logits; null: computed
   query_strides lse_strides{};
-  float const* sink_logits = nullptr;             ///< [layer][query head]: one more term of the denominator
-  std::int32_t const* query_count = nullptr;      ///< [sequence]; null: max_queries
-  std::int32_t const* window_end = nullptr;       ///< [sequence] one past the window's newest position; null: one past the newest token
-  std::int32_t const* first_position = nullptr;   ///< [sequence] of query 0; null: window_end - query_count. Below 0 beside window_end alone
+  float const* sink_logits = nullptr;         ///< [layer][query head]: one more term of the denominator
+  std::int32_t const* query_count = nullptr;  ///< [sequence]; null: max_queries
+  std::int32_t const* window_end =
+      nullptr;  ///< [sequence] one past the window's newest position; null: one past the newest token
+  std::int32_t const* first_position =
+      nullptr;             ///< [sequence] of query 0; null: window_end - query_count. Below 0 beside window_end alone
   bool continues = false;  ///< a later chunk of a window, for `observe` alone: folds onto what `out` holds
 
   /// Queries as [layer][sequence][query head][max_queries][key_head_dim].
@@ -118,7 +120,9 @@ inline constexpr bool is_observed<observed<List>> = true;
 template <class Query, log_base Base>
 status check_window(observation<Query, Base> const& window) {
   // Their bits: -ffast-math knows neither NaN nor infinity.
-  auto const usable = [](float factor) { return factor >= 0.0f && (float_bits(factor) & 0x7fffffffu) < float_infinity_bits; };
+  auto const usable = [](float factor) {
+    return factor >= 0.0f && (float_bits(factor) & 0x7fffffffu) < float_infinity_bits;
+  };
   bool const sound = window.max_queries >= 0 && usable(window.softmax_scale) && usable(window.soft_cap);
   bool const present = window.max_queries <= 0 || window.queries != nullptr;
   return first_of(

@@ -70,8 +70,8 @@ struct row {
   float query(int r, int j, int dim) const;
   bool masked(int r, int j) const;  // the query's log-sum-exp is given and not finite
   float softmax_scale() const;
-  float soft_cap() const;              // 0: none
-  float* scratch(int index) const;     // as long as the row, or a head's dimensions where those are more
+  float soft_cap() const;           // 0: none
+  float* scratch(int index) const;  // as long as the row, or a head's dimensions where those are more
   row with_scratch(int first) const;
 };
 
@@ -102,11 +102,11 @@ struct block {
 ///   reads                    statistics<...> that it reads: only those are ever computed
 ///   operator()(lanes, token) its score; higher = keep. Reductions over dimensions go through lanes.sum / lanes.max
 template <class Scorer>
-concept pointwise_scorer =
-    requires(Scorer const scorer, detail::archetype::lanes const lanes, detail::archetype::token const token) {
-      typename Scorer::reads;
-      { scorer(lanes, token) } -> std::same_as<float>;
-    };
+concept pointwise_scorer = requires(Scorer const scorer, detail::archetype::lanes const lanes,
+                                    detail::archetype::token const token) {
+  typename Scorer::reads;
+  { scorer(lanes, token) } -> std::same_as<float>;
+};
 
 /// A scorer that sees a whole row:
 ///   reads                              as above
@@ -125,7 +125,7 @@ concept row_scorer = requires(Scorer const scorer, detail::archetype::block cons
 };
 
 template <class Type>
-concept scorer = std::is_trivially_copyable_v<Type> && (pointwise_scorer<Type> || row_scorer<Type>);
+concept scorer = std::is_trivially_copyable_v<Type> &&(pointwise_scorer<Type> || row_scorer<Type>);
 
 namespace detail {
 
@@ -155,7 +155,7 @@ struct reads_from {
   using type = statistics<>;
 };
 template <class Scorer>
-  requires requires { typename Scorer::reads; }
+requires requires { typename Scorer::reads; }
 struct reads_from<Scorer> {
   using type = typename Scorer::reads;
 };
@@ -203,12 +203,13 @@ FORESIGHTKV_HOST_DEVICE constexpr bool covers_layer(Scorer const& scorer, int mo
 #pragma nv_exec_check_disable
 #endif
 template <class Scorer, class Block, class Row>
-[[gnu::always_inline]] FORESIGHTKV_HOST_DEVICE inline void evaluate(Scorer const& scorer, Block const& block, Row const& row, float* scores) {
+[[gnu::always_inline]] FORESIGHTKV_HOST_DEVICE inline void evaluate(Scorer const& scorer, Block const& block,
+                                                                    Row const& row, float* scores) {
   if constexpr (requires { bulk_score(scorer, block, row, scores); }) {
     bulk_score(scorer, block, row, scores);  // a backend's own form, found in the block's namespace
   } else if constexpr (pointwise_scorer<Scorer>) {
-    block.for_each_token(row.length(),
-                         [&](auto const& lanes, int slot) { lanes.store(scores[slot], scorer(lanes, row.token(slot))); });
+    block.for_each_token(
+        row.length(), [&](auto const& lanes, int slot) { lanes.store(scores[slot], scorer(lanes, row.token(slot))); });
   } else {
     scorer(block, row, scores);
   }

@@ -11,11 +11,11 @@ namespace foresightkv::inline v0 {
 /// unique; its kept list has length - evicted_count entries (empty slots are in neither list). Pointers that are null
 /// are not written; `compact` needs the first three.
 struct selection {
-  std::int32_t* kept = nullptr;           ///< [rows][capacity] slots
-  std::int32_t* evicted = nullptr;        ///< [rows][capacity] slots
-  std::int32_t* evicted_count = nullptr;  ///< [rows]
+  std::int32_t* kept = nullptr;               ///< [rows][capacity] slots
+  std::int32_t* evicted = nullptr;            ///< [rows][capacity] slots
+  std::int32_t* evicted_count = nullptr;      ///< [rows]
   std::int32_t* evicted_positions = nullptr;  ///< [rows][capacity] positions of the evicted tokens, in slot order
-  int capacity = 0;  ///< entries per row, at least the longest row
+  int capacity = 0;                           ///< entries per row, at least the longest row
 
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr std::size_t at(int row) const {
     return static_cast<std::size_t>(row) * static_cast<std::size_t>(capacity);

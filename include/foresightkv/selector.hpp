@@ -35,11 +35,11 @@ struct selection_row {
 ///   domain          the length domain in which its counts are equal, given equal budgets and lengths
 ///   operator()(row) calls evict_lowest once
 template <class Selector>
-concept selector =
-    std::is_trivially_copyable_v<Selector> && requires(Selector const rule, detail::archetype::selection_row row) {
-      { Selector::domain } -> std::convertible_to<length_domain>;
-      { rule(row) } -> std::same_as<void>;
-    };
+concept selector = std::is_trivially_copyable_v<Selector> &&
+    requires(Selector const rule, detail::archetype::selection_row row) {
+  { Selector::domain } -> std::convertible_to<length_domain>;
+  { rule(row) } -> std::same_as<void>;
+};
 
 namespace detail {
 

@@ -16,17 +16,18 @@ namespace foresightkv::inline v0 {
 /// Verbs set bits and never read them; `reset` clears all of a slot. The engine may clear bits itself between two
 /// calls, on a device by a copy or kernel on the stream of the calls: flags[slot] &= ~static_cast<std::uint32_t>(flag).
 enum class sequence_flag : std::uint32_t {
-  over_budget = 1,        ///< protected tokens left fewer to evict than the budget asked for
-  bad_length = 2,         ///< a length is negative or above the capacity or the call's max_length, or lists or saved bytes do not fit
-  length_mismatch = 4,    ///< the cache is shorter than the state has seen: tell `append` about rejected tokens
-  state_overflow = 8,     ///< the row must be stored and is longer than the state's capacity
-  bad_window = 16,        ///< query_count or positions of the window out of range, or statistics of too few slots
-  bad_budget = 32,        ///< a budget read from memory cannot hold the protected tokens
-  duplicate = 64,         ///< listed twice in one call: visited once
-  missing_judge = 128,    ///< a layer that the device names has no judge; the host answers invalid_shape instead
-  list_cut = 256,         ///< the list's count was above its max_count: what it names beyond was not visited; this was
-  not_reset = 1024,       ///< the slot was never reset since its state was laid out: its other bits say nothing
-  not_finite = 512        ///< a key or query gave a log-sum-exp that is no number, so that the query counted as masked
+  over_budget = 1,  ///< protected tokens left fewer to evict than the budget asked for
+  bad_length =
+      2,  ///< a length is negative or above the capacity or the call's max_length, or lists or saved bytes do not fit
+  length_mismatch = 4,  ///< the cache is shorter than the state has seen: tell `append` about rejected tokens
+  state_overflow = 8,   ///< the row must be stored and is longer than the state's capacity
+  bad_window = 16,      ///< query_count or positions of the window out of range, or statistics of too few slots
+  bad_budget = 32,      ///< a budget read from memory cannot hold the protected tokens
+  duplicate = 64,       ///< listed twice in one call: visited once
+  missing_judge = 128,  ///< a layer that the device names has no judge; the host answers invalid_shape instead
+  list_cut = 256,       ///< the list's count was above its max_count: what it names beyond was not visited; this was
+  not_reset = 1024,     ///< the slot was never reset since its state was laid out: its other bits say nothing
+  not_finite = 512      ///< a key or query gave a log-sum-exp that is no number, so that the query counted as masked
 };
 
 /// What one bit says, as a fixed text in static storage.
@@ -42,12 +43,18 @@ enum class sequence_flag : std::uint32_t {
       return "state overflow: the row must be stored and is longer than the state's capacity";
     case sequence_flag::bad_window:
       return "bad window: query_count or positions out of range, or observed statistics of too few slots";
-    case sequence_flag::bad_budget: return "bad budget: below the protected tokens, or above the state's capacity";
-    case sequence_flag::duplicate: return "duplicate: listed twice in one call, visited once";
-    case sequence_flag::missing_judge: return "missing judge: a layer that the device names has no judge";
-    case sequence_flag::list_cut: return "list cut: the list's count was above its max_count, the rest was not visited";
-    case sequence_flag::not_reset: return "not reset: call reset on a slot before its first use";
-    case sequence_flag::not_finite: return "not finite: a query or key is no number, and its query counted as masked";
+    case sequence_flag::bad_budget:
+      return "bad budget: below the protected tokens, or above the state's capacity";
+    case sequence_flag::duplicate:
+      return "duplicate: listed twice in one call, visited once";
+    case sequence_flag::missing_judge:
+      return "missing judge: a layer that the device names has no judge";
+    case sequence_flag::list_cut:
+      return "list cut: the list's count was above its max_count, the rest was not visited";
+    case sequence_flag::not_reset:
+      return "not reset: call reset on a slot before its first use";
+    case sequence_flag::not_finite:
+      return "not finite: a query or key is no number, and its query counted as masked";
   }
   return "unknown flag";
 }
@@ -143,7 +150,8 @@ inline row_state carve_state(arena& memory, cache_shape const& shape, int capaci
 inline status check_state(row_state const& state) {
   bool const present = state.seen_length != nullptr && state.next_position != nullptr && state.step != nullptr &&
                        state.request_id != nullptr && state.seed != nullptr && state.flags != nullptr &&
-                       state.started != nullptr && state.position != nullptr && (state.num_carried <= 0 || state.carried != nullptr);
+                       state.started != nullptr && state.position != nullptr &&
+                       (state.num_carried <= 0 || state.carried != nullptr);
   bool const sound = state.num_layers > 0 && state.num_sequences > 0 && state.num_kv_heads > 0 && state.capacity > 0 &&
                      state.num_carried >= 0 && state.group > 0;
   return first_of(check_that(!state.lacks_memory(), errc::workspace_too_small), check_that(present, errc::null_pointer),

@@ -88,7 +88,7 @@ concept carried_statistic = requires(float value) {
 /// A set of statistics, in order: what a scorer reads.
 template <class... Statistics>
 struct statistics {
-  static_assert(((window_statistic<Statistics> || carried_statistic<Statistics>) && ...),
+  static_assert(((window_statistic<Statistics> || carried_statistic<Statistics>)&&...),
                 "foresightkv: a statistic must have initial and float fold(float value, float probability, int age), "
                 "or window and float carry(float old, float now)");
   static constexpr int size = static_cast<int>(sizeof...(Statistics));

@@ -57,42 +57,70 @@ enum class argument : std::uint8_t {
 /// The argument and what it must be like, as a fixed text in static storage.
 [[nodiscard]] constexpr char const* message(argument which) {
   switch (which) {
-    case argument::none: return "no argument named";
-    case argument::config: return "config: counts must be positive, and what is protected must fit the budget";
-    case argument::shape: return "shape: extents must be positive and their product must fit";
-    case argument::cache: return "cache: what its check() asks for";
+    case argument::none:
+      return "no argument named";
+    case argument::config:
+      return "config: counts must be positive, and what is protected must fit the budget";
+    case argument::shape:
+      return "shape: extents must be positive and their product must fit";
+    case argument::cache:
+      return "cache: what its check() asks for";
     case argument::cache_shape:
       return "cache shape: extents must be positive, heads inside total_kv_heads, a fixed key_head_dim kept";
-    case argument::keys: return "cache: its keys, their strides or their layer pointers";
-    case argument::values: return "cache: its values, their strides or their layer pointers";
-    case argument::lengths: return "cache: its lengths";
-    case argument::scales: return "cache: the scales of its storage";
-    case argument::sequences: return "sequences: slots, count, or the bounds max_count and max_length";
-    case argument::window: return "window: its counts, scale, cap, or arrays beside the queries";
-    case argument::queries: return "window: its queries";
-    case argument::statistics: return "statistics: data or capacity of a statistics_view";
+    case argument::keys:
+      return "cache: its keys, their strides or their layer pointers";
+    case argument::values:
+      return "cache: its values, their strides or their layer pointers";
+    case argument::lengths:
+      return "cache: its lengths";
+    case argument::scales:
+      return "cache: the scales of its storage";
+    case argument::sequences:
+      return "sequences: slots, count, or the bounds max_count and max_length";
+    case argument::window:
+      return "window: its counts, scale, cap, or arrays beside the queries";
+    case argument::queries:
+      return "window: its queries";
+    case argument::statistics:
+      return "statistics: data or capacity of a statistics_view";
     case argument::state:
       return "state: its buffer is missing or smaller than state_bytes, or it was made for another shape or policy";
-    case argument::state_capacity: return "state capacity: at least the policy's budget, better budget + interval";
-    case argument::scorer: return "scorer: what its check() asks for";
-    case argument::judge: return "judge: its packed weights";
+    case argument::state_capacity:
+      return "state capacity: at least the policy's budget, better budget + interval";
+    case argument::scorer:
+      return "scorer: what its check() asks for";
+    case argument::judge:
+      return "judge: its packed weights";
     case argument::judge_shape:
       return "judge shape: group, head dimensions and KV heads must be those of the model that the cache names";
     case argument::judge_layers:
       return "scorer: it has nothing for a layer of the model that the cache names (a judge of fewer layers)";
-    case argument::budget: return "budget: what its check() asks for";
-    case argument::scores: return "scores: data or capacity of a score_view";
-    case argument::lists: return "lists: arrays or capacity of a selection";
-    case argument::new_lengths: return "new lengths: a buffer of its own, not the one that the cache reads";
-    case argument::due_list: return "due list: due_slots and due_count, apart from the list of sequences";
-    case argument::counts: return "counts: one per sequence slot";
-    case argument::request: return "request ids or seeds: one per sequence slot";
-    case argument::pairs: return "pairs: sources, targets and their count";
-    case argument::slot: return "sequence: no slot of the state";
-    case argument::saved: return "saved bytes: save_bytes of a state with the same extents";
-    case argument::workspace: return "workspace: at least what the verb's *_bytes function gives";
-    case argument::input: return "input: a buffer or an extent that the call reads";
-    case argument::output: return "output: a buffer that the call writes";
+    case argument::budget:
+      return "budget: what its check() asks for";
+    case argument::scores:
+      return "scores: data or capacity of a score_view";
+    case argument::lists:
+      return "lists: arrays or capacity of a selection";
+    case argument::new_lengths:
+      return "new lengths: a buffer of its own, not the one that the cache reads";
+    case argument::due_list:
+      return "due list: due_slots and due_count, apart from the list of sequences";
+    case argument::counts:
+      return "counts: one per sequence slot";
+    case argument::request:
+      return "request ids or seeds: one per sequence slot";
+    case argument::pairs:
+      return "pairs: sources, targets and their count";
+    case argument::slot:
+      return "sequence: no slot of the state";
+    case argument::saved:
+      return "saved bytes: save_bytes of a state with the same extents";
+    case argument::workspace:
+      return "workspace: at least what the verb's *_bytes function gives";
+    case argument::input:
+      return "input: a buffer or an extent that the call reads";
+    case argument::output:
+      return "output: a buffer that the call writes";
   }
   return "unknown argument";
 }
@@ -108,15 +136,24 @@ struct [[nodiscard]] status {
   /// Fixed text in static storage.
   [[nodiscard]] constexpr char const* message() const {
     switch (code) {
-      case errc::ok: return "ok";
-      case errc::invalid_config: return "invalid config: sinks + recent window must fit the budget, counts must be positive";
-      case errc::invalid_shape: return "invalid shape: extents must be positive and agree between arguments";
-      case errc::null_pointer: return "null pointer: a buffer that this call needs is missing";
-      case errc::misaligned: return "misaligned: a buffer is not aligned to its element";
-      case errc::overlap: return "overlap: an output overlaps an input of the same call";
-      case errc::workspace_too_small: return "buffer too small: ask the *_bytes function that belongs to it";
-      case errc::unsupported: return "unsupported: this backend does not have this combination";
-      case errc::cuda: return "CUDA error: see status::native";
+      case errc::ok:
+        return "ok";
+      case errc::invalid_config:
+        return "invalid config: sinks + recent window must fit the budget, counts must be positive";
+      case errc::invalid_shape:
+        return "invalid shape: extents must be positive and agree between arguments";
+      case errc::null_pointer:
+        return "null pointer: a buffer that this call needs is missing";
+      case errc::misaligned:
+        return "misaligned: a buffer is not aligned to its element";
+      case errc::overlap:
+        return "overlap: an output overlaps an input of the same call";
+      case errc::workspace_too_small:
+        return "buffer too small: ask the *_bytes function that belongs to it";
+      case errc::unsupported:
+        return "unsupported: this backend does not have this combination";
+      case errc::cuda:
+        return "CUDA error: see status::native";
     }
     return "unknown error";
   }

@@ -15,10 +15,10 @@ namespace foresightkv::inline v0 {
 ///   check()             what the host can see
 template <class Storage>
 concept element_storage = std::is_trivially_copyable_v<Storage> && element<typename Storage::element_type> &&
-                          requires(Storage const storage, cache_shape const shape, row_index at) {
-                            { storage.of_row(shape, at).scale(0) } -> std::same_as<float>;
-                            { Storage::token_bytes } -> std::convertible_to<int>;
-                            { storage.check() } -> std::same_as<status>;
-                          };
+    requires(Storage const storage, cache_shape const shape, row_index at) {
+  { storage.of_row(shape, at).scale(0) } -> std::same_as<float>;
+  { Storage::token_bytes } -> std::convertible_to<int>;
+  { storage.check() } -> std::same_as<status>;
+};
 
 }  // namespace foresightkv::inline v0

@@ -19,8 +19,9 @@ struct workspace {
   /// A span, a vector, an array.
   constexpr workspace(std::span<std::byte> bytes) : data(bytes.data()), size(bytes.size()) {}
   template <class Bytes>
-    requires std::constructible_from<std::span<std::byte>, Bytes&> && (!std::same_as<std::remove_cv_t<Bytes>, workspace>)
-  constexpr workspace(Bytes& bytes) : workspace(std::span<std::byte>(bytes)) {}
+  requires std::constructible_from<std::span<std::byte>, Bytes&> &&
+      (!std::same_as<std::remove_cv_t<Bytes>, workspace>)constexpr workspace(Bytes& bytes)
+      : workspace(std::span<std::byte>(bytes)) {}
 };
 
 namespace detail {

@@ -14,8 +14,7 @@ TEST_CASE("per_sequence: a number from memory, refused where it cannot hold what
   fkv::per_sequence const rule{budgets};
   int const expected[] = {64, 9, -1, -1, -1, 500};
   for (int sequence = 0; sequence < 6; ++sequence)
-    for (int layer = 0; layer < 2; ++layer)
-      CHECK(rule(config, {}, {layer, sequence, 1}) == expected[sequence]);
+    for (int layer = 0; layer < 2; ++layer) CHECK(rule(config, {}, {layer, sequence, 1}) == expected[sequence]);
 }
 
 TEST_CASE("per_sequence: its memory is checked") {

@@ -33,8 +33,7 @@ void each_token(Body const& body) {
 
 TEST_CASE("dense_cache: every layout gives each token elements of its own and fills the buffer") {
   static_assert(std::is_trivially_copyable_v<fkv::dense_cache<float>>);
-  for (testing::layout const order :
-       {testing::layout::hnd, testing::layout::nhd, testing::layout::layer_pointers}) {
+  for (testing::layout const order : {testing::layout::hnd, testing::layout::nhd, testing::layout::layer_pointers}) {
     testing::owned_cache<fkv::half> memory(shape, 7, order);
     auto const cache = memory.view();
     REQUIRE(cache.check().ok());
@@ -96,12 +95,10 @@ TEST_CASE("dense_cache: what check refuses") {
   refused(errc::null_pointer, [](auto& c) { c.value_data = nullptr; });
   refused(errc::misaligned,
           [](auto& c) { c.key_data = reinterpret_cast<float*>(reinterpret_cast<std::uintptr_t>(c.key_data) + 2); });
+  refused(errc::misaligned,
+          [](auto& c) { c.value_data = reinterpret_cast<float*>(reinterpret_cast<std::uintptr_t>(c.value_data) + 1); });
   refused(errc::misaligned, [](auto& c) {
-    c.value_data = reinterpret_cast<float*>(reinterpret_cast<std::uintptr_t>(c.value_data) + 1);
-  });
-  refused(errc::misaligned, [](auto& c) {
-    c.row_lengths =
-        reinterpret_cast<std::int32_t const*>(reinterpret_cast<std::uintptr_t>(c.row_lengths) + 1);
+    c.row_lengths = reinterpret_cast<std::int32_t const*>(reinterpret_cast<std::uintptr_t>(c.row_lengths) + 1);
   });
   refused(errc::invalid_shape, [](auto& c) { c.key_strides.token = 4; });      // tokens overlap
   refused(errc::invalid_shape, [](auto& c) { c.value_strides.kv_head = 2; });  // heads overlap
@@ -147,7 +144,8 @@ TEST_CASE("dense_cache: element types and storages of keys and values are apart"
     CHECK(cache.part_bytes(1) == 6);
     CHECK(cache.part_bytes(2) == 4);
     each_token([&](fkv::row_index at, int slot) {
-      auto const token = head_first ? shape.row(at) * 7 + slot : ((at.layer * 3 + at.sequence) * 7 + slot) * 2 + at.kv_head;
+      auto const token =
+          head_first ? shape.row(at) * 7 + slot : ((at.layer * 3 + at.sequence) * 7 + slot) * 2 + at.kv_head;
       CHECK(cache.keys(at).scale(slot) == static_cast<float>(token));
       CHECK(reinterpret_cast<float*>(cache.part(at, 2)(slot)) == scales.data() + token);
       CHECK(reinterpret_cast<fkv::bfloat16*>(cache.part(at, 1)(slot)) == cache.value(at, slot));

@@ -30,8 +30,7 @@ TEST_CASE("group reductions: a statistic becomes a pointwise scorer") {
                           return row.group_mean([&](std::size_t j) { return squares(row, slot, j); });
                         }),
                         2e-5);
-  testing::check_scorer(fkv::group_max<fkv::last<4>>{},
-                        testing::each_token([](naive_row const& row, std::size_t slot) {
+  testing::check_scorer(fkv::group_max<fkv::last<4>>{}, testing::each_token([](naive_row const& row, std::size_t slot) {
                           double largest = 0.0;
                           for (int j = 0; j < row.group; ++j)
                             largest = std::max(largest, row.sum(slot, static_cast<std::size_t>(j), 4));
@@ -62,7 +61,9 @@ TEST_CASE("group_max: values below zero") {
   static_assert(fkv::carried_statistics<reads>::size == 1 && fkv::window_statistics<reads>::contains<fkv::sum>);
   struct token {
     [[nodiscard]] FORESIGHTKV_HOST_DEVICE int group() const { return 3; }
-    [[nodiscard]] FORESIGHTKV_HOST_DEVICE float statistic(negative_column, int j) const { return -5.0f - static_cast<float>(j); }
+    [[nodiscard]] FORESIGHTKV_HOST_DEVICE float statistic(negative_column, int j) const {
+      return -5.0f - static_cast<float>(j);
+    }
   };
   CHECK(fkv::group_max<negative_column>{}(0, token{}) == -5.0f);
 }

@@ -48,5 +48,6 @@ TEST_CASE("mean_pool: a row without candidates keeps its scores") {
   testing::random_source random(41);
   testing::scorer_case<float> tokens({}, random);
   tokens.protect_all();
-  testing::check_case(tokens, fkv::mean_pool<5, fkv::pool_edge::zeros, fkv::key_norm>{}, testing::naive_norms, 1e-5, random);
+  testing::check_case(tokens, fkv::mean_pool<5, fkv::pool_edge::zeros, fkv::key_norm>{}, testing::naive_norms, 1e-5,
+                      random);
 }

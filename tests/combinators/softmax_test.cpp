@@ -32,13 +32,14 @@ std::vector<double> naive_softmax(naive_row const& row, std::vector<double> scor
 TEST_CASE("softmax: over the candidates, 0 for the protected") {
   using scorer = fkv::softmax<fkv::key_norm>;
   static_assert(fkv::row_scorer<scorer> && !scorer::needs_time_order && scorer::scratch_rows == 0);
-  testing::check_scorer(scorer{},
-                        [](naive_row const& row) {
-                          std::vector<double> scores;
-                          for (auto const& key : row.key) scores.push_back(-std::sqrt(row.dot(key, key)));
-                          return naive_softmax(row, scores);
-                        },
-                        1e-5);
+  testing::check_scorer(
+      scorer{},
+      [](naive_row const& row) {
+        std::vector<double> scores;
+        for (auto const& key : row.key) scores.push_back(-std::sqrt(row.dot(key, key)));
+        return naive_softmax(row, scores);
+      },
+      1e-5);
 }
 
 TEST_CASE("softmax: NaN and -inf get nothing, +inf and huge scores share everything") {

@@ -147,7 +147,8 @@ TEST_CASE("weighted_sum: asks its terms about the cache") {
   auto const before = tokens.scores.values;
   auto const code = [&](fkv::judge_weights const& weights) {
     policy_type const policy{tokens.options.config, judged{0.9f, {weights}, 0.1f, {}}, {}, {}, {}};
-    return fkv::score(testing::exec, fkv::batch{policy, tokens.cache.view(), list, state.view, work.view()}, tokens.window(), tokens.scores.view())
+    return fkv::score(testing::exec, fkv::batch{policy, tokens.cache.view(), list, state.view, work.view()},
+                      tokens.window(), tokens.scores.view())
         .code;
   };
   CHECK(code({}) == fkv::errc::null_pointer);
@@ -176,8 +177,11 @@ TEST_CASE("combinators: a composed policy evicts the lowest of its scores") {
   auto work = testing::workspace_for<policy_type>(tokens.shape, list, window.max_queries);
   std::vector<std::int32_t> new_length{0};
   auto const cache = tokens.cache.view();
-  REQUIRE(fkv::score(testing::exec, fkv::batch{policy, cache, list, state.view, work.view()}, window, scores.view()).ok());
-  REQUIRE(fkv::evict(testing::exec, fkv::batch{policy, cache, list, state.view, work.view()}, window, {new_length.data(), lists.view()}).ok());
+  REQUIRE(
+      fkv::score(testing::exec, fkv::batch{policy, cache, list, state.view, work.view()}, window, scores.view()).ok());
+  REQUIRE(fkv::evict(testing::exec, fkv::batch{policy, cache, list, state.view, work.view()}, window,
+                     {new_length.data(), lists.view()})
+              .ok());
   CHECK(new_length[0] == 48);
   for (int row = 0; row < 2; ++row) {
     auto const evicted = lists.evicted_of(row);

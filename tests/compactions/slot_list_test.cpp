@@ -8,8 +8,7 @@
 namespace fkv = foresightkv;
 
 TEST_CASE("slot_list: nothing moves, evicted slots become empty") {
-  static_assert(fkv::compaction<fkv::slot_list> && !fkv::slot_list::keeps_time_order &&
-                !fkv::slot_list::moves_tokens);
+  static_assert(fkv::compaction<fkv::slot_list> && !fkv::slot_list::keeps_time_order && !fkv::slot_list::moves_tokens);
   for (std::uint64_t seed = 200; seed < 240; ++seed)
     testing::check_compaction<fkv::slot_list, float, fkv::length_domain::sequence>(seed);
 }

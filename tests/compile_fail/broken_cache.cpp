@@ -14,5 +14,6 @@ using policy = decltype(fkv::compose(fkv::eviction_config{}, fkv::window_sum{}, 
 
 fkv::status run(policy const& rule, my_cache const& cache, fkv::eviction_state<policy> const& state,
                 std::int32_t* new_lengths) {
-  return fkv::evict(fkv::host, fkv::batch{rule, cache, {}, state, fkv::workspace{}}, fkv::observation<float>{}, {new_lengths});
+  return fkv::evict(fkv::host, fkv::batch{rule, cache, {}, state, fkv::workspace{}}, fkv::observation<float>{},
+                    {new_lengths});
 }

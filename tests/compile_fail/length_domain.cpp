@@ -11,7 +11,8 @@ struct per_layer {
   }
 };
 
-using policy = decltype(fkv::compose(fkv::eviction_config{}, fkv::window_sum{}, fkv::top_k{}, fkv::ordered{}, per_layer{}));
+using policy =
+    decltype(fkv::compose(fkv::eviction_config{}, fkv::window_sum{}, fkv::top_k{}, fkv::ordered{}, per_layer{}));
 #ifdef SHOULD_FAIL
 using cache_type = fkv::dense_cache<float>;
 #else
@@ -20,5 +21,6 @@ using cache_type = fkv::dense_cache<float, float, fkv::length_domain::layer>;
 
 fkv::status run(policy const& rule, cache_type const& cache, fkv::eviction_state<policy> const& state,
                 std::int32_t* new_lengths) {
-  return fkv::evict(fkv::host, fkv::batch{rule, cache, {}, state, fkv::workspace{}}, fkv::observation<float>{}, {new_lengths});
+  return fkv::evict(fkv::host, fkv::batch{rule, cache, {}, state, fkv::workspace{}}, fkv::observation<float>{},
+                    {new_lengths});
 }

@@ -20,5 +20,6 @@ using policy = decltype(fkv::compose(fkv::eviction_config{}, my_scorer{}, fkv::t
 
 fkv::status run(policy const& rule, fkv::dense_cache<float> const& cache, fkv::eviction_state<policy> const& state,
                 std::int32_t* new_lengths) {
-  return fkv::evict(fkv::host, fkv::batch{rule, cache, {}, state, fkv::workspace{}}, fkv::observation<float>{}, {new_lengths});
+  return fkv::evict(fkv::host, fkv::batch{rule, cache, {}, state, fkv::workspace{}}, fkv::observation<float>{},
+                    {new_lengths});
 }

@@ -3,10 +3,10 @@
 // read them. Until use_device_memory is called they are malloc and free: static initialisation may not call CUDA.
 #include "cuda/device_memory.hpp"
 
+#include <cuda_runtime.h>
 #include <algorithm>
 #include <cstddef>
 #include <cstdlib>
-#include <cuda_runtime.h>
 #include <new>
 
 #include "support/block_pool.hpp"
@@ -34,7 +34,8 @@ class uncaptured {
 void* from_cuda(std::size_t size) {
   uncaptured const allowed;
   void* memory = nullptr;
-  cudaError_t const error = managed ? cudaMallocManaged(&memory, size) : cudaHostAlloc(&memory, size, cudaHostAllocMapped);
+  cudaError_t const error =
+      managed ? cudaMallocManaged(&memory, size) : cudaHostAlloc(&memory, size, cudaHostAllocMapped);
   if (error == cudaSuccess) return memory;
   (void)cudaGetLastError();
   return nullptr;

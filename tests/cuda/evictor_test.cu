@@ -14,7 +14,13 @@ namespace fkv = foresightkv;
 TEST_CASE("evictor: on a stream as on the host") {
   constexpr fkv::eviction_config config{.budget = 48, .interval = 16, .sink_tokens = 2};
   auto const policy = fkv::compose<config>(fkv::key_norm{}, fkv::top_k{}, fkv::ordered{});
-  fkv::cache_shape const shape{.num_layers = 2, .num_sequences = 3, .num_kv_heads = 2, .group = 1, .key_head_dim = 16, .value_head_dim = 16, .capacity = 96};
+  fkv::cache_shape const shape{.num_layers = 2,
+                               .num_sequences = 3,
+                               .num_kv_heads = 2,
+                               .group = 1,
+                               .key_head_dim = 16,
+                               .value_head_dim = 16,
+                               .capacity = 96};
   testing::owned_cache<float> on_host(shape, 0), on_device(shape, 0);
   testing::random_source random(21);
   int const lengths[3] = {64, 40, 96};
@@ -40,7 +46,8 @@ TEST_CASE("evictor: on a stream as on the host") {
     REQUIRE(host.evict(on_host.view(), fkv::observation<float>{}).ok());
     REQUIRE(device.evict(on_device.view(), fkv::observation<float>{}).ok());
     std::vector<std::int32_t> new_lengths(3);
-    REQUIRE(cudaMemcpyAsync(new_lengths.data(), device.new_lengths(), 12, cudaMemcpyDeviceToHost, stream) == cudaSuccess);
+    REQUIRE(cudaMemcpyAsync(new_lengths.data(), device.new_lengths(), 12, cudaMemcpyDeviceToHost, stream) ==
+            cudaSuccess);
     REQUIRE(cudaStreamSynchronize(stream) == cudaSuccess);
     CHECK(new_lengths == std::vector<std::int32_t>{48, 40, 48});
     CHECK(std::equal(new_lengths.begin(), new_lengths.end(), host.new_lengths()));

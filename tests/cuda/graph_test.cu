@@ -44,11 +44,13 @@ struct call {
 
   [[nodiscard]] fkv::sequence_list list() const { return {slots.data(), count.data(), 3, made.shape.capacity}; }
   [[nodiscard]] std::size_t bytes() const {
-    return fkv::evict_bytes(testing::exec, typename Bench::policy_type{}, made.shape, {nullptr, nullptr, 3, made.shape.capacity}, made.window.max_queries);
+    return fkv::evict_bytes(testing::exec, typename Bench::policy_type{}, made.shape,
+                            {nullptr, nullptr, 3, made.shape.capacity}, made.window.max_queries);
   }
   template <class Exec>
   fkv::status operator()(Exec const& exec) {
-    return fkv::evict(exec, fkv::batch{made.policy, made.cache.view(), list(), made.state.view, work.view()}, made.window.view(), {made.new_lengths.data(), made.lists.view()});
+    return fkv::evict(exec, fkv::batch{made.policy, made.cache.view(), list(), made.state.view, work.view()},
+                      made.window.view(), {made.new_lengths.data(), made.lists.view()});
   }
 };
 

@@ -9,8 +9,8 @@
 
 #include <foresightkv/detail/cuda/launch.cuh>
 
-#include "support/cuda_device.cuh"
 #include "emulation/fragments.hpp"
+#include "support/cuda_device.cuh"
 #include "support/random.hpp"
 
 namespace fkv = foresightkv;
@@ -123,7 +123,8 @@ constexpr bool clusters(int capability, int multiprocessors = 100) {
   fkv::device_traits traits;
   traits.compute_capability = capability;
   traits.num_multiprocessors = multiprocessors;
-  return fkv::detail::cuda::has_clusters(static_cast<fkv::detail::cuda::architectures<Each...> const*>(nullptr), traits);
+  return fkv::detail::cuda::has_clusters(static_cast<fkv::detail::cuda::architectures<Each...> const*>(nullptr),
+                                         traits);
 }
 static_assert(clusters<900>(90) && clusters<800, 900>(90) && clusters<800, 900, 1000>(100) && clusters<1000>(103));
 static_assert(!clusters<800>(80) && !clusters<800, 900>(80) && !clusters<800, 900>(89));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The tests on a device: [--memory=separate] [doctest's options]. Without a device: one line that says why, and the exit
-// code that ctest takes for a skipped test; --list-test-cases needs none. --device names it and runs nothing.
+// The tests on a device: [--memory=separate] [doctest's options]. Without a device: one line that says why, and the
+// exit code that ctest takes for a skipped test; --list-test-cases needs none. --device names it and runs nothing.
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Kernels whose registers and spills are looked at: see check_resources.cmake. Every body once at least, as bf16; observe and
-// evict as fp8 with half queries too, where the key dimension is fixed.
+// Kernels whose registers and spills are looked at: see check_resources.cmake. Every body once at least, as bf16;
+// observe and evict as fp8 with half queries too, where the key dimension is fixed.
 #include <foresightkv/foresightkv.cuh>
 #include <foresightkv/golden/eviction.hpp>
 #include <foresightkv/training/ranking_hinge.hpp>
@@ -11,12 +11,14 @@ namespace {
 
 using cache = fkv::dense_cache<fkv::bfloat16>;
 using window = fkv::observation<fkv::bfloat16>;
-using narrow_cache = fkv::dense_cache<fkv::scaled_by_head<fkv::float8_e4m3>, fkv::float8_e4m3, fkv::length_domain::sequence, 128>;
+using narrow_cache =
+    fkv::dense_cache<fkv::scaled_by_head<fkv::float8_e4m3>, fkv::float8_e4m3, fkv::length_domain::sequence, 128>;
 using half_window = fkv::observation<fkv::half, fkv::log_base::two>;
 
 template <class Scorer, class Selector, class Compaction>
-fkv::status evict(cache const& tokens, window const& seen, fkv::sequence_list const& list, fkv::cuda_execution const& exec,
-                  fkv::workspace memory, std::int32_t* new_lengths, Scorer const& scorer) {
+fkv::status evict(cache const& tokens, window const& seen, fkv::sequence_list const& list,
+                  fkv::cuda_execution const& exec, fkv::workspace memory, std::int32_t* new_lengths,
+                  Scorer const& scorer) {
   auto const policy = fkv::compose({.budget = 1024, .interval = 128}, scorer, Selector{}, Compaction{});
   auto const state = fkv::make_state(policy, tokens.shape(), 1152, memory);
   (void)fkv::reset(exec, state, list);

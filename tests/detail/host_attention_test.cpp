@@ -62,8 +62,7 @@ class guarded {
   }
   bool intact() const {
     for (std::size_t i = 0; i < zone; ++i)
-      if (bits_of(words[i]) != bits_of(poison) || bits_of(words[zone + size + i]) != bits_of(poison))
-        return false;
+      if (bits_of(words[i]) != bits_of(poison) || bits_of(words[zone + size + i]) != bits_of(poison)) return false;
     return true;
   }
 
@@ -107,8 +106,7 @@ void pack(Element const* keys, int stride, int n, int dim, float* packed) {
 
 template <class Isa, class Element>
 void widen(Element const* from, int count, float* out) {
-  host::with_isa<Isa>([&](auto isa)
-                          __attribute__((always_inline)) { host::widen<decltype(isa)>(from, count, out); });
+  host::with_isa<Isa>([&](auto isa) __attribute__((always_inline)) { host::widen<decltype(isa)>(from, count, out); });
 }
 
 template <class Isa>
@@ -120,9 +118,8 @@ void logits(float const* queries, int count, int dim, float const* packed, int n
 
 template <class Isa>
 float maximum(float const* x, int n) {
-  return host::with_isa<Isa>([&](auto isa) __attribute__((always_inline)) {
-    return host::row_maximum<decltype(isa)>(x, n);
-  });
+  return host::with_isa<Isa>([&](auto isa)
+                                 __attribute__((always_inline)) { return host::row_maximum<decltype(isa)>(x, n); });
 }
 
 template <class Isa>
@@ -162,14 +159,11 @@ int count_wrong_logits(int count, int dim, int n, unsigned seed) {
   logits<Isa>(queries.data() + 1, count, dim, packed.data(), n, out.data(), stride);
 
   int wrong = packed.intact() && out.intact() ? 0 : 1;
-  auto const key = [&](int i, int d) {
-    return i < n ? fkv::to_float(keys[1 + at(i) * at(key_stride) + at(d)]) : 0.0f;
-  };
+  auto const key = [&](int i, int d) { return i < n ? fkv::to_float(keys[1 + at(i) * at(key_stride) + at(d)]) : 0.0f; };
   int const panel = host::panel_tokens<Isa>;
   for (int i = 0; i < padded; ++i)
     for (int d = 0; d < dim; ++d)
-      wrong +=
-          packed.data()[(at(i / panel) * at(dim) + at(d)) * at(panel) + at(i % panel)] == key(i, d) ? 0 : 1;
+      wrong += packed.data()[(at(i / panel) * at(dim) + at(d)) * at(panel) + at(i % panel)] == key(i, d) ? 0 : 1;
   for (int r = 0; r < count; ++r) {
     for (int i = 0; i < padded; ++i) {
       double sum = 0.0;
@@ -231,8 +225,7 @@ TEST_CASE_TEMPLATE("logits are the products of queries and keys", Isa, host::isa
   CHECK(count_wrong_logits<Isa, float>(64, 128, 1152, 7) == 0);
 }
 
-TEST_CASE_TEMPLATE("keys of every storage type are packed", Isa, host::isa_baseline, host::isa_avx2,
-                   host::isa_avx512) {
+TEST_CASE_TEMPLATE("keys of every storage type are packed", Isa, host::isa_baseline, host::isa_avx2, host::isa_avx512) {
   if (cannot_run<Isa>()) return;
   for (int const dim : {1, 5, 64, 70, 128})
     for (int const n : {1, 31, 50}) {
@@ -247,8 +240,7 @@ TEST_CASE_TEMPLATE("keys of every storage type are packed", Isa, host::isa_basel
     }
 }
 
-TEST_CASE_TEMPLATE("no keys and no queries write nothing", Isa, host::isa_baseline, host::isa_avx2,
-                   host::isa_avx512) {
+TEST_CASE_TEMPLATE("no keys and no queries write nothing", Isa, host::isa_baseline, host::isa_avx2, host::isa_avx512) {
   if (cannot_run<Isa>()) return;
   guarded packed(host::packed_floats<Isa>(3, 8));
   guarded out(64);
@@ -268,13 +260,11 @@ TEST_CASE_TEMPLATE("vectors widen every pattern as scalars do", Isa, host::isa_b
     int const n = patterns + 5;  // the last five through the scalar tail
     std::vector<Element> from;
     for (int i = 0; i <= n; ++i)
-      from.push_back(
-          std::bit_cast<Element>(static_cast<decltype(Element::bits)>((i + patterns - 1) % patterns)));
+      from.push_back(std::bit_cast<Element>(static_cast<decltype(Element::bits)>((i + patterns - 1) % patterns)));
     guarded out(at(n));
     widen<Isa>(from.data() + 1, n, out.data());
     int wrong = out.intact() ? 0 : 1;
-    for (int i = 0; i < n; ++i)
-      wrong += bits_of(out.data()[i]) == bits_of(fkv::to_float(from[at(i) + 1])) ? 0 : 1;
+    for (int i = 0; i < n; ++i) wrong += bits_of(out.data()[i]) == bits_of(fkv::to_float(from[at(i) + 1])) ? 0 : 1;
     return wrong;
   };
   CHECK(count_wrong(fkv::half{}, 65536) == 0);
@@ -283,8 +273,7 @@ TEST_CASE_TEMPLATE("vectors widen every pattern as scalars do", Isa, host::isa_b
   CHECK(count_wrong(fkv::float8_e5m2{}, 256) == 0);
 }
 
-TEST_CASE_TEMPLATE("the maximum is found in every place", Isa, host::isa_baseline, host::isa_avx2,
-                   host::isa_avx512) {
+TEST_CASE_TEMPLATE("the maximum is found in every place", Isa, host::isa_baseline, host::isa_avx2, host::isa_avx512) {
   if (cannot_run<Isa>()) return;
   int wrong = 0;
   for (int n = 1; n <= 150; ++n) {
@@ -309,9 +298,8 @@ TEST_CASE_TEMPLATE("scaling is exact and stays inside the row", Isa, host::isa_b
     auto const values = random_floats(at(n), -9.0f, 9.0f, static_cast<unsigned>(n));
     guarded row(at(n));
     for (int i = 0; i < n; ++i) row.data()[i] = values[at(i)];
-    host::with_isa<Isa>([&](auto isa) __attribute__((always_inline)) {
-      host::scale_row<decltype(isa)>(row.data(), n, 1.3f);
-    });
+    host::with_isa<Isa>([&](auto isa)
+                            __attribute__((always_inline)) { host::scale_row<decltype(isa)>(row.data(), n, 1.3f); });
     for (int i = 0; i < n; ++i) wrong += row.data()[i] == values[at(i)] * 1.3f ? 0 : 1;
     wrong += row.intact() ? 0 : 1;
   }
@@ -346,8 +334,8 @@ TEST_CASE_TEMPLATE("exp2 is right to 1.5 ulp over its whole range", Isa, host::i
   CHECK(worst_relative < 1.2e-7);
 }
 
-TEST_CASE_TEMPLATE("exp2 is exact for integers and clean beyond its range", Isa, host::isa_baseline,
-                   host::isa_avx2, host::isa_avx512) {
+TEST_CASE_TEMPLATE("exp2 is exact for integers and clean beyond its range", Isa, host::isa_baseline, host::isa_avx2,
+                   host::isa_avx512) {
   if (cannot_run<Isa>()) return;
   for (int i = -126; i <= 127; ++i)
     CHECK(bits_of(exp2_of<Isa>(static_cast<float>(i))) == static_cast<std::uint32_t>(i + 127) << 23);
@@ -373,8 +361,8 @@ TEST_CASE_TEMPLATE("exp2 is exact for integers and clean beyond its range", Isa,
 #endif
 }
 
-TEST_CASE_TEMPLATE("a row of exp2 scales, shifts, sums and stops at its end", Isa, host::isa_baseline,
-                   host::isa_avx2, host::isa_avx512) {
+TEST_CASE_TEMPLATE("a row of exp2 scales, shifts, sums and stops at its end", Isa, host::isa_baseline, host::isa_avx2,
+                   host::isa_avx512) {
   if (cannot_run<Isa>()) return;
   float const multiply = 0.1803369f;
   float const subtract = 3.75f;
@@ -436,8 +424,8 @@ TEST_CASE_TEMPLATE("gelu far out", Isa, host::isa_baseline, host::isa_avx2, host
   }
 }
 
-TEST_CASE_TEMPLATE("the dense layer adds its products to what was there", Isa, host::isa_baseline,
-                   host::isa_avx2, host::isa_avx512) {
+TEST_CASE_TEMPLATE("the dense layer adds its products to what was there", Isa, host::isa_baseline, host::isa_avx2,
+                   host::isa_avx512) {
   if (cannot_run<Isa>()) return;
   constexpr int width = host::dense_width;
   for (int const count : {0, 1, 5, 128})
@@ -446,8 +434,7 @@ TEST_CASE_TEMPLATE("the dense layer adds its products to what was there", Isa, h
       auto const inputs = random_floats(at(tokens) * at(count + 1) + 1, -1.0f, 1.0f, 6);
       auto const before = random_floats(at(tokens * width), -1.0f, 1.0f, 7);
       std::vector<float const*> rows;  // in no order, and one of them twice
-      for (int t = 0; t < tokens; ++t)
-        rows.push_back(inputs.data() + 1 + at((t * 5 + 3) % tokens) * at(count + 1));
+      for (int t = 0; t < tokens; ++t) rows.push_back(inputs.data() + 1 + at((t * 5 + 3) % tokens) * at(count + 1));
       if (tokens > 2) rows[0] = rows[2];
       guarded hidden(at(tokens * width));
       for (int i = 0; i < tokens * width; ++i) hidden.data()[i] = before[at(i)];

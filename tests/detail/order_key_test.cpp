@@ -15,7 +15,7 @@ using detail::order_key;
 namespace {
 
 constexpr std::uint32_t edges[] = {
-    0xffffffffu, 0xffc00000u, 0xff800001u,  // NaN, negative
+    0xffffffffu, 0xffc00000u, 0xff800001u,                                                      // NaN, negative
     0xff800000u, 0xff7fffffu, 0xbf800000u, 0x80800000u, 0x807fffffu, 0x80000001u, 0x80000000u,  // -inf .. -0
     0x00000000u, 0x00000001u, 0x007fffffu, 0x00800000u, 0x3f800000u, 0x7f7fffffu, 0x7f800000u,  // +0 .. +inf
     0x7f800001u, 0x7fc00000u, 0x7fffffffu,                                                      // NaN

@@ -34,8 +34,7 @@ inline double dot(numbers const& a, numbers const& b) {
 /// Scaled and capped logits of a query; minus infinity where it does not see a token.
 inline numbers logits_of(window_memory const& window, row_tokens const& tokens, numbers const& query,
                          int query_position) {
-  double const scale =
-      window.scale > 0.0f ? window.scale : 1.0 / std::sqrt(static_cast<double>(query.size()));
+  double const scale = window.scale > 0.0f ? window.scale : 1.0 / std::sqrt(static_cast<double>(query.size()));
   double const cap = window.soft_cap;
   numbers made(tokens.position.size(), -HUGE_VAL);
   for (std::size_t slot = 0; slot < made.size(); ++slot) {
@@ -48,8 +47,7 @@ inline numbers logits_of(window_memory const& window, row_tokens const& tokens, 
 
 inline double sink_logit(window_memory const& window, fkv::row_index at, int j) {
   if (!window.has_sinks) return -HUGE_VAL;
-  return window
-      .sinks[static_cast<std::size_t>(at.layer * window.heads() + at.kv_head * window.shape.group + j)];
+  return window.sinks[static_cast<std::size_t>(at.layer * window.heads() + at.kv_head * window.shape.group + j)];
 }
 
 /// Natural log-sum-exp; minus infinity of nothing.
@@ -63,8 +61,8 @@ inline double log_sum_exp(numbers const& logits, double sink) {
 }
 
 /// The probabilities that one query of one head gives every slot.
-inline numbers probabilities(window_memory const& window, row_tokens const& tokens, fkv::row_index at, int j,
-                             int r, int query_position) {
+inline numbers probabilities(window_memory const& window, row_tokens const& tokens, fkv::row_index at, int j, int r,
+                             int query_position) {
   numbers made = logits_of(window, tokens, window.query(at, j, r), query_position);
   double sum = log_sum_exp(made, sink_logit(window, at, j));
   if (window.has_lse) {
@@ -126,9 +124,7 @@ struct statistics_table {
 
   statistics_table() = default;
   statistics_table(int slots, int statistics, int heads)
-      : num_statistics(statistics),
-        group(heads),
-        values(static_cast<std::size_t>(slots * statistics * heads), 0.0) {}
+      : num_statistics(statistics), group(heads), values(static_cast<std::size_t>(slots * statistics * heads), 0.0) {}
 
   [[nodiscard]] double& at(int slot, int which, int j) {
     return values[static_cast<std::size_t>((slot * num_statistics + which) * group + j)];
@@ -143,8 +139,8 @@ struct statistics_table {
   }
 };
 
-inline statistics_table evaluate_all(std::vector<statistic> const& wanted, seen_window const& window,
-                                     int slots, int group) {
+inline statistics_table evaluate_all(std::vector<statistic> const& wanted, seen_window const& window, int slots,
+                                     int group) {
   statistics_table made(slots, static_cast<int>(wanted.size()), group);
   for (int slot = 0; slot < slots; ++slot)
     for (int which = 0; which < made.num_statistics; ++which)
@@ -157,8 +153,6 @@ inline statistics_table evaluate_all(std::vector<statistic> const& wanted, seen_
 /// How a carried statistic keeps what it had; it is fed by the window's sum.
 enum class carried { accumulated, decayed };
 
-inline double carry(carried kind, double old, double now) {
-  return (kind == carried::decayed ? 0.9 * old : old) + now;
-}
+inline double carry(carried kind, double old, double now) { return (kind == carried::decayed ? 0.9 * old : old) + now; }
 
 }  // namespace driver

@@ -63,16 +63,14 @@ class caller {
 
   void write_lengths() {
     for (int s = 0; s < sequences(); ++s)
-      engine_.each_row(s, [&](fkv::row_index at) {
-        arrays_.lengths[arrays_.length_place(at)] = engine_.row(at).length();
-      });
+      engine_.each_row(
+          s, [&](fkv::row_index at) { arrays_.lengths[arrays_.length_place(at)] = engine_.row(at).length(); });
   }
   /// Now and then a length for one call that no row can have.
   void break_length() {
     write_lengths();
     if (!random_.chance(0.05)) return;
-    fkv::row_index const at{random_.integer(0, engine_.shape.num_layers - 1),
-                            random_.integer(0, sequences() - 1),
+    fkv::row_index const at{random_.integer(0, engine_.shape.num_layers - 1), random_.integer(0, sequences() - 1),
                             random_.integer(0, engine_.shape.num_kv_heads - 1)};
     std::vector<int> bad{-1, -0x7fffffff - 1, engine_.shape.capacity + 1, 0x7fffffff};
     if (engine_.row(at).seen > 0) bad.push_back(engine_.row(at).seen - 1);
@@ -80,9 +78,9 @@ class caller {
         bad[static_cast<std::size_t>(random_.integer(0, static_cast<int>(bad.size()) - 1))];
   }
   void change_budgets() {
-    int const least = std::max(0, engine_.config.recent_tokens < 0 ? engine_.config.interval
-                                                                   : engine_.config.recent_tokens) +
-                      engine_.config.sink_tokens;
+    int const least =
+        std::max(0, engine_.config.recent_tokens < 0 ? engine_.config.interval : engine_.config.recent_tokens) +
+        engine_.config.sink_tokens;
     if (!random_.chance(0.2)) return;
     for (std::int32_t& budget : arrays_.budgets) {
       budget = random_.integer(std::max(least, 1), arrays_.room.state);
@@ -97,8 +95,8 @@ class caller {
   // --- one call
   /// Runs a verb on a list, with the flags that it should set, and lets `effects` say what it should write.
   template <class Verb, class Effects>
-  std::vector<int> call(std::string const& name, list_memory const& list, questions const& asked,
-                        Verb const& verb, Effects const& effects) {
+  std::vector<int> call(std::string const& name, list_memory const& list, questions const& asked, Verb const& verb,
+                        Effects const& effects) {
     listing const listed = read(list);
     std::vector<std::uint32_t> faults(static_cast<std::size_t>(sequences()), 0);
     std::vector<int> accepted;
@@ -120,8 +118,7 @@ class caller {
     check_.start(verbs_.state());
   }
   template <class Effects>
-  void end(fkv::status done, listing const& listed, std::vector<std::uint32_t> const& faults,
-           Effects const& effects) {
+  void end(fkv::status done, listing const& listed, std::vector<std::uint32_t> const& faults, Effects const& effects) {
     check_.finish(verbs_.state(), done);
     check_.require(arrays_.intact() && verbs_.intact(), "something wrote outside an array");
     if (!problem().empty()) return;

@@ -21,8 +21,7 @@ struct choice {
 };
 
 /// Slots of a row that may go, ascending.
-inline std::vector<int> candidates(fkv::eviction_config const& config, std::vector<int> const& position,
-                                   int end) {
+inline std::vector<int> candidates(fkv::eviction_config const& config, std::vector<int> const& position, int end) {
   int const recent = config.recent_tokens < 0 ? config.interval : config.recent_tokens;
   std::vector<int> slots;
   for (std::size_t slot = 0; slot < position.size(); ++slot)
@@ -32,8 +31,7 @@ inline std::vector<int> candidates(fkv::eviction_config const& config, std::vect
 }
 
 inline int occupied(std::vector<int> const& position) {
-  return static_cast<int>(
-      std::count_if(position.begin(), position.end(), [](int where) { return where >= 0; }));
+  return static_cast<int>(std::count_if(position.begin(), position.end(), [](int where) { return where >= 0; }));
 }
 
 inline choice without(std::vector<int> const& position, std::vector<int> evicted) {
@@ -60,8 +58,7 @@ inline std::vector<int> lowest(std::vector<int> slots, numbers const& scores, st
 }
 
 /// min(tokens - budget, candidates) of the lowest scores.
-inline choice choose(fkv::eviction_config const& config, int budget, row_tokens const& tokens,
-                     numbers const& scores) {
+inline choice choose(fkv::eviction_config const& config, int budget, row_tokens const& tokens, numbers const& scores) {
   std::vector<int> const free = candidates(config, tokens.position, tokens.end);
   auto const excess = static_cast<std::size_t>(std::max(0, occupied(tokens.position) - budget));
   choice made = without(tokens.position, lowest(free, scores, excess));
@@ -90,12 +87,9 @@ inline bool among(choice const& other, choice const& right, std::vector<int> con
 
 /// Whether rounding may have turned `right` into `other`: as many candidates go, and none that scores higher,
 /// beyond rounding, than one that stays. Scores that are exactly 0 tie, and ties have their rule.
-inline bool nearly(choice const& other, choice const& right, std::vector<int> const& free,
-                   rating const& scores) {
+inline bool nearly(choice const& other, choice const& right, std::vector<int> const& free, rating const& scores) {
   if (!among(other, right, free)) return false;
-  auto const goes = [&](int slot) {
-    return std::binary_search(other.evicted.begin(), other.evicted.end(), slot);
-  };
+  auto const goes = [&](int slot) { return std::binary_search(other.evicted.begin(), other.evicted.end(), slot); };
   for (int const gone : other.evicted) {
     auto const a = static_cast<std::size_t>(gone);
     for (int const slot : free) {

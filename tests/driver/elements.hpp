@@ -45,8 +45,7 @@ inline double decode(storage kind, std::uint32_t bits) {
   auto const exponent = static_cast<int>(bits >> format.mantissa_bits & ((1u << format.exponent_bits) - 1u));
   bool const negative = (bits >> (format.exponent_bits + format.mantissa_bits) & 1u) != 0;
   double const significand = exponent == 0 ? mantissa : mantissa + (1u << format.mantissa_bits);
-  double const magnitude =
-      std::ldexp(significand, (exponent == 0 ? 1 : exponent) - bias - format.mantissa_bits);
+  double const magnitude = std::ldexp(significand, (exponent == 0 ? 1 : exponent) - bias - format.mantissa_bits);
   return negative ? -magnitude : magnitude;
 }
 
@@ -59,8 +58,7 @@ inline std::uint32_t random_element(storage kind, int top, testing::random_sourc
   for (int step = 0; step < 6 && exponent > 1 && random.chance(0.5); ++step) --exponent;
   auto const mantissa = static_cast<std::uint32_t>(random.bits()) & ((1u << format.mantissa_bits) - 1u);
   std::uint32_t const sign = random.chance(0.5) ? 1u : 0u;
-  return (sign << format.exponent_bits | static_cast<std::uint32_t>(exponent)) << format.mantissa_bits |
-         mantissa;
+  return (sign << format.exponent_bits | static_cast<std::uint32_t>(exponent)) << format.mantissa_bits | mantissa;
 }
 
 /// Elements of one storage type behind a byte pointer.
@@ -75,15 +73,14 @@ inline void store_bits(storage kind, std::uint32_t bits, std::byte* to) {
 }
 inline void fill_random(storage kind, int top, std::byte* to, int count, testing::random_source& random) {
   for (int i = 0; i < count; ++i)
-    store_bits(kind, random_element(kind, top, random),
-               to + static_cast<std::ptrdiff_t>(i) * format_of(kind).bytes);
+    store_bits(kind, random_element(kind, top, random), to + static_cast<std::ptrdiff_t>(i) * format_of(kind).bytes);
 }
 inline numbers decode_all(storage kind, std::byte const* from, int count, double scale) {
   numbers values;
   values.reserve(static_cast<std::size_t>(count));
   for (int i = 0; i < count; ++i)
-    values.push_back(
-        scale * decode(kind, load_bits(kind, from + static_cast<std::ptrdiff_t>(i) * format_of(kind).bytes)));
+    values.push_back(scale *
+                     decode(kind, load_bits(kind, from + static_cast<std::ptrdiff_t>(i) * format_of(kind).bytes)));
   return values;
 }
 

@@ -35,8 +35,7 @@ class library {
   virtual fkv::status collect_due(list_memory const& list) = 0;
   virtual fkv::status append(list_memory const& list, guarded<std::int32_t> const& counts) = 0;
   virtual fkv::status fork(guarded<std::int32_t> const& sources, guarded<std::int32_t> const& targets) = 0;
-  virtual fkv::status reset(list_memory const& list, std::uint32_t const* request_ids,
-                            std::uint64_t const* seeds) = 0;
+  virtual fkv::status reset(list_memory const& list, std::uint32_t const* request_ids, std::uint64_t const* seeds) = 0;
   virtual fkv::status save(int sequence, guarded<std::byte>& bytes) = 0;
   virtual fkv::status restore(int sequence, guarded<std::byte>& bytes, std::size_t size) = 0;
 };
@@ -73,8 +72,7 @@ class library_of final : public library {
     auto const bytes = fkv::observe_bytes<window_list>(exec, arrays_.shape, list.view(), window.max_queries);
     testing::owned_workspace work(bytes);
     fkv::row_state const known = stateless ? fkv::row_state{} : state_.view;
-    auto const done =
-        fkv::observe(exec, cache(), list.view(), view(window), known, statistics(), work.view());
+    auto const done = fkv::observe(exec, cache(), list.view(), view(window), known, statistics(), work.view());
     return finish(done, work);
   }
   fkv::status carry(list_memory const& list, window_memory const* window) override {
@@ -90,15 +88,16 @@ class library_of final : public library {
   fkv::status select(list_memory const& list) override {
     auto work = work_for(list, 0);
     return finish(
-        fkv::select(exec, fkv::batch{policy_, cache(), list.view(), state_.view, work.view()}, scores(), lists()), work);
+        fkv::select(exec, fkv::batch{policy_, cache(), list.view(), state_.view, work.view()}, scores(), lists()),
+        work);
   }
   fkv::status compact(list_memory const& list) override {
     auto work = work_for(list, 0);
-    auto const done = fkv::compact(exec, fkv::batch{policy_, cache(), list.view(), state_.view, work.view()}, lists(), arrays_.new_lengths.data());
+    auto const done = fkv::compact(exec, fkv::batch{policy_, cache(), list.view(), state_.view, work.view()}, lists(),
+                                   arrays_.new_lengths.data());
     return finish(done, work);
   }
-  fkv::status evict(list_memory const& list, window_memory const* window, wanted_lists wanted,
-                    bool dry_run) override {
+  fkv::status evict(list_memory const& list, window_memory const* window, wanted_lists wanted, bool dry_run) override {
     fkv::selection shown = wanted == wanted_lists::none ? fkv::selection{} : lists();
     if (wanted == wanted_lists::evicted) shown.kept = shown.evicted_positions = nullptr;
     fkv::eviction_output const output{arrays_.new_lengths.data(), shown, dry_run};
@@ -107,7 +106,8 @@ class library_of final : public library {
     });
   }
   fkv::status collect_due(list_memory const& list) override {
-    return fkv::collect_due(exec, fkv::batch{policy_, cache(), list.view(), state_.view}, arrays_.due_slots.data(), arrays_.due_count.data());
+    return fkv::collect_due(exec, fkv::batch{policy_, cache(), list.view(), state_.view}, arrays_.due_slots.data(),
+                            arrays_.due_count.data());
   }
   fkv::status append(list_memory const& list, guarded<std::int32_t> const& counts) override {
     return fkv::append(exec, fkv::batch{policy_, cache(), list.view(), state_.view}, counts.data());
@@ -115,8 +115,7 @@ class library_of final : public library {
   fkv::status fork(guarded<std::int32_t> const& sources, guarded<std::int32_t> const& targets) override {
     return fkv::fork(exec, state_.view, {sources.data(), targets.data(), static_cast<int>(sources.size())});
   }
-  fkv::status reset(list_memory const& list, std::uint32_t const* request_ids,
-                    std::uint64_t const* seeds) override {
+  fkv::status reset(list_memory const& list, std::uint32_t const* request_ids, std::uint64_t const* seeds) override {
     return fkv::reset(exec, state_.view, list.view(), request_ids, seeds);
   }
   fkv::status save(int sequence, guarded<std::byte>& bytes) override {
@@ -173,12 +172,11 @@ class library_of final : public library {
   }
   [[nodiscard]] fkv::score_view scores() { return {arrays_.scores.data(), arrays_.room.scores}; }
   [[nodiscard]] fkv::selection lists() {
-    return {arrays_.kept.data(), arrays_.evicted.data(), arrays_.evicted_count.data(),
-            arrays_.evicted_positions.data(), arrays_.room.lists};
+    return {arrays_.kept.data(), arrays_.evicted.data(), arrays_.evicted_count.data(), arrays_.evicted_positions.data(),
+            arrays_.room.lists};
   }
   [[nodiscard]] testing::owned_workspace work_for(list_memory const& list, int max_queries) const {
-    return testing::owned_workspace(
-        fkv::evict_bytes(exec, policy_type{}, arrays_.shape, list.view(), max_queries));
+    return testing::owned_workspace(fkv::evict_bytes(exec, policy_type{}, arrays_.shape, list.view(), max_queries));
   }
 
   /// A verb on queries, or on the statistics that were observed before.

@@ -21,8 +21,7 @@ using testing::random_source;
 
 /// Number of a row in the library's [rows] arrays.
 inline std::size_t row_number(fkv::cache_shape const& shape, fkv::row_index at) {
-  return static_cast<std::size_t>((at.layer * shape.num_sequences + at.sequence) * shape.num_kv_heads +
-                                  at.kv_head);
+  return static_cast<std::size_t>((at.layer * shape.num_sequences + at.sequence) * shape.num_kv_heads + at.kv_head);
 }
 
 /// Keys or values of a cache.
@@ -41,12 +40,9 @@ struct token_array {
         dim(head_dim),
         bytes(static_cast<std::size_t>(extents.num_layers) * layer_bytes()) {}
 
-  [[nodiscard]] std::size_t token_bytes() const {
-    return static_cast<std::size_t>(dim * format_of(kind).bytes);
-  }
+  [[nodiscard]] std::size_t token_bytes() const { return static_cast<std::size_t>(dim * format_of(kind).bytes); }
   [[nodiscard]] std::size_t layer_bytes() const {
-    return static_cast<std::size_t>(shape.num_sequences * shape.num_kv_heads * shape.capacity) *
-           token_bytes();
+    return static_cast<std::size_t>(shape.num_sequences * shape.num_kv_heads * shape.capacity) * token_bytes();
   }
   /// Layers with a pointer each stand in reverse order: a view that walks from one base would read the wrong
   /// one.
@@ -55,9 +51,8 @@ struct token_array {
     return bytes.data() + static_cast<std::size_t>(place) * layer_bytes();
   }
   [[nodiscard]] std::byte* token(fkv::row_index at, int slot) {
-    int const inside = order == layout::nhd
-                           ? (at.sequence * shape.capacity + slot) * shape.num_kv_heads + at.kv_head
-                           : (at.sequence * shape.num_kv_heads + at.kv_head) * shape.capacity + slot;
+    int const inside = order == layout::nhd ? (at.sequence * shape.capacity + slot) * shape.num_kv_heads + at.kv_head
+                                            : (at.sequence * shape.num_kv_heads + at.kv_head) * shape.capacity + slot;
     return layer(at.layer) + static_cast<std::size_t>(inside) * token_bytes();
   }
 };
@@ -74,8 +69,7 @@ struct window_memory {
   guarded<std::int32_t> query_count, window_end, first_position;
   float scale = 0.0f;
   float soft_cap = 0.0f;
-  bool has_lse = false, has_sinks = false, has_count = false, has_end = false, has_first = false,
-       continues = false;
+  bool has_lse = false, has_sinks = false, has_count = false, has_end = false, has_first = false, continues = false;
 
   window_memory() = default;
   window_memory(fkv::cache_shape const& extents, storage element, bool heads_first, int most)
@@ -96,8 +90,7 @@ struct window_memory {
   [[nodiscard]] std::size_t place(fkv::row_index at, int j, int r) const {
     int const head = at.kv_head * shape.group + j;
     int const inside = head_first ? head * max_queries + r : r * heads() + head;
-    return static_cast<std::size_t>((at.layer * shape.num_sequences + at.sequence) * heads() * max_queries +
-                                    inside);
+    return static_cast<std::size_t>((at.layer * shape.num_sequences + at.sequence) * heads() * max_queries + inside);
   }
   [[nodiscard]] numbers query(fkv::row_index at, int j, int r) const {
     auto const width = static_cast<std::size_t>(shape.key_head_dim * format_of(kind).bytes);
@@ -110,12 +103,11 @@ struct window_memory {
     return has_end ? window_end[static_cast<std::size_t>(sequence)] : newest;
   }
   [[nodiscard]] int first(int sequence, int newest) const {
-    return has_first ? first_position[static_cast<std::size_t>(sequence)]
-                     : end(sequence, newest) - count(sequence);
+    return has_first ? first_position[static_cast<std::size_t>(sequence)] : end(sequence, newest) - count(sequence);
   }
   [[nodiscard]] bool intact() const {
-    return queries.intact() && lse.intact() && sinks.intact() && query_count.intact() &&
-           window_end.intact() && first_position.intact();
+    return queries.intact() && lse.intact() && sinks.intact() && query_count.intact() && window_end.intact() &&
+           first_position.intact();
   }
 };
 
@@ -177,8 +169,8 @@ struct memory {
   [[nodiscard]] bool intact() const {
     return keys.bytes.intact() && values.bytes.intact() && lengths.intact() && new_lengths.intact() &&
            budgets.intact() && due_slots.intact() && due_count.intact() && key_scales.intact() &&
-           value_scales.intact() && statistics.intact() && scores.intact() && kept.intact() &&
-           evicted.intact() && evicted_count.intact() && evicted_positions.intact();
+           value_scales.intact() && statistics.intact() && scores.intact() && kept.intact() && evicted.intact() &&
+           evicted_count.intact() && evicted_positions.intact();
   }
 
  private:

@@ -107,8 +107,7 @@ struct model {
       for (int head = 0; head < shape.num_kv_heads; ++head) body(fkv::row_index{layer, sequence, head});
   }
   /// A row's tokens; `keys` and `values` stand for the arrays' bytes, now or before.
-  [[nodiscard]] row_tokens tokens(memory& arrays, fkv::row_index at, std::byte const* keys,
-                                  std::byte const* values) {
+  [[nodiscard]] row_tokens tokens(memory& arrays, fkv::row_index at, std::byte const* keys, std::byte const* values) {
     row_tokens made;
     made.position = row(at).position;
     made.end = sequence(at.sequence).end;
@@ -144,8 +143,7 @@ struct model {
       if (asked.observed && setup.num_window() > 0 && length > arrays.room.statistics)
         found |= flag(fkv::sequence_flag::bad_window);
       int const tokens = budget(arrays, at);
-      if (asked.budget && (tokens < 0 || tokens > arrays.room.state))
-        found |= flag(fkv::sequence_flag::bad_budget);
+      if (asked.budget && (tokens < 0 || tokens > arrays.room.state)) found |= flag(fkv::sequence_flag::bad_budget);
     });
     // Lists are looked at in sequences that are sound otherwise.
     if (asked.lists && found == 0)
@@ -169,8 +167,7 @@ struct model {
  private:
   static std::uint32_t window_faults(window_memory const& window, int sequence) {
     std::int64_t const count = window.count(sequence);
-    std::int64_t const end =
-        window.has_end ? window.window_end[static_cast<std::size_t>(sequence)] : 0x7fffffff;
+    std::int64_t const end = window.has_end ? window.window_end[static_cast<std::size_t>(sequence)] : 0x7fffffff;
     std::int64_t const first =
         window.has_first ? window.first_position[static_cast<std::size_t>(sequence)] : end - count;
     bool const sound = count >= 0 && count <= window.max_queries && first + count <= end;

@@ -31,8 +31,8 @@ inline int random_dim(random_source& random, int least) {
 }
 
 /// `model_layers` outlives the shape.
-inline fkv::cache_shape random_shape(random_source& random, fkv::eviction_config const& config,
-                                     int least_key_dim, std::vector<int>& model_layers) {
+inline fkv::cache_shape random_shape(random_source& random, fkv::eviction_config const& config, int least_key_dim,
+                                     std::vector<int>& model_layers) {
   fkv::cache_shape shape;
   shape.num_layers = random.integer(1, 2);
   shape.num_sequences = random.integer(1, 4);
@@ -41,8 +41,8 @@ inline fkv::cache_shape random_shape(random_source& random, fkv::eviction_config
   shape.key_head_dim = random_dim(random, least_key_dim);
   shape.value_head_dim = random_dim(random, 1);
   // Now and then rows of several tiles of a kernel.
-  shape.capacity = config.budget + config.interval + random.integer(0, 30) +
-                   (random.chance(0.04) ? random.integer(50, 400) : 0);
+  shape.capacity =
+      config.budget + config.interval + random.integer(0, 30) + (random.chance(0.04) ? random.integer(50, 400) : 0);
   if (random.chance(0.3)) {  // a rank of a model
     shape.first_kv_head = random.integer(0, 2);
     shape.total_kv_heads = shape.first_kv_head + shape.num_kv_heads + random.integer(0, 2);
@@ -52,8 +52,8 @@ inline fkv::cache_shape random_shape(random_source& random, fkv::eviction_config
   return shape;
 }
 
-inline memory make_memory(fkv::cache_shape const& shape, setup_values const& setup,
-                          fkv::eviction_config const& config, random_source& random) {
+inline memory make_memory(fkv::cache_shape const& shape, setup_values const& setup, fkv::eviction_config const& config,
+                          random_source& random) {
   memory made;
   made.shape = shape;
   made.domain = setup.domain;
@@ -67,8 +67,7 @@ inline memory make_memory(fkv::cache_shape const& shape, setup_values const& set
   made.values = {shape, setup.element, order, shape.value_head_dim};
   auto const rows = static_cast<std::size_t>(shape.num_rows());
   auto const heads = static_cast<std::size_t>(shape.num_layers * shape.num_kv_heads);
-  auto const lengths = setup.domain == fkv::length_domain::sequence
-                           ? static_cast<std::size_t>(shape.num_sequences)
+  auto const lengths = setup.domain == fkv::length_domain::sequence ? static_cast<std::size_t>(shape.num_sequences)
                        : setup.domain == fkv::length_domain::layer
                            ? static_cast<std::size_t>(shape.num_layers * shape.num_sequences)
                            : rows;
@@ -137,8 +136,8 @@ outcome play_case(std::uint64_t seed, int calls) {
   engine.config = random_config(random);
   std::vector<int> model_layers;
   engine.shape = random_shape(random, engine.config, engine.setup.least_key_dim, model_layers);
-  engine.extreme = engine.setup.query != storage::half && engine.setup.element == engine.setup.query &&
-                   random.chance(0.1);
+  engine.extreme =
+      engine.setup.query != storage::half && engine.setup.element == engine.setup.query && random.chance(0.1);
   engine.key_exponent = engine.extreme ? 53 : 0;
   engine.query_exponent = engine.extreme ? 53 : random.integer(0, 1);
   engine.sequences.resize(static_cast<std::size_t>(engine.shape.num_sequences));

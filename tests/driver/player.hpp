@@ -93,15 +93,13 @@ class player : public window_player {
     write_lengths();
   }
   [[nodiscard]] bool exists(int sequence) const { return sequence >= 0 && sequence < sequences(); }
-  static bool clashes(guarded<std::int32_t> const& sources, guarded<std::int32_t> const& targets,
-                      std::size_t pair) {
+  static bool clashes(guarded<std::int32_t> const& sources, guarded<std::int32_t> const& targets, std::size_t pair) {
     for (std::size_t other = 0; other < sources.size(); ++other)
       if (sources[other] == targets[pair] || (other != pair && targets[other] == targets[pair])) return true;
     return false;
   }
   void forked(int source, int target, std::vector<sequence_model> const& old) {
-    check_.expected.flags[static_cast<std::size_t>(target)] =
-        check_.before().flags[static_cast<std::size_t>(source)];
+    check_.expected.flags[static_cast<std::size_t>(target)] = check_.before().flags[static_cast<std::size_t>(source)];
     engine_.sequence(target) = old[static_cast<std::size_t>(source)];
     engine_.each_row(target, [&](fkv::row_index at) {
       check_.copied_row(at, check_.before(), {at.layer, source, at.kv_head});
@@ -144,11 +142,9 @@ class player : public window_player {
     auto faults = no_faults();
     begin("restore");
     auto done = verbs_.restore(sequence, saved_->bytes, saved_->bytes.size() - (cut_short ? 1 : 0));
-    if (cut_short && refuses_by_flag)
-      faults[static_cast<std::size_t>(sequence)] = flag(fkv::sequence_flag::bad_length);
+    if (cut_short && refuses_by_flag) faults[static_cast<std::size_t>(sequence)] = flag(fkv::sequence_flag::bad_length);
     if (cut_short && !refuses_by_flag)
-      done =
-          done.code == fkv::errc::workspace_too_small ? fkv::status{} : fkv::status{fkv::errc::unsupported};
+      done = done.code == fkv::errc::workspace_too_small ? fkv::status{} : fkv::status{fkv::errc::unsupported};
     end(done, {{sequence}, 0, false}, faults, [&] {
       if (!cut_short) restored(sequence);
     });

@@ -8,8 +8,7 @@ namespace driver {
 /// Log-sum-exps of every query of a window, and some that mask theirs. `tokens_now(row)` gives a row's
 /// tokens.
 template <class TokensNow>
-void fill_log_sum_exps(window_memory& window, model& engine, random_source& random,
-                       TokensNow const& tokens_now) {
+void fill_log_sum_exps(window_memory& window, model& engine, random_source& random, TokensNow const& tokens_now) {
   if (!window.has_lse) return;
   float const masks[] = {std::nanf(""), HUGE_VALF, -HUGE_VALF};
   bool const masks_some = random.chance(0.2);
@@ -18,12 +17,11 @@ void fill_log_sum_exps(window_memory& window, model& engine, random_source& rand
     for (int r = 0; r < std::clamp(window.count(at.sequence), 0, window.max_queries); ++r)
       for (int j = 0; j < window.shape.group; ++j) {
         int const position = window.first(at.sequence, tokens.end) + r;
-        double const exact = log_sum_exp(logits_of(window, tokens, window.query(at, j, r), position),
-                                         sink_logit(window, at, j));
+        double const exact =
+            log_sum_exp(logits_of(window, tokens, window.query(at, j, r), position), sink_logit(window, at, j));
         bool const masked = masks_some && random.chance(0.3);
         window.lse[window.place(at, j, r)] =
-            masked ? masks[random.integer(0, 2)]
-                   : static_cast<float>(window.base_two ? exact / std::log(2.0) : exact);
+            masked ? masks[random.integer(0, 2)] : static_cast<float>(window.base_two ? exact / std::log(2.0) : exact);
       }
   };
   for (int s = 0; s < window.shape.num_sequences; ++s) engine.each_row(s, fill_row);
@@ -61,8 +59,7 @@ inline void place_queries(window_memory& window, model& engine, random_source& r
     window.window_end[i] = engine.sequence(s).end + random.integer(-3, 4);
     // Without an end of its own a window ends at the newest token.
     int const newest = window.end(s, engine.sequence(s).end) - window.count(s);
-    window.first_position[i] =
-        newest - random.integer(0, 4) + (window.has_end && random.chance(0.02) ? 9 : 0);
+    window.first_position[i] = newest - random.integer(0, 4) + (window.has_end && random.chance(0.02) ? 9 : 0);
     if (!window.has_end) window.first_position[i] = std::max(0, window.first_position[i]);
   }
 }
@@ -72,13 +69,11 @@ template <class TokensNow>
 window_memory make_window(model& engine, memory&, random_source& random, TokensNow const& tokens_now) {
   // Now and then more queries than a block of them, and than the longest horizon.
   bool const longer = random.chance(testing::is_emulated ? 0.03 : 0.06);
-  int const most = longer               ? random.integer(13, 70)
-                   : random.chance(0.1) ? random.integer(0, 2)
-                                        : random.integer(1, 12);
+  int const most = longer ? random.integer(13, 70) : random.chance(0.1) ? random.integer(0, 2) : random.integer(1, 12);
   window_memory window(engine.shape, engine.setup.query, random.chance(0.5), most);
   window.base_two = engine.setup.base_two;
-  fill_random(window.kind, engine.query_exponent, window.queries.data(),
-              window.places() * engine.shape.key_head_dim, random);
+  fill_random(window.kind, engine.query_exponent, window.queries.data(), window.places() * engine.shape.key_head_dim,
+              random);
   for (float& sink : window.sinks) sink = 2.0f * random.normal();
   window.scale = random.chance(0.3) ? static_cast<float>(random.uniform(0.05, 0.6)) : 0.0f;
   window.soft_cap = random.chance(0.2) ? static_cast<float>(random.uniform(1.0, 20.0)) : 0.0f;

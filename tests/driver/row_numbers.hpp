@@ -52,8 +52,7 @@ class row_numbers {
   [[nodiscard]] statistics_table carry_window(fkv::row_index at, statistics_table const& window) {
     statistics_table made = old_carried(at);
     auto const& names = engine_.setup.window;
-    auto const fed =
-        std::find_if(names.begin(), names.end(), [](statistic const& s) { return s.kind == fold::sum; });
+    auto const fed = std::find_if(names.begin(), names.end(), [](statistic const& s) { return s.kind == fold::sum; });
     for (int slot = 0; slot < engine_.row(at).length(); ++slot)
       for (int which = 0; which < made.num_statistics; ++which)
         for (int j = 0; j < made.group; ++j)
@@ -81,12 +80,10 @@ class row_numbers {
   }
 
   [[nodiscard]] std::size_t column(fkv::row_index at, int slot) const {
-    return row_number(engine_.shape, at) * static_cast<std::size_t>(state_.capacity) +
-           static_cast<std::size_t>(slot);
+    return row_number(engine_.shape, at) * static_cast<std::size_t>(state_.capacity) + static_cast<std::size_t>(slot);
   }
   [[nodiscard]] std::size_t carried_place(fkv::row_index at, int slot, int which, int j) const {
-    return (column(at, slot) * static_cast<std::size_t>(state_.num_carried) +
-            static_cast<std::size_t>(which)) *
+    return (column(at, slot) * static_cast<std::size_t>(state_.num_carried) + static_cast<std::size_t>(which)) *
                static_cast<std::size_t>(state_.group) +
            static_cast<std::size_t>(j);
   }

@@ -28,8 +28,7 @@ struct rating {
   numbers score, size;
   bool uncertain = false;  // a comparison inside was too close to call
 
-  explicit rating(int slots)
-      : score(static_cast<std::size_t>(slots)), size(static_cast<std::size_t>(slots)) {}
+  explicit rating(int slots) : score(static_cast<std::size_t>(slots)), size(static_cast<std::size_t>(slots)) {}
   void set(int slot, double value, double magnitude) {
     score[static_cast<std::size_t>(slot)] = value;
     size[static_cast<std::size_t>(slot)] = magnitude;
@@ -106,8 +105,7 @@ inline std::uint32_t philox(std::array<std::uint32_t, 4> counter, std::uint64_t 
 inline rating random_scores(scored_row const& row, std::uint64_t seed) {
   return rate_each(row.tokens, [&](std::size_t slot) {
     auto const position = static_cast<std::uint32_t>(row.tokens.position[slot]);
-    std::uint32_t const drawn =
-        philox({position, row.request_id, row.model_row, row.step}, seed ^ 0x72616e646f6d2073u);
+    std::uint32_t const drawn = philox({position, row.request_id, row.model_row, row.step}, seed ^ 0x72616e646f6d2073u);
     return (static_cast<double>(drawn >> 9) + 0.5) / 8388608.0;
   });
 }
@@ -163,8 +161,7 @@ inline rating judge_scores(scored_row const& row, judges const& weights, std::ar
     for (int const feature : features)
       for (int j = 0; j < row.window.group; ++j) {
         int const from = row.window.num_statistics;
-        input.push_back(feature < from ? row.window.at(slot, feature, j)
-                                       : row.carried.at(slot, feature - from, j));
+        input.push_back(feature < from ? row.window.at(slot, feature, j) : row.carried.at(slot, feature - from, j));
       }
     auto const judged = weights.drop_score(row.judge, input);
     made.set(slot, -judged.score, 1.0 + std::fabs(judged.score) + 0.01 * judged.terms);
@@ -176,8 +173,7 @@ inline rating weighted(double first_weight, rating const& first, double second_w
   rating made = first;
   for (std::size_t slot = 0; slot < made.score.size(); ++slot) {
     made.score[slot] = first_weight * first.score[slot] + second_weight * second.score[slot];
-    made.size[slot] =
-        std::fabs(first_weight) * first.size[slot] + std::fabs(second_weight) * second.size[slot];
+    made.size[slot] = std::fabs(first_weight) * first.size[slot] + std::fabs(second_weight) * second.size[slot];
   }
   return made;
 }

@@ -71,32 +71,24 @@ struct twin<fkv::window_sum> {
   static std::vector<statistic> window() { return {{fold::sum, 0}}; }
   static std::vector<carried> carries() { return {}; }
   static fkv::window_sum make(ingredients const&) { return {}; }
-  static rating rate(ingredients const&, scored_row const& row) {
-    return group_mean(row.tokens, row.window, 0);
-  }
+  static rating rate(ingredients const&, scored_row const& row) { return group_mean(row.tokens, row.window, 0); }
 };
 template <>
 struct twin<fkv::accumulated_sum> : reads_accumulated {
   static fkv::accumulated_sum make(ingredients const&) { return {}; }
-  static rating rate(ingredients const&, scored_row const& row) {
-    return group_mean(row.tokens, row.carried, 0);
-  }
+  static rating rate(ingredients const&, scored_row const& row) { return group_mean(row.tokens, row.carried, 0); }
 };
 template <>
 struct twin<fkv::h2o_per_query> : reads_accumulated {
   static fkv::h2o_per_query make(ingredients const&) { return {}; }
-  static rating rate(ingredients const&, scored_row const& row) {
-    return per_query(row.tokens, row.carried, 0);
-  }
+  static rating rate(ingredients const&, scored_row const& row) { return per_query(row.tokens, row.carried, 0); }
 };
 template <>
 struct twin<fkv::tova> {
   static std::vector<statistic> window() { return {{fold::last, 1}}; }
   static std::vector<carried> carries() { return {}; }
   static fkv::tova make(ingredients const&) { return {}; }
-  static rating rate(ingredients const&, scored_row const& row) {
-    return group_mean(row.tokens, row.window, 0);
-  }
+  static rating rate(ingredients const&, scored_row const& row) { return group_mean(row.tokens, row.window, 0); }
 };
 template <>
 struct twin<fkv::key_norm> : reads_nothing {
@@ -116,9 +108,7 @@ struct twin<fkv::streaming_llm> : reads_nothing {
 template <>
 struct twin<fkv::random> : reads_nothing {
   static fkv::random make(ingredients const& given) { return {given.seed}; }
-  static rating rate(ingredients const& given, scored_row const& row) {
-    return random_scores(row, given.seed);
-  }
+  static rating rate(ingredients const& given, scored_row const& row) { return random_scores(row, given.seed); }
 };
 template <>
 struct twin<fkv::foresight<>> {
@@ -187,8 +177,7 @@ struct setup {
     made.least_key_dim = std::is_same_v<Scorer, fkv::key_diff> || std::is_same_v<Scorer, mixed> ? 4 : 1;
     return made;
   }
-  static policy_type policy(fkv::eviction_config const& config, ingredients const& given,
-                            std::int32_t const* budgets) {
+  static policy_type policy(fkv::eviction_config const& config, ingredients const& given, std::int32_t const* budgets) {
     policy_type made{config, scorer::make(given), {}, {}, {}};
     if constexpr (!std::is_same_v<Budget, fkv::uniform>) made.budget.budgets = budgets;
     return made;

@@ -23,9 +23,7 @@ class token_player : public caller {
     return false;
   }
   /// Empty slots do not show in a length: the state must be told of tokens that fill them.
-  [[nodiscard]] bool must_tell(int sequence) {
-    return !engine_.setup.moves_tokens() && evicted_before(sequence);
-  }
+  [[nodiscard]] bool must_tell(int sequence) { return !engine_.setup.moves_tokens() && evicted_before(sequence); }
 
   [[nodiscard]] bool fits(int sequence, int count) {
     bool all = true;
@@ -70,8 +68,7 @@ class token_player : public caller {
       auto const& row = engine_.row(at);
       int filled = 0;
       int const next = check_.before().next_position[row_number(engine_.shape, at)];
-      for (int slot = 0; slot < row.seen; ++slot)
-        filled += row.position[static_cast<std::size_t>(slot)] >= next;
+      for (int slot = 0; slot < row.seen; ++slot) filled += row.position[static_cast<std::size_t>(slot)] >= next;
       bool const moves = engine_.setup.moves_tokens();
       int const behind = count - (moves ? 0 : filled);
       any = any || (row.step > 0 && behind > 0 && row.seen + behind > arrays_.room.state);
@@ -114,8 +111,7 @@ class token_player : public caller {
   void undo_arrival(int sequence, int count) {
     drop_tokens(sequence, count);
     for (row_model& row : engine_.sequence(sequence).rows)
-      if (!engine_.setup.moves_tokens() && row.step > 0)
-        row.position.resize(static_cast<std::size_t>(row.seen));
+      if (!engine_.setup.moves_tokens() && row.step > 0) row.position.resize(static_cast<std::size_t>(row.seen));
     write_lengths();
   }
 
@@ -166,8 +162,8 @@ class token_player : public caller {
     auto const done = verbs_.append(list, counts);
     end(done, read(list), faults, [&] {
       if (fault == 0)
-        engine_.each_row(
-            sequence, [&](fkv::row_index at) { check_.taken_back_row(at, engine_.sequence(sequence).end); });
+        engine_.each_row(sequence,
+                         [&](fkv::row_index at) { check_.taken_back_row(at, engine_.sequence(sequence).end); });
     });
   }
 
@@ -179,8 +175,7 @@ class token_player : public caller {
     for (int const s : cut) forget_statistics(s);
   }
 
-  std::vector<int> fresh_ =
-      std::vector<int>(static_cast<std::size_t>(engine_.shape.num_sequences), 0);  // statistics
+  std::vector<int> fresh_ = std::vector<int>(static_cast<std::size_t>(engine_.shape.num_sequences), 0);  // statistics
   pending_window pending_;
 };
 

@@ -79,8 +79,8 @@ class verifier : public row_numbers {
                          static_cast<std::size_t>(slot);
       auto const s = static_cast<std::size_t>(slot);
       if (engine_.row(at).position[s] >= 0)
-        adopt_close(expected.scores, after_.scores, place, right.score[s],
-                    right.uncertain ? HUGE_VAL : right.size[s], "score", at);
+        adopt_close(expected.scores, after_.scores, place, right.score[s], right.uncertain ? HUGE_VAL : right.size[s],
+                    "score", at);
       else
         expected.scores[place] = after_.scores[place];
     }
@@ -222,21 +222,19 @@ class verifier : public row_numbers {
   void moved_columns(std::size_t row, std::size_t old_capacity) {
     auto const capacity = static_cast<std::size_t>(state_.capacity);
     auto const width = static_cast<std::size_t>(state_.num_carried * state_.group);
-    for (std::size_t slot = 0; slot < std::min(static_cast<std::size_t>(after_.seen_length[row]), capacity);
-         ++slot) {
+    for (std::size_t slot = 0; slot < std::min(static_cast<std::size_t>(after_.seen_length[row]), capacity); ++slot) {
       bool const stored = slot < old_capacity;
       if (after_.step[row] > 0)
         require(before_.position[row * old_capacity + slot] == after_.position[row * capacity + slot],
                 "a position has not moved");
       for (std::size_t i = 0; i < width; ++i) {
         float const right = stored ? before_.carried[(row * old_capacity + slot) * width + i] : 0.0f;
-        require(after_.carried[(row * capacity + slot) * width + i] == right,
-                "a carried statistic has not moved");
+        require(after_.carried[(row * capacity + slot) * width + i] == right, "a carried statistic has not moved");
       }
     }
   }
-  static std::byte const* old_bytes(token_array& array, std::vector<std::byte> const& bytes,
-                                    fkv::row_index at, int slot) {
+  static std::byte const* old_bytes(token_array& array, std::vector<std::byte> const& bytes, fkv::row_index at,
+                                    int slot) {
     return bytes.data() + (array.token(at, slot) - array.bytes.data());
   }
   [[nodiscard]] std::size_t list_place(fkv::row_index at, std::size_t entry) const {
@@ -247,8 +245,7 @@ class verifier : public row_numbers {
   [[nodiscard]] choice choose_from(scored_row const& row, numbers const& scores) const {
     int const budget = engine_.budget(arrays_, row.at);
     if (!engine_.setup.sampled) return choose(engine_.config, budget, row.tokens, scores);
-    return sample(engine_.config, budget, row, scores,
-                  before_.seed[static_cast<std::size_t>(row.at.sequence)]);
+    return sample(engine_.config, budget, row, scores, before_.seed[static_cast<std::size_t>(row.at.sequence)]);
   }
   [[nodiscard]] choice written_lists(fkv::row_index at) const {
     auto const row = row_number(engine_.shape, at);
@@ -264,8 +261,7 @@ class verifier : public row_numbers {
     std::vector<int> evicted;
     for (int slot = 0; slot < row.length(); ++slot) {
       int const position = row.position[static_cast<std::size_t>(slot)];
-      if (position >= 0 && std::find(first, first + length, position) == first + length)
-        evicted.push_back(slot);
+      if (position >= 0 && std::find(first, first + length, position) == first + length) evicted.push_back(slot);
     }
     return without(row.position, evicted);
   }
@@ -282,11 +278,11 @@ class verifier : public row_numbers {
   static std::string print(std::vector<int> const& slots, rating const& scores) {
     std::string made;
     for (int const slot : slots)
-      made += text(' ', slot, '(',
-                   slot >= 0 && slot < static_cast<int>(scores.score.size())
-                       ? scores.score[static_cast<std::size_t>(slot)]
-                       : 0.0,
-                   ')');
+      made +=
+          text(' ', slot, '(',
+               slot >= 0 && slot < static_cast<int>(scores.score.size()) ? scores.score[static_cast<std::size_t>(slot)]
+                                                                         : 0.0,
+               ')');
     return made;
   }
 
@@ -329,23 +325,22 @@ class verifier : public row_numbers {
   void adopt_carried(fkv::row_index at, int slot, statistics_table const& right, int from) {
     for (int which = 0; which < state_.num_carried; ++which)
       for (int j = 0; j < state_.group; ++j)
-        adopt_close(expected.carried, after_.carried, carried_place(at, slot, which, j),
-                    right.at(from, which, j), std::fabs(right.at(from, which, j)), "carried", at);
+        adopt_close(expected.carried, after_.carried, carried_place(at, slot, which, j), right.at(from, which, j),
+                    std::fabs(right.at(from, which, j)), "carried", at);
   }
   template <class Values>
-  void adopt_close(Values& target, Values const& found, std::size_t place, double right, double size,
-                   char const* what, fkv::row_index at) {
+  void adopt_close(Values& target, Values const& found, std::size_t place, double right, double size, char const* what,
+                   fkv::row_index at) {
     double const got = found[place];
     if (!close(got, right, size))
-      require(false, text(what, " of row ", at.layer, ' ', at.sequence, ' ', at.kv_head, " at ", place,
-                          " is ", got, "; expected ", right));
+      require(false, text(what, " of row ", at.layer, ' ', at.sequence, ' ', at.kv_head, " at ", place, " is ", got,
+                          "; expected ", right));
     target[place] = found[place];
   }
   void write_lists(fkv::row_index at, choice const& right, wanted_lists wanted = wanted_lists::all) {
     if (wanted == wanted_lists::none) return;
     expected.evicted_count[row_number(engine_.shape, at)] = static_cast<int>(right.evicted.size());
-    for (std::size_t i = 0; i < right.evicted.size(); ++i)
-      expected.evicted[list_place(at, i)] = right.evicted[i];
+    for (std::size_t i = 0; i < right.evicted.size(); ++i) expected.evicted[list_place(at, i)] = right.evicted[i];
     if (wanted == wanted_lists::evicted) return;
     for (std::size_t i = 0; i < right.kept.size(); ++i) expected.kept[list_place(at, i)] = right.kept[i];
     for (std::size_t i = 0; i < right.evicted.size(); ++i) {
@@ -381,8 +376,8 @@ class verifier : public row_numbers {
     row.seen = row.length();
     ++row.step;
   }
-  static void move_bytes(token_array& array, std::vector<std::byte> const& source,
-                         std::vector<std::byte>& target, fkv::row_index at, int slot, int from) {
+  static void move_bytes(token_array& array, std::vector<std::byte> const& source, std::vector<std::byte>& target,
+                         fkv::row_index at, int slot, int from) {
     auto const* const first = old_bytes(array, source, at, from);
     std::copy_n(first, array.token_bytes(), target.begin() + (array.token(at, slot) - array.bytes.data()));
   }

@@ -38,15 +38,12 @@ class window_player : public token_player {
     asked.observed = window == nullptr;
     return asked;
   }
-  [[nodiscard]] static window_source source_of(window_memory const* window) {
-    return {window, window == nullptr};
-  }
+  [[nodiscard]] static window_source source_of(window_memory const* window) { return {window, window == nullptr}; }
 
   /// Extreme logits leave one token per query, unless two are as large up to rounding: such a window is not
   /// played.
   [[nodiscard]] bool is_decided(window_memory const& window) {
-    return !engine_.extreme ||
-           window_is_decided(window, engine_, [&](fkv::row_index at) { return tokens_now(at); });
+    return !engine_.extreme || window_is_decided(window, engine_, [&](fkv::row_index at) { return tokens_now(at); });
   }
   /// One call with a window of queries, or with the statistics that are there.
   template <class Body>
@@ -131,10 +128,9 @@ class window_player : public token_player {
     for (int const s : accepted)
       if (is_due(s)) due.push_back(s);
     int const count = arrays_.due_count[0];
-    check_.require(
-        std::vector<std::int32_t>(arrays_.due_slots.data(),
-                                  arrays_.due_slots.data() + std::clamp(count, 0, sequences())) == due,
-        "the list of due sequences is another one");
+    check_.require(std::vector<std::int32_t>(arrays_.due_slots.data(),
+                                             arrays_.due_slots.data() + std::clamp(count, 0, sequences())) == due,
+                   "the list of due sequences is another one");
     list_memory next = list;
     next.has_slots = next.has_count = true;
     next.slots = guarded<std::int32_t>(copy_of(arrays_.due_slots));
@@ -145,8 +141,7 @@ class window_player : public token_player {
   [[nodiscard]] bool is_due(int sequence) {
     bool any = false;
     engine_.each_row(sequence, [&](fkv::row_index at) {
-      any =
-          any || occupied(engine_.row(at).position) >= engine_.budget(arrays_, at) + engine_.config.interval;
+      any = any || occupied(engine_.row(at).position) >= engine_.budget(arrays_, at) + engine_.config.interval;
     });
     return any;
   }
@@ -164,8 +159,7 @@ class window_player : public token_player {
   /// Scores and lists that the library did not make.
   void select_and_compact() {
     float const levels[] = {0.0f, -0.0f, 1.0f, -1.0f, std::nanf(""), HUGE_VALF, -HUGE_VALF, 1e-42f};
-    for (float& score : arrays_.scores)
-      score = random_.chance(0.5) ? levels[random_.integer(0, 7)] : random_.normal();
+    for (float& score : arrays_.scores) score = random_.chance(0.5) ? levels[random_.integer(0, 7)] : random_.normal();
     auto left = select_by(some_list());
     if (!problem().empty() || left.empty()) return;
     if (random_.chance(0.3)) break_lists(left[0]);
@@ -219,8 +213,7 @@ class window_player : public token_player {
     pending_.rows.resize(static_cast<std::size_t>(engine_.shape.num_rows()));
     std::fill(fresh_.begin(), fresh_.end(), 0);
     for (int s = 0; s < sequences(); ++s) {
-      pending_.next.push_back(
-          std::max(0, engine_.sequence(s).end - random_.integer(0, random_.chance(0.1) ? 60 : 10)));
+      pending_.next.push_back(std::max(0, engine_.sequence(s).end - random_.integer(0, random_.chance(0.1) ? 60 : 10)));
       pending_.end.push_back(engine_.sequence(s).end + random_.integer(0, random_.chance(0.1) ? 40 : 10));
     }
   }
@@ -229,8 +222,8 @@ class window_player : public token_player {
     window.has_count = window.has_end = window.has_first = true;
     for (int s = 0; s < sequences(); ++s) {
       auto const i = static_cast<std::size_t>(s);
-      int const most = std::min({window.max_queries, engine_.sequence(s).end - pending_.next[i],
-                                 pending_.end[i] - pending_.next[i]});
+      int const most = std::min(
+          {window.max_queries, engine_.sequence(s).end - pending_.next[i], pending_.end[i] - pending_.next[i]});
       window.query_count[i] = most < 0 ? 0 : random_.integer(0, most);
       window.window_end[i] = pending_.end[i];
       window.first_position[i] = pending_.next[i];
@@ -245,8 +238,7 @@ class window_player : public token_player {
   void observed_chunk(window_memory const& window, fkv::row_index at) {
     seen_window& seen = pending_.rows[row_number(engine_.shape, at)];
     seen.add(window, check_.tokens_of(at), at);
-    check_.observed_row(
-        at, evaluate_all(engine_.setup.window, seen, engine_.row(at).length(), engine_.shape.group));
+    check_.observed_row(at, evaluate_all(engine_.setup.window, seen, engine_.row(at).length(), engine_.shape.group));
   }
 };
 

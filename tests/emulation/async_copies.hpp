@@ -47,8 +47,7 @@ class async_copies {
     auto const closed = static_cast<std::ptrdiff_t>(groups_.size()) - pending;
     if (closed <= 0) return;
     std::ptrdiff_t landed = 0;
-    for (std::ptrdiff_t group = 0; group < closed; ++group)
-      landed += groups_[static_cast<std::size_t>(group)];
+    for (std::ptrdiff_t group = 0; group < closed; ++group) landed += groups_[static_cast<std::size_t>(group)];
     for (std::ptrdiff_t i = 0; i < landed; ++i) land(copies_[static_cast<std::size_t>(i)]);
     copies_.erase(copies_.begin(), copies_.begin() + landed);
     groups_.erase(groups_.begin(), groups_.begin() + closed);

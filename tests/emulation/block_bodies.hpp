@@ -83,7 +83,8 @@ struct block_neighbours {
   void operator()(Context const& context, shared<Context>& memory) const {
     std::uint32_t& own = values[context.block() * threads + context.rank()];
     context.sync_cluster(2);  // here and at the end: in case that one of the others is taken away
-    std::uint32_t const& next = context.of_cluster(memory.value[context.rank()], (context.cluster_rank() + 1) % cluster);
+    std::uint32_t const& next =
+        context.of_cluster(memory.value[context.rank()], (context.cluster_rank() + 1) % cluster);
     for (int round = 0; round < rounds; ++round) {
       memory.value[context.rank()] = own;
       context.sync_cluster(0);
@@ -221,12 +222,10 @@ struct products {
     Element const* const columns = b + warp * 128;
     float* const sums = c + warp * 128;
     int const first = group * 16 + quad * 2;
-    std::uint32_t const of_a[4] = {
-        pair(rows[first], rows[first + 1]), pair(rows[first + 128], rows[first + 129]),
-        pair(rows[first + 8], rows[first + 9]), pair(rows[first + 136], rows[first + 137])};
+    std::uint32_t const of_a[4] = {pair(rows[first], rows[first + 1]), pair(rows[first + 128], rows[first + 129]),
+                                   pair(rows[first + 8], rows[first + 9]), pair(rows[first + 136], rows[first + 137])};
     int const top = quad * 16 + group;
-    std::uint32_t const of_b[2] = {pair(columns[top], columns[top + 8]),
-                                   pair(columns[top + 64], columns[top + 72])};
+    std::uint32_t const of_b[2] = {pair(columns[top], columns[top + 8]), pair(columns[top + 64], columns[top + 72])};
     int const out = group * 8 + quad * 2;
     float of_c[4] = {sums[out], sums[out + 1], sums[out + 64], sums[out + 65]};
     context.template mma<Element>(of_c, of_a, of_b);

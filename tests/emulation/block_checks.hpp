@@ -39,8 +39,7 @@ int wrong_neighbours(grid_options const& options, int blocks, int rounds) {
   constexpr int threads = bodies::neighbours::threads;
   words values = random_words(static_cast<std::size_t>(blocks * threads), options.seed);
   words wanted = values;
-  for (int block = 0; block < blocks; ++block)
-    bodies::neighbours::expect(wanted.data() + block * threads, rounds);
+  for (int block = 0; block < blocks; ++block) bodies::neighbours::expect(wanted.data() + block * threads, rounds);
   auto const report = Grid::run(options, blocks, bodies::neighbours{values.data(), rounds});
   if (options.faults.skipped_sync < 0) CHECK(report.syncs == 3u);
   CHECK(report.warp_syncs == 0u);
@@ -95,9 +94,7 @@ int wrong_scans(grid_options const& options, int blocks) {
       std::uint64_t sum = 0;
       for (std::size_t i = block * threads; i < (block + 1) * threads; ++i) {
         wrong += sums[3 * i + power] != sum;
-        sum += power == 0   ? values[i]
-               : power == 1 ? values[i] * values[i]
-                            : values[i] * values[i] * values[i];
+        sum += power == 0 ? values[i] : power == 1 ? values[i] * values[i] : values[i] * values[i] * values[i];
       }
       wrong += totals[3 * block + power] != sum;
     }
@@ -106,8 +103,7 @@ int wrong_scans(grid_options const& options, int blocks) {
 
 template <class Grid>
 int wrong_copies(grid_options const& options, int stages) {
-  words const source =
-      random_words(static_cast<std::size_t>(stages * bodies::copy_ring::threads * 4), options.seed);
+  words const source = random_words(static_cast<std::size_t>(stages * bodies::copy_ring::threads * 4), options.seed);
   words sums(bodies::copy_ring::threads), wanted;
   bodies::copy_ring const body{source.data(), sums.data(), stages};
   body.expect(wanted);
@@ -197,9 +193,7 @@ std::string complaint(grid_options const& options, int blocks, Body const& body)
   return {};
 }
 
-inline bool contains(std::string const& text, std::string const& part) {
-  return text.find(part) != std::string::npos;
-}
+inline bool contains(std::string const& text, std::string const& part) { return text.find(part) != std::string::npos; }
 
 /// A rule, a body that breaks it, and what is said.
 template <class Grid, int Threads, int Cluster = 1, class Function>
@@ -259,8 +253,10 @@ void check_misuse(grid_options const& options) {
   });
   check_refused<Grid, 32, 2>(options, "sync_cluster(2)",
                              [](auto const& c, auto&) { c.sync_cluster(1 + c.cluster_rank()); });
-  check_refused<Grid, 32, 2>(options, "no block", [](auto const& c, auto& memory) { (void)c.of_cluster(memory.words, 2); });
-  check_refused<Grid, 32, 2>(options, "not in shared memory", [&](auto const& c, auto&) { (void)c.of_cluster(source, 1); });
+  check_refused<Grid, 32, 2>(options, "no block",
+                             [](auto const& c, auto& memory) { (void)c.of_cluster(memory.words, 2); });
+  check_refused<Grid, 32, 2>(options, "not in shared memory",
+                             [&](auto const& c, auto&) { (void)c.of_cluster(source, 1); });
   check_refused<Grid, 32, 2>(options, "not have begun",
                              [](auto const& c, auto& memory) { (void)c.of_cluster(memory.words, 1); });
   CHECK(contains(complaint<Grid>(options, 3, bodies::body<32, 2>([](auto const&, auto&) {})), "whole clusters"));
@@ -271,12 +267,10 @@ void check_misuse(grid_options const& options) {
     (void)c.exclusive_sum(memory.scan, 1, all);
   });
   // Copies.
-  check_refused<Grid, 32>(options, "aligned", [&](auto const& c, auto& memory) {
-    c.template copy_async<16>(memory.words, source + 1);
-  });
-  check_refused<Grid, 32>(options, "aligned", [&](auto const& c, auto& memory) {
-    c.template copy_async<8>(memory.words + 1, source);
-  });
+  check_refused<Grid, 32>(options, "aligned",
+                          [&](auto const& c, auto& memory) { c.template copy_async<16>(memory.words, source + 1); });
+  check_refused<Grid, 32>(options, "aligned",
+                          [&](auto const& c, auto& memory) { c.template copy_async<8>(memory.words + 1, source); });
   check_refused<Grid, 32>(options, "not from global",
                           [&](auto const& c, auto&) { c.template copy_async<4>(&source[1], source); });
   check_refused<Grid, 32>(options, "not commit", [&](auto const& c, auto& memory) {

@@ -25,9 +25,11 @@ struct block_faults {
 
 /// How a grid is run on the CPU.
 struct grid_options {
-  std::uint64_t seed = 0;   ///< of the schedule: the order of blocks and, for fibers, of threads
-  int resident_blocks = 2;  ///< blocks at a time; 1: each block runs to its end before another one starts. At least a cluster
-  bool hides_caller = false;  ///< whether the stack that the launch comes from is hidden from bodies, as it is from a device
+  std::uint64_t seed = 0;  ///< of the schedule: the order of blocks and, for fibers, of threads
+  int resident_blocks =
+      2;  ///< blocks at a time; 1: each block runs to its end before another one starts. At least a cluster
+  bool hides_caller =
+      false;  ///< whether the stack that the launch comes from is hidden from bodies, as it is from a device
   block_faults faults{};
 };
 

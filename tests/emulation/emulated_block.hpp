@@ -213,8 +213,7 @@ class emulated_block {
         sum += next;
       }
     });
-    if (own != mark)
-      throw block_misuse("exclusive_sum: its scratch is overwritten without a sync in between");
+    if (own != mark) throw block_misuse("exclusive_sum: its scratch is overwritten without a sync in between");
     all = static_cast<T>(get(cells.back()));
     return static_cast<T>(get(cells[place()]));
   }
@@ -239,13 +238,11 @@ class emulated_block {
   }
 
   void count(std::uint32_t* counter) const {
-    if (!thread_->is_shared(counter, sizeof *counter))
-      throw block_misuse("count: the counter is not in shared memory");
+    if (!thread_->is_shared(counter, sizeof *counter)) throw block_misuse("count: the counter is not in shared memory");
     thread_->add(*counter);
   }
   void raise(std::uint32_t* flags, std::uint32_t bits) const {
-    if (thread_->is_shared(flags, sizeof *flags))
-      throw block_misuse("raise: the word is not in global memory");
+    if (thread_->is_shared(flags, sizeof *flags)) throw block_misuse("raise: the word is not in global memory");
     thread_->set(*flags, bits);
   }
 
@@ -312,8 +309,7 @@ class emulated_block {
 
   static void put_sums(cell* to, int first, float const (&sums)[4]) {
     using foresightkv::detail::float_bits;
-    for (int i = 0; i < 2; ++i)
-      put(to[first + i], join(float_bits(sums[2 * i]), float_bits(sums[2 * i + 1])));
+    for (int i = 0; i < 2; ++i) put(to[first + i], join(float_bits(sums[2 * i]), float_bits(sums[2 * i + 1])));
   }
   static void get_sums(cell const* from, int first, float (&sums)[4]) {
     using foresightkv::detail::bits_float;

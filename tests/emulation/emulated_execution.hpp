@@ -8,8 +8,8 @@
 
 #include "emulation/block_faults.hpp"
 #include "emulation/fiber_block.hpp"
-#include "support/random.hpp"
 #include "emulation/thread_block.hpp"
+#include "support/random.hpp"
 
 namespace testing {
 

@@ -23,8 +23,8 @@ class fiber_stack {
 
   explicit fiber_stack(int number, std::size_t size = usual_size)
       : guard_(static_cast<std::size_t>(::sysconf(_SC_PAGESIZE))), size_(size) {
-    void* const memory = ::mmap(nullptr, guard_ + size, PROT_READ | PROT_WRITE,
-                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* const memory =
+        ::mmap(nullptr, guard_ + size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc{};
     memory_ = static_cast<std::byte*>(memory);
     if (::mprotect(memory_, guard_, PROT_NONE) != 0) {
@@ -61,12 +61,9 @@ class portable_switch {
     context_.uc_link = nullptr;
     auto const call = reinterpret_cast<std::uintptr_t>(entry);
     auto const with = reinterpret_cast<std::uintptr_t>(argument);
-    ::makecontext(&context_, reinterpret_cast<void (*)()>(&start), 4, high(call), low(call), high(with),
-                  low(with));
+    ::makecontext(&context_, reinterpret_cast<void (*)()>(&start), 4, high(call), low(call), high(with), low(with));
   }
-  static void jump(portable_switch& from, portable_switch& to) {
-    ::swapcontext(&from.context_, &to.context_);
-  }
+  static void jump(portable_switch& from, portable_switch& to) { ::swapcontext(&from.context_, &to.context_); }
 
  private:
   // makecontext hands over nothing but ints.
@@ -87,8 +84,7 @@ class portable_switch {
 
 /// Saves what the System V ABI says a call keeps, and loads another stack's. The floating-point modes are the
 /// OS thread's: all its fibers share them. What it loads may be new, then its entry takes `argument`.
-[[gnu::naked, gnu::noinline]] inline void switch_stack(void** /*saved*/, void* /*loaded*/,
-                                                       void* /*argument*/) {
+[[gnu::naked, gnu::noinline]] inline void switch_stack(void** /*saved*/, void* /*loaded*/, void* /*argument*/) {
   asm(R"(
     pushq %rbp
     pushq %rbx
@@ -120,9 +116,7 @@ class native_switch {
     for (int i = 0; i < 6; ++i) static_cast<void**>(saved_)[i] = nullptr;
     argument_ = argument;
   }
-  static void jump(native_switch& from, native_switch& to) {
-    switch_stack(&from.saved_, to.saved_, to.argument_);
-  }
+  static void jump(native_switch& from, native_switch& to) { switch_stack(&from.saved_, to.saved_, to.argument_); }
 
  private:
   void* saved_ = nullptr;

@@ -68,8 +68,7 @@ class fiber_grid {
   /// Called by fibers.
   template <class Last>
   void meet(fiber_thread& self, fiber_group& group, block_call call, Last const& last) {
-    if (group.ended > 0)
-      throw block_misuse(name(self) + " calls " + call.text() + " after another one has ended");
+    if (group.ended > 0) throw block_misuse(name(self) + " calls " + call.text() + " after another one has ended");
     if (group.arrived > 0 && group.call != call) mismatch(self, group, call);
     group.call = call;
     self.waits_at = call;
@@ -229,8 +228,7 @@ class fiber_grid {
     fiber_group& block = block_of(self);
     fiber_group& cluster = cluster_of(self);
     for (fiber_group const* group : {&warp, &block, &cluster})
-      if (group->arrived > 0)
-        throw block_misuse(name(self) + " ends while another one waits at " + group->call.text());
+      if (group->arrived > 0) throw block_misuse(name(self) + " ends while another one waits at " + group->call.text());
     report_.syncs |= self.seen.syncs;
     report_.warp_syncs |= self.seen.warp_syncs;
     report_.cluster_syncs |= self.seen.cluster_syncs;
@@ -264,8 +262,7 @@ class fiber_grid {
   }
   void conduct() {
     pass(conductor_);
-    if (failure_ == nullptr && ended_ < launch_.blocks)
-      failure_ = std::make_exception_ptr(block_misuse(who_waits()));
+    if (failure_ == nullptr && ended_ < launch_.blocks) failure_ = std::make_exception_ptr(block_misuse(who_waits()));
     if (failure_ != nullptr) unwind();
   }
 

@@ -20,13 +20,9 @@ constexpr matrix_place fragment_a(int lane, int part, int half) {
   return {lane / 4 + part % 2 * 8, lane % 4 * 2 + half + part / 2 * 8};
 }
 /// Element `half` of register `part` of B, 16 x 8.
-constexpr matrix_place fragment_b(int lane, int part, int half) {
-  return {lane % 4 * 2 + half + part * 8, lane / 4};
-}
+constexpr matrix_place fragment_b(int lane, int part, int half) { return {lane % 4 * 2 + half + part * 8, lane / 4}; }
 /// Value `part` of the accumulator, 16 x 8.
-constexpr matrix_place fragment_c(int lane, int part) {
-  return {lane / 4 + part / 2 * 8, lane % 4 * 2 + part % 2};
-}
+constexpr matrix_place fragment_c(int lane, int part) { return {lane / 4 + part / 2 * 8, lane % 4 * 2 + part % 2}; }
 
 /// The matrices of one product: sums += a b, each sum in fp32 and in order of k.
 struct matrix_product {

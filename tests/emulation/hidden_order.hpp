@@ -22,9 +22,7 @@ inline void order_unseen() {
 #if defined(__aarch64__)
   asm volatile("dmb ish" ::: "memory");
 #else
-  asm volatile(
-      "" ::
-          : "memory");  // x86-64 keeps the order of loads, of stores, and of both around a locked operation
+  asm volatile("" ::: "memory");  // x86-64 keeps the order of loads, of stores, and of both around a locked operation
 #endif
 }
 

@@ -99,8 +99,9 @@ struct spread {
                                 fkv::sum_of_squares>;
   template <class Lanes, class Token>
   float operator()(Lanes const&, Token const& token) const {
-    return token.mean(fkv::maximum{}) + token.mean(fkv::minimum{}) + token.mean(fkv::sum{}) + token.mean(fkv::last<1>{}) +
-           token.mean(fkv::last<8>{}) - token.mean(fkv::last<32>{}) + token.mean(fkv::sum_of_squares{});
+    return token.mean(fkv::maximum{}) + token.mean(fkv::minimum{}) + token.mean(fkv::sum{}) +
+           token.mean(fkv::last<1>{}) + token.mean(fkv::last<8>{}) - token.mean(fkv::last<32>{}) +
+           token.mean(fkv::sum_of_squares{});
   }
 };
 
@@ -109,7 +110,8 @@ using policy_of = fkv::policy<fkv::eviction_config, Scorer, Selector, Compaction
 
 template <class Policy, class Element = float>
 policy_bench<Policy, Element> bench_of(extent const& size, execution const& exec,
-                                       typename Policy::scorer_type const& scorer, int tokens, int queries, int dim = 20) {
+                                       typename Policy::scorer_type const& scorer, int tokens, int queries,
+                                       int dim = 20) {
   policy_bench<Policy, Element> made(7, Policy{size.config(), scorer, {}, {}, {}}, size.shape(size.length(tokens), dim),
                                      size.queries(queries));
   made.exec = exec;
@@ -126,7 +128,8 @@ std::vector<std::byte> bytes_of(Bench const& made) {
 template <class Scorer, class Selector, class Compaction, class Element = float>
 kernel_case evict(extent size, std::string name, Scorer const& scorer, history before, int tokens, int queries = 37) {
   return {std::move(name), [=](execution const& exec) {
-            auto made = bench_of<policy_of<Scorer, Selector, Compaction>, Element>(size, exec, scorer, tokens, queries, 40);
+            auto made =
+                bench_of<policy_of<Scorer, Selector, Compaction>, Element>(size, exec, scorer, tokens, queries, 40);
             for (int sequence = 0; sequence < made.shape.num_sequences; ++sequence)
               made.place(sequence, before, made.shape.capacity - sequence);
             require_ok(made.evict(made.window.view()));
@@ -177,7 +180,9 @@ kernel_case select(std::string name, int length, bool clusters = true) {
             made.budgets[0] = length - length / 3;
             made.policy.budget.budgets = made.budgets.data();
             auto work = owned_workspace(fkv::evict_bytes(exec, policy_type{}, made.shape, made.list(), 0));
-            require_ok(fkv::select(exec, fkv::batch{made.policy, made.cache.view(), made.list(), made.state.view, work.view()}, made.scores.view(), made.lists.view()));
+            require_ok(
+                fkv::select(exec, fkv::batch{made.policy, made.cache.view(), made.list(), made.state.view, work.view()},
+                            made.scores.view(), made.lists.view()));
             written all;
             all.add(made.lists.kept);
             all.add(made.lists.evicted);
@@ -191,7 +196,8 @@ template <class Selector, int Threads, int Items, int Cluster>
 kernel_case select_in_cluster(std::string name, int length) {
   return {std::move(name), [=](execution const& exec) {
             namespace kernels = fkv::detail::kernels;
-            using chooser_type = kernels::row_chooser<Selector, fkv::per_sequence, false, Threads, Items, true, Cluster>;
+            using chooser_type =
+                kernels::row_chooser<Selector, fkv::per_sequence, false, Threads, Items, true, Cluster>;
             select_bench<select_policy<Selector, fkv::slot_list>> made(17, small_shape(2, length));
             made.place(0, history::holes, length);
             for (float& score : made.scores.values) score = static_cast<float>(made.random.integer(0, 12)) - 6.0f;
@@ -225,21 +231,24 @@ kernel_case select_in_cluster(std::string name, int length) {
 
 /// More sequences than a block has threads, listed in no order, some twice.
 inline kernel_case due(extent size) {
-  return {"collect_due: a long list", [=](execution const& exec) {
-            using policy_type = policy_of<fkv::key_norm, fkv::top_k, fkv::ordered>;
-            int const entries = size.small ? 24 : 800;
-            auto extents = size.shape(size.length(200), 1);
-            extents.num_sequences = entries - entries / 8;
-            policy_bench<policy_type> made(12, policy_type{size.config(), {}, {}, {}, {}}, extents, 1);
-            made.place(history::pristine);
-            std::vector<std::int32_t> slots, listed(static_cast<std::size_t>(entries), -5), count(1, -5);
-            for (int i = 0; i < entries; ++i) slots.push_back(made.random.integer(0, extents.num_sequences - 1));
-            require_ok(fkv::collect_due(exec, fkv::batch{made.policy, made.cache.view(), {slots.data(), nullptr, entries, 200}, made.state.view}, listed.data(), count.data()));
-            written all;
-            all.add(listed.data(), static_cast<std::size_t>(count[0]));
-            all.add(count);
-            return all.bytes;
-          }};
+  return {
+      "collect_due: a long list", [=](execution const& exec) {
+        using policy_type = policy_of<fkv::key_norm, fkv::top_k, fkv::ordered>;
+        int const entries = size.small ? 24 : 800;
+        auto extents = size.shape(size.length(200), 1);
+        extents.num_sequences = entries - entries / 8;
+        policy_bench<policy_type> made(12, policy_type{size.config(), {}, {}, {}, {}}, extents, 1);
+        made.place(history::pristine);
+        std::vector<std::int32_t> slots, listed(static_cast<std::size_t>(entries), -5), count(1, -5);
+        for (int i = 0; i < entries; ++i) slots.push_back(made.random.integer(0, extents.num_sequences - 1));
+        require_ok(fkv::collect_due(
+            exec, fkv::batch{made.policy, made.cache.view(), {slots.data(), nullptr, entries, 200}, made.state.view},
+            listed.data(), count.data()));
+        written all;
+        all.add(listed.data(), static_cast<std::size_t>(count[0]));
+        all.add(count);
+        return all.bytes;
+      }};
 }
 
 /// Lists that name slots out of order in some rows.
@@ -263,39 +272,44 @@ inline kernel_case broken_lists() {
 
 /// Tokens join and leave, sequences are copied, saved, restored and started anew.
 inline kernel_case lifecycle(extent size) {
-  return {"append, fork, save, restore, reset", [=](execution const& exec) {
-            using policy_type = policy_of<fkv::accumulated_sum, fkv::top_k, fkv::slot_list>;
-            auto extents = size.shape(size.length(180), 4);
-            extents.num_sequences = 4;
-            policy_bench<policy_type> made(16, policy_type{size.config(), {}, {}, {}, {}}, extents, 1);
-            for (int sequence = 0; sequence < 4; ++sequence)
-              made.place(sequence, sequence == 3 ? history::pristine : history::holes, extents.capacity - 4);
-            fkv::row_state const& state = made.state.view;
-            for (int row = 0; row < extents.num_rows(); ++row) {  // as if every token had been seen
-              auto const slots = made.positions[static_cast<std::size_t>(row)].size();
-              std::copy_n(made.positions[static_cast<std::size_t>(row)].data(), slots, state.position + state.column(row, 0));
-              std::fill_n(state.carried_at(row, 0), slots * static_cast<std::size_t>(state.num_carried * state.group), 1.5f);
-              state.seen_length[row] = static_cast<int>(slots);
-              state.next_position[row] = made.row_end[static_cast<std::size_t>(row)];
-            }
-            std::vector<std::int32_t> const counts{30, -2, 3, 2}, back{0, 5, -9, -1}, sources{0, 1, 3}, targets{1, 2, 3};
-            std::vector<std::byte> saved(fkv::save_bytes(state));
-            for (int sequence = 0; sequence < 4; ++sequence)
-              made.cache.lengths[static_cast<std::size_t>(sequence)] = state.seen_length[state.row({0, sequence, 0})];
-            require_ok(fkv::append(exec, fkv::batch{made.policy, made.cache.view(), made.list(), made.state.view}, counts.data()));
-            require_ok(fkv::append(exec, fkv::batch{made.policy, made.cache.view(), made.list(), made.state.view}, back.data()));
-            require_ok(fkv::save(exec, state, 2, {saved.data(), saved.size()}));
-            require_ok(fkv::fork(exec, state, {sources.data(), targets.data(), 3}));
-            require_ok(fkv::restore(exec, state, 0, {saved.data(), saved.size()}));
-            saved[8] ^= std::byte{1};
-            require_ok(fkv::restore(exec, state, 1, {saved.data(), saved.size()}));
-            made.slots = {3, 3};
-            require_ok(fkv::reset(exec, state, made.list()));
-            written all;
-            all.add(made.state.memory);
-            all.add(saved);
-            return all.bytes;
-          }};
+  return {
+      "append, fork, save, restore, reset", [=](execution const& exec) {
+        using policy_type = policy_of<fkv::accumulated_sum, fkv::top_k, fkv::slot_list>;
+        auto extents = size.shape(size.length(180), 4);
+        extents.num_sequences = 4;
+        policy_bench<policy_type> made(16, policy_type{size.config(), {}, {}, {}, {}}, extents, 1);
+        for (int sequence = 0; sequence < 4; ++sequence)
+          made.place(sequence, sequence == 3 ? history::pristine : history::holes, extents.capacity - 4);
+        fkv::row_state const& state = made.state.view;
+        for (int row = 0; row < extents.num_rows(); ++row) {  // as if every token had been seen
+          auto const slots = made.positions[static_cast<std::size_t>(row)].size();
+          std::copy_n(made.positions[static_cast<std::size_t>(row)].data(), slots,
+                      state.position + state.column(row, 0));
+          std::fill_n(state.carried_at(row, 0), slots * static_cast<std::size_t>(state.num_carried * state.group),
+                      1.5f);
+          state.seen_length[row] = static_cast<int>(slots);
+          state.next_position[row] = made.row_end[static_cast<std::size_t>(row)];
+        }
+        std::vector<std::int32_t> const counts{30, -2, 3, 2}, back{0, 5, -9, -1}, sources{0, 1, 3}, targets{1, 2, 3};
+        std::vector<std::byte> saved(fkv::save_bytes(state));
+        for (int sequence = 0; sequence < 4; ++sequence)
+          made.cache.lengths[static_cast<std::size_t>(sequence)] = state.seen_length[state.row({0, sequence, 0})];
+        require_ok(
+            fkv::append(exec, fkv::batch{made.policy, made.cache.view(), made.list(), made.state.view}, counts.data()));
+        require_ok(
+            fkv::append(exec, fkv::batch{made.policy, made.cache.view(), made.list(), made.state.view}, back.data()));
+        require_ok(fkv::save(exec, state, 2, {saved.data(), saved.size()}));
+        require_ok(fkv::fork(exec, state, {sources.data(), targets.data(), 3}));
+        require_ok(fkv::restore(exec, state, 0, {saved.data(), saved.size()}));
+        saved[8] ^= std::byte{1};
+        require_ok(fkv::restore(exec, state, 1, {saved.data(), saved.size()}));
+        made.slots = {3, 3};
+        require_ok(fkv::reset(exec, state, made.list()));
+        written all;
+        all.add(made.state.memory);
+        all.add(saved);
+        return all.bytes;
+      }};
 }
 
 /// Counts pairs of many equal labels, at a few distances.
@@ -332,7 +346,8 @@ inline kernel_case golden(std::string name, bool streams, int budget, fkv::golde
             for (float& mean : means) mean = static_cast<float>(random.integer(0, 40));
             auto const view = fkv::golden_means::block_major(means.data(), 2, tokens, steps);
             auto const rows = static_cast<std::size_t>(2 * steps);
-            guarded<float> labels(rows * static_cast<std::size_t>(budget)), future(rows * static_cast<std::size_t>(tokens));
+            guarded<float> labels(rows * static_cast<std::size_t>(budget)),
+                future(rows * static_cast<std::size_t>(tokens));
             guarded<std::int32_t> evicted(rows * static_cast<std::size_t>(config.interval)), positions(evicted.size());
             fkv::golden_output const output{labels.data(), evicted.data(), positions.data(), future.data()};
             owned_workspace work(streams ? fkv::golden_eviction_bytes(exec, config, given.shape)
@@ -356,20 +371,18 @@ inline std::vector<kernel_case> kernel_cases(bool small = false) {
   cases::extent const size{small};
   cases::mixed const mixed{0.5f, {}, 1.0f, {}, 0.3f, {}};
   std::vector<kernel_case> all;
-  all.push_back(
-      evict<cases::mixed, top_k, fkv::ordered>(size, "evict: mixed, ordered", mixed, history::ordered, 290));
+  all.push_back(evict<cases::mixed, top_k, fkv::ordered>(size, "evict: mixed, ordered", mixed, history::ordered, 290));
   all.push_back(evict<cases::mixed, sampled_top_k, fkv::slot_list>(size, "evict: mixed, sampled, slot_list", mixed,
                                                                    history::holes, 150));
   all.push_back(evict<fkv::r_kv<>, top_k, fkv::ordered>(size, "evict: r_kv", {}, history::ordered, 150));
-  all.push_back(
-      evict<fkv::window_sum, top_k, fkv::fill_holes>(size, "evict: window_sum", {}, history::pristine, 200));
+  all.push_back(evict<fkv::window_sum, top_k, fkv::fill_holes>(size, "evict: window_sum", {}, history::pristine, 200));
   all.push_back(cases::judge<fkv::foresight<>, float>(size, "evict: judge, fill_holes", 171, 21));
   all.push_back(cases::judge<fkv::foresight<>, fkv::bfloat16>(size, "evict: judge on matrix units", 230, 90));
   all.push_back(cases::judge<cases::one_term, fkv::half>(size, "evict: judge as a term, on matrix units", 300, 9));
   all.push_back(evict<cases::spread, top_k, fkv::ordered, fkv::half>(size, "evict: statistics on matrix units", {},
                                                                      history::pristine, 230, 70));
-  all.push_back(
-      evict<fkv::accumulated_sum, top_k, fkv::fill_holes>(size, "evict: accumulated_sum, empty slots filled", {}, history::holes, 200));
+  all.push_back(evict<fkv::accumulated_sum, top_k, fkv::fill_holes>(size, "evict: accumulated_sum, empty slots filled",
+                                                                    {}, history::holes, 200));
   all.push_back(cases::stages(size, mixed));
   all.push_back(cases::due(size));
   all.push_back(cases::lifecycle(size));

@@ -42,8 +42,7 @@ class thread_crew {
   void run(int count, std::function<void(int)> const& work) {
     std::unique_lock lock(mutex_);
     while (static_cast<int>(threads_.size()) < count)
-      threads_.emplace_back(
-          [this, number = static_cast<int>(threads_.size()), turn = turn_] { live(number, turn); });
+      threads_.emplace_back([this, number = static_cast<int>(threads_.size()), turn = turn_] { live(number, turn); });
     work_ = &work;
     wanted_ = count;
     busy_ = count;
@@ -91,7 +90,7 @@ class thread_grid;
 struct os_thread : block_thread {
   thread_grid* grid = nullptr;
   int slot = 0;
-  int place = 0;  // among the threads of its slot
+  int place = 0;                           // among the threads of its slot
   std::atomic<std::uint64_t> waits_at{0};  // code of a block_call
 
   template <bool Visible, class Last>
@@ -204,7 +203,9 @@ class thread_grid {
   [[nodiscard]] cluster_slot& slot_of(os_thread const& self) { return *slots_[static_cast<std::size_t>(self.slot)]; }
 
   thread_grid(grid_options const& options, grid_launch const& launch, body_call call)
-      : options_(options), launch_(launch), call_(call),
+      : options_(options),
+        launch_(launch),
+        call_(call),
         order_(static_cast<std::size_t>(launch.blocks / launch.cluster)) {
     std::iota(order_.begin(), order_.end(), 0);
     random_source random(options.seed);
@@ -277,8 +278,7 @@ class thread_grid {
   void next_cluster(cluster_slot& slot) {
     std::uint32_t const before = slot.turn.meetings.load(std::memory_order_relaxed);
     if (slot.turn.arrived.fetch_add(1, std::memory_order_acq_rel) + 1 < slot.turn.size) {
-      while (slot.turn.meetings.load(std::memory_order_acquire) == before)
-        sleep_while(slot.turn.meetings, before);
+      while (slot.turn.meetings.load(std::memory_order_acquire) == before) sleep_while(slot.turn.meetings, before);
       return;
     }
     bool const more = slot.next < order_.size() && !stopped_.load(std::memory_order_relaxed);
@@ -357,11 +357,7 @@ class thread_grid {
     for (os_thread const& each : slot.threads) {
       std::uint64_t const code = each.waits_at.load(std::memory_order_relaxed);
       if (code != 0 && code != last)
-        text.append(" ")
-            .append(name(slot, each.place))
-            .append(" at ")
-            .append(block_call::of(code).text())
-            .append(";");
+        text.append(" ").append(name(slot, each.place)).append(" at ").append(block_call::of(code).text()).append(";");
       last = code;
     }
     return text;

@@ -41,8 +41,7 @@ TEST_CASE("communicator: gather orders by rank, broadcast reaches everyone from 
   for (int const count : {0, 1, 7, 5000}) {
     CAPTURE(count);
     auto const mine = values_of(world().rank(), count);
-    std::vector<std::int64_t> all(world().first() ? mine.size() * static_cast<std::size_t>(world().size())
-                                                  : 0);
+    std::vector<std::int64_t> all(world().first() ? mine.size() * static_cast<std::size_t>(world().size()) : 0);
     world().gather(std::span(mine), std::span(all));
     if (world().first()) {
       std::vector<std::int64_t> expected;

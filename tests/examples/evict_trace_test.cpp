@@ -75,8 +75,7 @@ struct small_trace {
     if (has_value) add(file, "layer.3.value", value);
     file.save();
   }
-  void add(io::safetensors_writer& file, std::string const& name,
-           std::vector<std::int64_t> const& shape) const {
+  void add(io::safetensors_writer& file, std::string const& name, std::vector<std::int64_t> const& shape) const {
     std::size_t count = 1;
     for (auto const extent : shape) count *= static_cast<std::size_t>(extent);
     file.add(name, shape, std::span(values).first(count));
@@ -96,8 +95,8 @@ void write_random_trace(std::filesystem::path const& path, int tokens) {
   for (int const number : {2, 5}) {
     io::trace_shape const shape{
         .heads = 4, .kv_heads = 2, .tokens = tokens, .key_head_dim = 8, .value_head_dim = 3 + number};
-    layers.push_back({number, shape, numbers(4 * tokens * 8), numbers(2 * tokens * 8),
-                      numbers(2 * tokens * (3 + number))});
+    layers.push_back(
+        {number, shape, numbers(4 * tokens * 8), numbers(2 * tokens * 8), numbers(2 * tokens * (3 + number))});
   }
   io::write_trace(path, layers);
 }
@@ -112,11 +111,10 @@ TEST_CASE("evict_trace: every policy on the bundled trace agrees with an indepen
 
   // attention_recall and output_error, replayed in float64 by other code.
   std::vector<std::pair<std::string, std::pair<double, double>>> const expected{
-      {"golden", {0.98182, 0.02703}},      {"foresight", {0.97536, 0.05108}},
-      {"window_sum", {0.97249, 0.07550}},  {"h2o_per_query", {0.96798, 0.07859}},
-      {"h2o", {0.96704, 0.05986}},         {"tova", {0.96668, 0.09100}},
-      {"accumulated", {0.95058, 0.09476}}, {"key_norm", {0.93234, 0.14051}},
-      {"key_diff", {0.92491, 0.13164}},    {"streaming_llm", {0.72897, 0.28839}}};
+      {"golden", {0.98182, 0.02703}},        {"foresight", {0.97536, 0.05108}}, {"window_sum", {0.97249, 0.07550}},
+      {"h2o_per_query", {0.96798, 0.07859}}, {"h2o", {0.96704, 0.05986}},       {"tova", {0.96668, 0.09100}},
+      {"accumulated", {0.95058, 0.09476}},   {"key_norm", {0.93234, 0.14051}},  {"key_diff", {0.92491, 0.13164}},
+      {"streaming_llm", {0.72897, 0.28839}}};
   auto const& policies = measured["policies"];
   for (auto const& [policy, values] : expected) {
     std::string const name = policy;  // clang 14: a binding cannot be captured
@@ -169,15 +167,15 @@ TEST_CASE("evict_trace: without weights foresight is left out, and the table say
 
 TEST_CASE("evict_trace: streaming_llm keeps its sinks, whatever is protected") {
   auto const recall = [](std::vector<std::string> arguments) {
-    arguments.insert(arguments.begin(), {trace_file, "--policies", "streaming_llm", "--budget", "64", "--interval", "64"});
+    arguments.insert(arguments.begin(),
+                     {trace_file, "--policies", "streaming_llm", "--budget", "64", "--interval", "64"});
     return measure(arguments)["policies"]["streaming_llm"]["attention_recall"].get<double>();
   };
   CHECK(recall({}) == recall({"--recent", "60"}));
 }
 
 TEST_CASE("evict_trace: threads do not show in the measures, the seed only in random") {
-  std::vector<std::string> const arguments{trace_file, "--to", "512", "--policies",
-                                           "window_sum,snap_kv,random"};
+  std::vector<std::string> const arguments{trace_file, "--to", "512", "--policies", "window_sum,snap_kv,random"};
   auto const with = [&](std::vector<std::string> const& more) {
     auto all = arguments;
     all.insert(all.end(), more.begin(), more.end());
@@ -201,7 +199,7 @@ TEST_CASE("evict_trace: layers, ranges and sizes of every kind") {
       {"--budget", "30", "--interval", "10", "--recent", "0"},
       {"--budget", "30", "--interval", "10", "--recent", "30"},
       {"--budget", "16", "--interval", "8", "--layers", "5"},
-      {"--budget", "16", "--interval", "8", "--from", "50"},  // a prompt longer than budget + interval
+      {"--budget", "16", "--interval", "8", "--from", "50"},                // a prompt longer than budget + interval
       {"--budget", "16", "--interval", "8", "--from", "24", "--to", "25"},  // one query
       {"--budget", "90", "--interval", "10", "--to", "101"},
   };
@@ -229,8 +227,7 @@ TEST_CASE("evict_trace: layers, ranges and sizes of every kind") {
   CHECK(plain["from"] == 24);
   for (auto const* prompt : {"0", "24"})
     CHECK(plain == untimed(measure({path, "--budget", "16", "--interval", "8", "--from", prompt})));
-  CHECK(plain["policies"] !=
-        untimed(measure({path, "--budget", "16", "--interval", "8", "--from", "50"}))["policies"]);
+  CHECK(plain["policies"] != untimed(measure({path, "--budget", "16", "--interval", "8", "--from", "50"}))["policies"]);
 }
 
 TEST_CASE("evict_trace: --help explains itself") {
@@ -238,8 +235,8 @@ TEST_CASE("evict_trace: --help explains itself") {
   CHECK(result.status == 0);
   CHECK(result.err.empty());
   for (auto const* word :
-       {"--budget", "--interval", "--recent", "--policies", "--layers", "--from", "--to", "--weights",
-        "--device", "--seed", "--threads", "--json", "--html", "streaming_llm", "h2o_per_query"})
+       {"--budget", "--interval", "--recent", "--policies", "--layers", "--from", "--to", "--weights", "--device",
+        "--seed", "--threads", "--json", "--html", "streaming_llm", "h2o_per_query"})
     CHECK_MESSAGE(result.out.find(word) != std::string::npos, word);
 }
 
@@ -328,8 +325,7 @@ TEST_CASE("evict_trace: bad input is one line, status 2, and nothing written") {
     INFO(command);
     temporary_folder const outputs;
     auto all = arguments;
-    all.insert(all.begin(),
-               {"--json", (outputs / "a.json").string(), "--html", (outputs / "a.html").string()});
+    all.insert(all.begin(), {"--json", (outputs / "a.json").string(), "--html", (outputs / "a.html").string()});
     auto const result = run(all);
     INFO(result.err);
     CHECK(result.status == 2);
@@ -348,14 +344,13 @@ TEST_CASE("evict_trace: outputs that cannot be written, or that would replace an
   auto const before = read_file(folder / "trace");
   auto const path = [&](char const* name) { return (folder / name).string(); };
   std::vector<std::string> const start{path("trace"), "--budget", "8", "--interval", "4"};
-  std::vector<std::vector<std::string>> const cases{
-      {"--json", path("no/such/folder.json")},
-      {"--html", path("no/such/folder.html")},
-      {"--json", folder.path().string()},
-      {"--json", path("trace")},
-      {"--html", path("./trace")},
-      {"--json", path("same"), "--html", path("same")},
-      {"--json", path("fine.json"), "--html", path("no/folder.html")}};
+  std::vector<std::vector<std::string>> const cases{{"--json", path("no/such/folder.json")},
+                                                    {"--html", path("no/such/folder.html")},
+                                                    {"--json", folder.path().string()},
+                                                    {"--json", path("trace")},
+                                                    {"--html", path("./trace")},
+                                                    {"--json", path("same"), "--html", path("same")},
+                                                    {"--json", path("fine.json"), "--html", path("no/folder.html")}};
   for (auto const& more : cases) {
     auto all = start;
     all.insert(all.end(), more.begin(), more.end());
@@ -423,16 +418,16 @@ nlohmann::json data_of(std::string const& page) {
 TEST_CASE("evict_trace: the page is one sound file that needs nothing else") {
   temporary_folder const folder;
   auto const html = (folder / "page.html").string(), json = (folder / "page.json").string();
-  auto const result = run({trace_file, "--to", "700", "--policies", "full,golden,window_sum", "--budget",
-                           "128", "--interval", "32", "--html", html, "--json", json});
+  auto const result = run({trace_file, "--to", "700", "--policies", "full,golden,window_sum", "--budget", "128",
+                           "--interval", "32", "--html", html, "--json", json});
   INFO(result.err);
   REQUIRE(result.status == 0);
   CHECK(folder.entries() == 2);
   auto const page = read_file(html);
   CHECK(page.starts_with("<!doctype html>"));
   CHECK(unbalanced(page) == "");
-  for (auto const* fetch : {"http:", "https:", "//www", "src=", "href=", "@import", "url(", "fetch(",
-                            "XMLHttpRequest", "import("})
+  for (auto const* fetch :
+       {"http:", "https:", "//www", "src=", "href=", "@import", "url(", "fetch(", "XMLHttpRequest", "import("})
     CHECK_MESSAGE(page.find(fetch) == std::string::npos, fetch);
 
   auto const data = data_of(page);
@@ -459,8 +454,7 @@ TEST_CASE("evict_trace: the page is one sound file that needs nothing else") {
     for (auto const& head : layer["heads"]) {
       auto const evicted_at = unpack(head.get<std::string>(), data["digits"].get<int>());
       CHECK(evicted_at.size() == 700);
-      for (std::uint32_t eviction = 0; eviction < 17; ++eviction)
-        CHECK(std::ranges::count(evicted_at, eviction) == 32);
+      for (std::uint32_t eviction = 0; eviction < 17; ++eviction) CHECK(std::ranges::count(evicted_at, eviction) == 32);
       CHECK(std::ranges::count(evicted_at, 17u) == 700 - 17 * 32);
       for (std::size_t k = 0; k < evicted_at.size(); ++k)
         if (evicted_at[k] < 17) CHECK(k < 128 + 32 * evicted_at[k]);
@@ -472,9 +466,7 @@ TEST_CASE("evict_trace: a file's name cannot break out of the page") {
   auto const path = folder / "<!--<script>x";
   write_random_trace(path, 60);
   auto const html = (folder / "page.html").string();
-  CHECK(
-      run({path.string(), "--budget", "8", "--interval", "4", "--policies", "tova", "--html", html}).status ==
-      0);
+  CHECK(run({path.string(), "--budget", "8", "--interval", "4", "--policies", "tova", "--html", html}).status == 0);
   auto const page = read_file(html);
   CHECK(unbalanced(page) == "");
   CHECK(data_of(page)["trace"] == "<!--<script>x");

@@ -51,8 +51,7 @@ std::vector<io::trace_layer> random_layers(std::vector<int> const& numbers, int 
   std::mt19937 generator(seed);
   std::vector<io::trace_layer> layers;
   for (int const number : numbers) {
-    io::trace_shape const shape{
-        .heads = 4, .kv_heads = 2, .tokens = tokens, .key_head_dim = 8, .value_head_dim = 3};
+    io::trace_shape const shape{.heads = 4, .kv_heads = 2, .tokens = tokens, .key_head_dim = 8, .value_head_dim = 3};
     layers.push_back({number, shape, random_numbers(generator, 4 * tokens * 8),
                       random_numbers(generator, 2 * tokens * 8), random_numbers(generator, 2 * tokens * 3)});
   }
@@ -67,22 +66,20 @@ void check_labels(std::filesystem::path const& path, io::trace const& trace, fkv
   auto const layer = trace.layer(shard.source().layer);
   auto const& shape = layer.shape;
   std::int64_t const head = std::int64_t{shape.tokens} * shape.key_head_dim;
-  fkv::golden_input<float> const input{.queries = layer.query.data(),
-                                       .keys = layer.key.data(),
-                                       .shape = {.kv_heads = shape.kv_heads,
-                                                 .group = shape.group(),
-                                                 .tokens = tokens,
-                                                 .head_dim = shape.key_head_dim},
-                                       .query_strides = {.head = head, .token = shape.key_head_dim},
-                                       .key_strides = {.head = head, .token = shape.key_head_dim}};
+  fkv::golden_input<float> const input{
+      .queries = layer.query.data(),
+      .keys = layer.key.data(),
+      .shape = {.kv_heads = shape.kv_heads, .group = shape.group(), .tokens = tokens, .head_dim = shape.key_head_dim},
+      .query_strides = {.head = head, .token = shape.key_head_dim},
+      .key_strides = {.head = head, .token = shape.key_head_dim}};
   std::vector<float> labels(shard.labels().size());
   std::vector<std::int32_t> evicted(shard.evicted().size()), positions(evicted.size());
   std::vector<std::byte> scratch(fkv::golden_eviction_bytes(fkv::host, config, input.shape));
-  REQUIRE(fkv::golden_eviction(
-              fkv::host, config, input,
-              {.labels = labels.data(), .evicted = evicted.data(), .evicted_positions = positions.data()},
-              {scratch.data(), scratch.size()})
-              .ok());
+  REQUIRE(
+      fkv::golden_eviction(fkv::host, config, input,
+                           {.labels = labels.data(), .evicted = evicted.data(), .evicted_positions = positions.data()},
+                           {scratch.data(), scratch.size()})
+          .ok());
   CHECK(shard.source().config == config);
   CHECK(shard.source().tokens == tokens);
   CHECK(shard.source().kv_heads == shape.kv_heads);
@@ -90,8 +87,7 @@ void check_labels(std::filesystem::path const& path, io::trace const& trace, fkv
   CHECK(std::ranges::equal(shard.labels(), labels));
   CHECK(std::ranges::equal(shard.evicted(), evicted));
   auto const candidates = io::candidate_positions(shard);
-  auto const budget = static_cast<std::size_t>(config.budget),
-             interval = static_cast<std::size_t>(config.interval);
+  auto const budget = static_cast<std::size_t>(config.budget), interval = static_cast<std::size_t>(config.interval);
   bool right = true;
   for (std::size_t i = 0; i < evicted.size(); ++i)
     right &= candidates[i / interval * budget + static_cast<std::size_t>(evicted[i])] == positions[i];
@@ -113,23 +109,20 @@ TEST_CASE("golden_labels: one file per trace and layer, with golden_eviction's l
   using enum fkv::golden_future;
   std::vector<variant> const variants{
       {{.budget = 16, .interval = 8}, {"--budget", "16", "--interval", "8"}},
-      {{.budget = 8, .interval = 8, .future = sum},
-       {"--budget=8", "--interval=8", "--future=sum", "--to=57"},
-       57},
-      {{.budget = 1, .interval = 1, .future = mean},
-       {"--budget", "1", "--interval", "1", "--future", "mean"}},
+      {{.budget = 8, .interval = 8, .future = sum}, {"--budget=8", "--interval=8", "--future=sum", "--to=57"}, 57},
+      {{.budget = 1, .interval = 1, .future = mean}, {"--budget", "1", "--interval", "1", "--future", "mean"}},
       {{.budget = 12,
         .interval = 8,
         .future = discounted,
         .discount = 0.25f,
         .reduction = fkv::golden_reduction::maximum,
         .rules = fkv::golden_rules::published},
-       {"--budget", "12", "--interval", "8", "--future", "discounted", "--discount", "0.25", "--reduction",
-        "maximum", "--rules", "published", "--threads", "2"}}};
+       {"--budget", "12", "--interval", "8", "--future", "discounted", "--discount", "0.25", "--reduction", "maximum",
+        "--rules", "published", "--threads", "2"}}};
   for (auto const& [config, options, tokens] : variants) {
     std::filesystem::remove_all(out);
-    auto const result = run(
-        joined({(folder / "half.safetensors").string(), (folder / "other").string(), "--out", out}, options));
+    auto const result =
+        run(joined({(folder / "half.safetensors").string(), (folder / "other").string(), "--out", out}, options));
     CHECK(result.status == 0);
     CHECK(result.err.empty());
     CHECK(result.out == "3 made, 0 already there: " + out + "\n");
@@ -161,8 +154,8 @@ TEST_CASE("golden_labels: any element type, aligned or not") {
       run({(folder / "trace").string(), "--out", folder.path().string(), "--budget", "8", "--interval", "4"});
   CHECK(result.err == "");
   REQUIRE(result.status == 0);
-  check_labels(folder / "trace.layer0.labels.safetensors", io::trace(folder / "trace"),
-               {.budget = 8, .interval = 4}, 40);
+  check_labels(folder / "trace.layer0.labels.safetensors", io::trace(folder / "trace"), {.budget = 8, .interval = 4},
+               40);
 }
 
 #if !defined(__SANITIZE_ADDRESS__)  // whose shadow memory no limit allows
@@ -171,11 +164,9 @@ TEST_CASE("golden_labels: memory for one KV head's blocks is enough") {
   temporary_folder const folder;
   std::mt19937 generator(5);
   int const tokens = 4096;
-  io::trace_shape const shape{
-      .heads = 16, .kv_heads = 8, .tokens = tokens, .key_head_dim = 64, .value_head_dim = 1};
+  io::trace_shape const shape{.heads = 16, .kv_heads = 8, .tokens = tokens, .key_head_dim = 64, .value_head_dim = 1};
   io::trace_layer const layer{0, shape, random_numbers(generator, 16 * tokens * 64),
-                              random_numbers(generator, 8 * tokens * 64),
-                              random_numbers(generator, 8 * tokens)};
+                              random_numbers(generator, 8 * tokens * 64), random_numbers(generator, 8 * tokens)};
   io::write_trace<fkv::half>(folder / "trace", std::span(&layer, 1));
   auto const with_limit = [&](int kibibytes) {
     return run({(folder / "trace").string(), "--out", folder.path().string(), "--threads", "1", "--force"},
@@ -194,8 +185,7 @@ TEST_CASE("golden_labels: --layers takes some, and says which is missing") {
   temporary_folder const folder, out;
   auto const path = (folder / "trace").string();
   io::write_trace(path, random_layers({1, 4, 6}, 50));
-  std::vector<std::string> const start{path,         "--out", out.path().string(), "--budget", "8",
-                                       "--interval", "4"};
+  std::vector<std::string> const start{path, "--out", out.path().string(), "--budget", "8", "--interval", "4"};
   auto const names = [&] {
     std::vector<std::string> all;
     for (auto const& [name, bytes] : contents(out.path())) all.push_back(name);
@@ -204,8 +194,7 @@ TEST_CASE("golden_labels: --layers takes some, and says which is missing") {
   CHECK(run(joined(start, {"--layers", "4,7"})).status == 2);
   CHECK(names().empty());
   CHECK(run(joined(start, {"--layers", "6,1,01"})).status == 0);
-  CHECK(names() ==
-        std::vector<std::string>{"trace.layer1.labels.safetensors", "trace.layer6.labels.safetensors"});
+  CHECK(names() == std::vector<std::string>{"trace.layer1.labels.safetensors", "trace.layer6.labels.safetensors"});
 }
 
 TEST_CASE("golden_labels: the same bytes whatever the number of threads and processes") {
@@ -312,9 +301,7 @@ TEST_CASE("golden_labels: files that are there stay, damaged ones are made again
       (folder / "trace").string(), "--out", out.string(), "--budget", "8", "--interval", "4"};
   REQUIRE(run(start).status == 0);
   auto const expected = contents(out);
-  auto const file = [&](int layer) {
-    return out / ("trace.layer" + std::to_string(layer) + ".labels.safetensors");
-  };
+  auto const file = [&](int layer) { return out / ("trace.layer" + std::to_string(layer) + ".labels.safetensors"); };
   auto const inode = [&](int layer) {
     struct stat facts {};
     REQUIRE(::stat(file(layer).c_str(), &facts) == 0);
@@ -369,14 +356,12 @@ TEST_CASE("golden_labels: --help explains itself") {
   auto const result = run({"--help"});
   CHECK(result.status == 0);
   CHECK(result.err.empty());
-  for (auto const* word :
-       {"--out", "--budget", "--interval", "--future", "--discount", "--reduction", "--rules", "--layers",
-        "--to", "--threads", "--force", "mpirun", "labels", "evicted"})
+  for (auto const* word : {"--out", "--budget", "--interval", "--future", "--discount", "--reduction", "--rules",
+                           "--layers", "--to", "--threads", "--force", "mpirun", "labels", "evicted"})
     CHECK_MESSAGE(result.out.find(word) != std::string::npos, word);
 }
 
-TEST_CASE(
-    "golden_labels: bad input is one line, status 2, and nothing written, from any number of processes") {
+TEST_CASE("golden_labels: bad input is one line, status 2, and nothing written, from any number of processes") {
   temporary_folder const inputs;
   auto const file = [&](char const* name) { return (inputs / name).string(); };
   auto layers = random_layers({3, 4}, 20);
@@ -477,11 +462,9 @@ TEST_CASE(
   };
   for (auto const& bad : cases) check(bad, "");
   if (test::has_mpirun)
-    for (auto const& says :
-         {"which trace?", "truncated file?", "holds NaN", "nothing to evict: 12", "multiple of"})
-      check(*std::ranges::find(
-                cases, std::string(says),
-                [&](bad_input const& bad) { return bad.says.substr(0, std::string_view(says).size()); }),
+    for (auto const& says : {"which trace?", "truncated file?", "holds NaN", "nothing to evict: 12", "multiple of"})
+      check(*std::ranges::find(cases, std::string(says),
+                               [&](bad_input const& bad) { return bad.says.substr(0, std::string_view(says).size()); }),
             test::mpirun(3));
 }
 

@@ -16,8 +16,7 @@ TEST_CASE("progress: the time left goes by the time that what was done took") {
   CHECK(support::progress_text(0.0, "begin", 90.0) == "[..............................]   0 %  begin");
   CHECK(support::progress_text(0.5, "middle", 90.0) ==
         "[###############...............]  50 %  middle, 1 min 30 s left");
-  CHECK(support::progress_text(0.75, "late", 30.0) ==
-        "[######################........]  75 %  late, 10 s left");
+  CHECK(support::progress_text(0.75, "late", 30.0) == "[######################........]  75 %  late, 10 s left");
   CHECK(support::progress_text(0.1, "too early to tell", 0.5) ==
         "[###...........................]  10 %  too early to tell");
   CHECK(support::progress_text(1.5, "more than all", 10.0) ==

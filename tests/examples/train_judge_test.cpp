@@ -62,8 +62,7 @@ std::vector<io::trace_layer> random_layers(std::vector<int> const& numbers, int 
     io::trace_shape const shape{
         .heads = 4, .kv_heads = 2, .tokens = tokens, .key_head_dim = 8, .value_head_dim = value_dim};
     layers.push_back({number, shape, random_numbers(generator, 4 * tokens * 8),
-                      random_numbers(generator, 2 * tokens * 8),
-                      random_numbers(generator, 2 * tokens * value_dim)});
+                      random_numbers(generator, 2 * tokens * 8), random_numbers(generator, 2 * tokens * value_dim)});
   }
   return layers;
 }
@@ -83,8 +82,8 @@ TEST_CASE("train_judge: what it measures on held-out tokens is what evict_trace 
   temporary_folder const folder;
   auto const out = (folder / "out").string();
   auto const result =
-      run({example_trace, "--layers", "21", "--budget", "64", "--interval", "16", "--held-out", "512",
-           "--steps", "30", "--rounds", "2", "--on-policy", "0.5", "--measure-every", "15", "--out", out});
+      run({example_trace, "--layers", "21", "--budget", "64", "--interval", "16", "--held-out", "512", "--steps", "30",
+           "--rounds", "2", "--on-policy", "0.5", "--measure-every", "15", "--out", out});
   INFO(result.err);
   REQUIRE(result.status == 0);
   CHECK(result.err.empty());
@@ -95,9 +94,9 @@ TEST_CASE("train_judge: what it measures on held-out tokens is what evict_trace 
   REQUIRE(policies.size() == 2);
   REQUIRE(measured.size() == 2 + 3);
   auto const replayed = test::run_program(
-      FORESIGHTKV_EVICT_TRACE, {example_trace, "--layers", "21", "--budget", "64", "--interval", "16",
-                                "--from", "512", "--weights", out + "/weights.safetensors", "--policies",
-                                "foresight,golden,window_sum", "--json", (folder / "json").string()});
+      FORESIGHTKV_EVICT_TRACE, {example_trace, "--layers", "21", "--budget", "64", "--interval", "16", "--from", "512",
+                                "--weights", out + "/weights.safetensors", "--policies", "foresight,golden,window_sum",
+                                "--json", (folder / "json").string()});
   INFO(replayed.err);
   REQUIRE(replayed.status == 0);
   auto const expected = nlohmann::json::parse(read_file(folder / "json"))["policies"];
@@ -125,14 +124,13 @@ TEST_CASE("train_judge: whole traces can be held out, and both parts add up as e
   io::write_trace(folder / "trace", random_layers({0, 2}, 100));
   io::write_trace(folder / "other", random_layers({0, 2}, 70));
   auto const out = (folder / "out").string();
-  REQUIRE(
-      run({(folder / "trace").string(), "--held-out-traces", (folder / "other").string(), "--budget", "16",
-           "--interval", "4", "--steps", "4", "--measure-every", "4", "--out", out})
-          .status == 0);
-  auto const replayed = test::run_program(
-      FORESIGHTKV_EVICT_TRACE,
-      {(folder / "other").string(), "--budget", "16", "--interval", "4", "--weights",
-       out + "/weights.safetensors", "--policies", "foresight", "--json", (folder / "json").string()});
+  REQUIRE(run({(folder / "trace").string(), "--held-out-traces", (folder / "other").string(), "--budget", "16",
+               "--interval", "4", "--steps", "4", "--measure-every", "4", "--out", out})
+              .status == 0);
+  auto const replayed =
+      test::run_program(FORESIGHTKV_EVICT_TRACE, {(folder / "other").string(), "--budget", "16", "--interval", "4",
+                                                  "--weights", out + "/weights.safetensors", "--policies", "foresight",
+                                                  "--json", (folder / "json").string()});
   REQUIRE(replayed.status == 0);
   auto const expected = nlohmann::json::parse(read_file(folder / "json"))["policies"]["foresight"];
   auto const measured = lines_with(out, "held_out").back();
@@ -170,8 +168,7 @@ TEST_CASE("train_judge: the same files whatever the number of threads and proces
 TEST_CASE("train_judge: killed at any moment and resumed, it ends with the same bytes") {
   temporary_folder const folder;
   io::write_trace<fkv::half>(folder / "trace", random_layers({0, 3}, 120));
-  auto const start =
-      joined(small_training((folder / "trace").string()), {"--threads", "1", "--resume", "--out"});
+  auto const start = joined(small_training((folder / "trace").string()), {"--threads", "1", "--resume", "--out"});
   auto const complete = (folder / "a" / "out").string(), out = (folder / "b" / "out").string();
   using clock = std::chrono::steady_clock;
   auto const began = clock::now();
@@ -198,8 +195,7 @@ TEST_CASE("train_judge: killed at any moment and resumed, it ends with the same 
     io::safetensors_file const whole(std::filesystem::path(out) / "checkpoint.safetensors");
     CHECK(whole.metadata("format") == "foresightkv training 1");
     if (std::filesystem::exists(std::filesystem::path(out) / "weights.safetensors"))
-      CHECK(read_file(std::filesystem::path(out) / "weights.safetensors") ==
-            expected.at("weights.safetensors"));
+      CHECK(read_file(std::filesystem::path(out) / "weights.safetensors") == expected.at("weights.safetensors"));
   }
   REQUIRE(kills == 10);
   CHECK(resumed > 0);
@@ -262,10 +258,9 @@ TEST_CASE("train_judge: a folder that holds a training is not begun anew, nor go
 TEST_CASE("train_judge: published weights go in, and what comes out has their names and shapes") {
   temporary_folder const folder;
   auto const out = (folder / "out").string();
-  std::vector<std::string> const start{
-      example_trace, "--budget",  "64",          "--interval",    "16", "--to",
-      "256",         "--steps",   "1",           "--rounds",      "1",  "--batch",
-      "2",           "--weights", example_judge, "--standardise", "no", "--out"};
+  std::vector<std::string> const start{example_trace, "--budget",  "64",          "--interval",    "16", "--to",
+                                       "256",         "--steps",   "1",           "--rounds",      "1",  "--batch",
+                                       "2",           "--weights", example_judge, "--standardise", "no", "--out"};
   REQUIRE(run(joined(start, {out, "--lr", "0"})).status == 0);
   auto const published = io::load_judge(example_judge);
   auto const made = io::load_judge(out + "/weights.safetensors");
@@ -292,18 +287,14 @@ TEST_CASE("train_judge: starts, features, inputs, schedules and clipping are wha
   int number = 0;
   auto const trained = [&](std::vector<std::string> const& more) {
     auto const out = folder / std::to_string(number++);
-    auto const result =
-        run(joined(small_training((folder / "trace").string()), joined(more, {"--out", out.string()})));
+    auto const result = run(joined(small_training((folder / "trace").string()), joined(more, {"--out", out.string()})));
     INFO(result.err);
     REQUIRE(result.status == 0);
     return out;
   };
-  auto const judge_of = [](std::filesystem::path const& out) {
-    return io::load_judge(out / "weights.safetensors");
-  };
+  auto const judge_of = [](std::filesystem::path const& out) { return io::load_judge(out / "weights.safetensors"); };
   auto const plain = trained({});
-  auto const reference =
-      trained({"--features", "reference_checkpoint", "--start", "random", "--deviation", "0.1"});
+  auto const reference = trained({"--features", "reference_checkpoint", "--start", "random", "--deviation", "0.1"});
   CHECK(judge_of(reference).metadata.at("features") == "reference_checkpoint");
 
   auto const blind = judge_of(trained({"--inputs", "statistics"}));
@@ -311,15 +302,13 @@ TEST_CASE("train_judge: starts, features, inputs, schedules and clipping are wha
     for (std::size_t head = 0; head < 2; ++head) {
       auto const* const weights = blind.layers.at(layer).fc1_weight.data() + head * (8 + 3 + 16) * 16;
       CHECK(std::all_of(weights, weights + 11 * 16, [](float weight) { return weight == 0.0f; }));
-      CHECK_FALSE(
-          std::all_of(weights + 11 * 16, weights + 27 * 16, [](float weight) { return weight == 0.0f; }));
+      CHECK_FALSE(std::all_of(weights + 11 * 16, weights + 27 * 16, [](float weight) { return weight == 0.0f; }));
     }
 
   auto const published = lines_with(trained({"--schedule", "published_supervised"}), "loss");
   CHECK(published[0]["learning_rate"] == 0.0);
   CHECK(published[5]["learning_rate"].get<double>() == doctest::Approx(0.005));
-  CHECK(lines_with(trained({"--schedule", "constant", "--lr", "0.003"}), "loss")[7]["learning_rate"] ==
-        0.003);
+  CHECK(lines_with(trained({"--schedule", "constant", "--lr", "0.003"}), "loss")[7]["learning_rate"] == 0.003);
 
   for (auto const& [scope, limit, expected] :
        {std::tuple{"layer", "0.0000001", 1.0}, std::tuple{"joint", "0.0000001", 1.0},
@@ -327,27 +316,23 @@ TEST_CASE("train_judge: starts, features, inputs, schedules and clipping are wha
     auto const steps = lines_with(trained({"--clip-scope", scope, "--clip", limit}), "loss");
     for (auto const& line : steps) CHECK(line["clip_rate"] == expected);
   }
-  CHECK(contents(trained({"--seed", "1"})).at("weights.safetensors") !=
-        contents(plain).at("weights.safetensors"));
+  CHECK(contents(trained({"--seed", "1"})).at("weights.safetensors") != contents(plain).at("weights.safetensors"));
 }
 
 TEST_CASE("train_judge: labels of golden_labels stand in for golden's own caches") {
   temporary_folder const folder;
   io::write_trace(folder / "trace.safetensors", random_layers({0, 1}, 100));
   auto const trace = (folder / "trace.safetensors").string(), labels = (folder / "labels").string();
-  std::vector<std::string> const start{trace,     "--budget", "16",       "--interval", "4",
-                                       "--steps", "6",        "--rounds", "1",          "--on-policy",
-                                       "0",       "--batch",  "4"};
+  std::vector<std::string> const start{trace,      "--budget", "16",          "--interval", "4",       "--steps", "6",
+                                       "--rounds", "1",        "--on-policy", "0",          "--batch", "4"};
   REQUIRE(run(joined(start, {"--out", (folder / "a" / "out").string()})).status == 0);
-  REQUIRE(test::run_program(FORESIGHTKV_GOLDEN_LABELS,
-                            {trace, "--budget", "16", "--interval", "4", "--out", labels})
+  REQUIRE(test::run_program(FORESIGHTKV_GOLDEN_LABELS, {trace, "--budget", "16", "--interval", "4", "--out", labels})
               .status == 0);
   REQUIRE(run(joined(start, {"--labels", labels, "--out", (folder / "b" / "out").string()})).status == 0);
   CHECK(contents(folder / "a" / "out") == contents(folder / "b" / "out"));
 
   auto const refused = [&](std::vector<std::string> const& more, std::string const& part) {
-    auto const result =
-        run(joined(start, joined(more, {"--labels", labels, "--out", (folder / "c").string()})));
+    auto const result = run(joined(start, joined(more, {"--labels", labels, "--out", (folder / "c").string()})));
     CHECK(result.status == 2);
     CHECK(result.err.find(part) != std::string::npos);
     CHECK(std::count(result.err.begin(), result.err.end(), '\n') == 1);
@@ -384,11 +369,11 @@ TEST_CASE("train_judge: rollouts out, a language model's losses in, and what pay
   io::write_trace(folder / "trace", random_layers({0, 2}, 100));
   std::vector<std::string> const regime{(folder / "trace").string(), "--budget", "16", "--interval", "4"};
   auto const first = (folder / "first").string();
-  REQUIRE(run(joined(regime, {"--start", "random", "--deviation", "0.2", "--standardise", "no", "--steps",
-                              "1", "--rounds", "1", "--lr", "0", "--out", first}))
+  REQUIRE(run(joined(regime, {"--start", "random", "--deviation", "0.2", "--standardise", "no", "--steps", "1",
+                              "--rounds", "1", "--lr", "0", "--out", first}))
               .status == 0);
-  auto const start = joined(
-      regime, {"--rollouts", "6", "--steps", "8", "--rounds", "1", "--schedule", "constant", "--lr", "0.03"});
+  auto const start =
+      joined(regime, {"--rollouts", "6", "--steps", "8", "--rounds", "1", "--schedule", "constant", "--lr", "0.03"});
   auto const drawn = [&](std::string const& weights, char const* seed, char const* name) {
     auto const out = folder / name;
     REQUIRE(run(joined(start, {"--weights", weights, "--seed", seed, "--out", out.string()})).status == 0);
@@ -407,8 +392,7 @@ TEST_CASE("train_judge: rollouts out, a language model's losses in, and what pay
   auto const before = drawn(judge, "3", "before");
   std::vector<float> full(220, 1.0f), entropy(220, 1.0f), evicted(6 * 220, 1.0f);
   for (std::size_t rollout = 0; rollout < 6; ++rollout)
-    std::fill_n(evicted.begin() + static_cast<std::ptrdiff_t>(rollout * 220 + 20), bad_of(before, rollout),
-                4.0f);
+    std::fill_n(evicted.begin() + static_cast<std::ptrdiff_t>(rollout * 220 + 20), bad_of(before, rollout), 4.0f);
   auto const write_losses = [&](bool with_entropy) {
     io::safetensors_writer file(folder / "losses");
     file.add("loss_full", {220}, full).add("loss_evicted", {6, 220}, evicted);
@@ -418,8 +402,8 @@ TEST_CASE("train_judge: rollouts out, a language model's losses in, and what pay
   write_losses(true);
   auto const trained = [&](char const* name, std::string const& launcher) {
     auto const out = folder / name;
-    auto const result = run(joined(start, {"--weights", judge, "--seed", "3", "--losses",
-                                           (folder / "losses").string(), "--out", out.string()}),
+    auto const result = run(joined(start, {"--weights", judge, "--seed", "3", "--losses", (folder / "losses").string(),
+                                           "--out", out.string()}),
                             launcher);
     INFO(result.err);
     REQUIRE(result.status == 0);
@@ -454,10 +438,8 @@ TEST_CASE("train_judge: rollouts out, a language model's losses in, and what pay
   auto const nowhere = (folder / "nowhere").string(), losses = (folder / "losses").string();
   refused(joined(start, {"--out", nowhere}), "needs --weights FILE");
   refused(joined(regime, {"--losses", losses, "--out", nowhere}), "needs --rollouts N");
-  refused(joined(start, {"--weights", judge, "--losses", losses, "--out", first}),
-          "refusing to replace the input");
-  refused(joined(start, {"--weights", judge, "--losses", losses, "--rollouts", "5", "--out", nowhere}),
-          "loss_evicted");
+  refused(joined(start, {"--weights", judge, "--losses", losses, "--out", first}), "refusing to replace the input");
+  refused(joined(start, {"--weights", judge, "--losses", losses, "--rollouts", "5", "--out", nowhere}), "loss_evicted");
   write_losses(false);
   refused(joined(start, {"--weights", judge, "--losses", losses, "--out", nowhere}), "entropy");
   CHECK_FALSE(std::filesystem::exists(nowhere));
@@ -486,8 +468,7 @@ TEST_CASE("train_judge: input that cannot be trained on is one line, status 2, a
   refused(start, "which trace?");
   refused({trace}, "--out: which folder?");
   refused(with({trace, "--budget", "17"}), "--budget must be a multiple of the interval 4, is 17");
-  refused(with({trace, "--from", "18"}),
-          "--from must be at least budget + interval and a multiple of the interval");
+  refused(with({trace, "--from", "18"}), "--from must be at least budget + interval and a multiple of the interval");
   refused(with({trace, "--from", "12"}), "--from must be at least");
   refused(with({trace, "--on-policy", "1.5"}), "--on-policy must be a number between 0 and 1, is '1.5'");
   refused(with({trace, "--lr", "nan"}), "--lr must be a number");
@@ -511,8 +492,7 @@ TEST_CASE("train_judge: input that cannot be trained on is one line, status 2, a
   write_file(spoilt, bytes);
   refused(with({trace, spoilt}), "holds NaN");
   io::write_trace(spoilt, random_layers({0, 1}, 100, 5));
-  refused(with({trace, spoilt}),
-          "spoilt: layer 0 has 2 KV heads of 2 query heads, head dims 8 and 5, expected");
+  refused(with({trace, spoilt}), "spoilt: layer 0 has 2 KV heads of 2 query heads, head dims 8 and 5, expected");
   refused(with({trace, "--held-out-traces", spoilt}), "head dims 8 and 5");
   refused(with({trace, "--weights", example_judge}), "smollm2_135m_judge_onpolicy");
   auto const mixed = random_layers({0, 1}, 100);

@@ -25,7 +25,8 @@ TEST_CASE("golden_config: what is valid") {
   CHECK_FALSE(golden_config{.future = static_cast<fkv::golden_future>(9)}.valid());
 }
 
-TEST_CASE("golden_config: block means from queries and keys need whole blocks, unless the published rules are asked for") {
+TEST_CASE(
+    "golden_config: block means from queries and keys need whole blocks, unless the published rules are asked for") {
   CHECK(golden_config{.budget = 64, .interval = 16}.aligned());
   CHECK_FALSE(golden_config{.budget = 72, .interval = 16}.aligned());
   CHECK(golden_config{.budget = 72, .interval = 16, .rules = fkv::golden_rules::published}.aligned());

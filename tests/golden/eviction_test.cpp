@@ -116,9 +116,7 @@ static_assert(golden_config{.interval = 16, .rules = golden_rules::published}.bl
 
 namespace {
 
-double default_scale(problem const& given) {
-  return 1.0 / std::sqrt(static_cast<double>(given.shape.head_dim));
-}
+double default_scale(problem const& given) { return 1.0 / std::sqrt(static_cast<double>(given.shape.head_dim)); }
 
 // ---- running the verbs, with red zones around every output
 // ---------------------------------------------------------
@@ -136,9 +134,7 @@ class guarded {
   [[nodiscard]] std::vector<Value> values() const {
     return {memory_.begin() + zone, memory_.end() - static_cast<std::ptrdiff_t>(zone)};
   }
-  [[nodiscard]] bool zones_hold() const {
-    return untouched(0, zone) && untouched(memory_.size() - zone, zone);
-  }
+  [[nodiscard]] bool zones_hold() const { return untouched(0, zone) && untouched(memory_.size() - zone, zone); }
   [[nodiscard]] bool untouched() const { return untouched(0, memory_.size()); }
 
  private:
@@ -172,13 +168,11 @@ struct results {
 
 template <class Value>
 bool same_bits(std::vector<Value> const& a, std::vector<Value> const& b) {
-  return a.size() == b.size() &&
-         (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(Value)) == 0);
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(Value)) == 0);
 }
 bool same_bits(results const& a, results const& b) {
   return same_bits(a.labels.values(), b.labels.values()) && same_bits(a.future.values(), b.future.values()) &&
-         same_bits(a.evicted.values(), b.evicted.values()) &&
-         same_bits(a.positions.values(), b.positions.values());
+         same_bits(a.evicted.values(), b.evicted.values()) && same_bits(a.positions.values(), b.positions.values());
 }
 
 template <class Query, class Key, fkv::log_base Base>
@@ -192,8 +186,7 @@ results run(golden_config const& config, fkv::golden_input<Query, Key, Base> con
   return got;
 }
 
-results run(golden_config const& config, fkv::golden_means const& means,
-            testing::execution exec = testing::exec) {
+results run(golden_config const& config, fkv::golden_means const& means, testing::execution exec = testing::exec) {
   results got{config, means.kv_heads, means.tokens, std::min(config.steps(means.tokens), means.blocks)};
   guarded<std::byte> scratch{fkv::golden_eviction_bytes(exec, config, means)};
   REQUIRE(fkv::golden_eviction(exec, config, means, got.output(), {scratch.data(), scratch.size()}).ok());
@@ -219,8 +212,7 @@ double largest_difference(std::vector<float> const& ours, std::vector<double> co
   double largest = 0.0;
   for (std::size_t i = 0; i < ours.size(); ++i) {
     double const difference = std::abs(static_cast<double>(ours[i]) - theirs[i]);
-    largest =
-        std::isnan(difference) ? std::numeric_limits<double>::infinity() : std::max(largest, difference);
+    largest = std::isnan(difference) ? std::numeric_limits<double>::infinity() : std::max(largest, difference);
   }
   return largest;
 }
@@ -251,15 +243,13 @@ void check_schedule(golden_config const& config, results const& got, int kv_head
         if (got.evicted[place] != wanted[i] || got.positions[place] != survivors[at(wanted[i])]) ++bad_lists;
         gone[at(wanted[i])] = true;
       }
-      float most_gone = -std::numeric_limits<float>::infinity(),
-            least_kept = std::numeric_limits<float>::infinity();
+      float most_gone = -std::numeric_limits<float>::infinity(), least_kept = std::numeric_limits<float>::infinity();
       for (std::size_t i = 0; i < labels.size(); ++i) {
         if (gone[i] && labels[i] > most_gone) most_gone = labels[i];
         if (!gone[i] && !(labels[i] >= least_kept)) least_kept = labels[i];
       }
       if (most_gone > least_kept) ++bad_order;
-      for (auto index = wanted.rbegin(); index != wanted.rend(); ++index)
-        survivors.erase(survivors.begin() + *index);
+      for (auto index = wanted.rbegin(); index != wanted.rend(); ++index) survivors.erase(survivors.begin() + *index);
     }
   }
   CHECK(bad_labels == 0);
@@ -268,8 +258,7 @@ void check_schedule(golden_config const& config, results const& got, int kv_head
 }
 
 // Future scores of every token at every step against the definition over the given block means.
-void check_future(golden_config const& config, results const& got, fkv::golden_means const& means,
-                  double tolerance) {
+void check_future(golden_config const& config, results const& got, fkv::golden_means const& means, double tolerance) {
   double largest = 0.0;
   for (int head = 0; head < means.kv_heads; ++head)
     for (int step = 0; step < got.steps; ++step)
@@ -282,8 +271,7 @@ void check_future(golden_config const& config, results const& got, fkv::golden_m
         double const ours = static_cast<double>(got.future[place]);
         if (std::isnan(wanted) && std::isnan(ours)) continue;
         double const difference = std::abs(ours - wanted);
-        largest =
-            std::isnan(difference) ? std::numeric_limits<double>::infinity() : std::max(largest, difference);
+        largest = std::isnan(difference) ? std::numeric_limits<double>::infinity() : std::max(largest, difference);
       }
   CHECK(largest <= tolerance);
 }
@@ -396,9 +384,8 @@ TEST_CASE("golden_eviction: block means of few distinct values, any budget, agai
     auto const got = run(config, view);
     check_schedule(config, got, kv_heads, tokens);
     for (int head = 0; head < kv_heads; ++head) {
-      auto const wanted = golden_oracle::solve(config, tokens, blocks, [&](int block, int k) {
-        return static_cast<double>(view.at(head, k, block));
-      });
+      auto const wanted = golden_oracle::solve(
+          config, tokens, blocks, [&](int block, int k) { return static_cast<double>(view.at(head, k, block)); });
       REQUIRE(static_cast<int>(wanted.evicted.size()) == got.steps);
       int different = 0;
       for (int step = 0; step < got.steps; ++step) {
@@ -422,12 +409,10 @@ TEST_CASE("golden_eviction: both layouts of block means, and any other by stride
   golden_config const config{.budget = 12, .interval = 5};
   int const kv_heads = 3, tokens = 64, blocks = config.steps(tokens);
   std::mt19937 generator{11};
-  std::vector<float> means(at(kv_heads * tokens * blocks)), swapped(means.size()),
-      spread(4 * means.size(), -1.0f);
+  std::vector<float> means(at(kv_heads * tokens * blocks)), swapped(means.size()), spread(4 * means.size(), -1.0f);
   auto const token_major = fkv::golden_means::token_major(means.data(), kv_heads, tokens, blocks);
   auto const block_major = fkv::golden_means::block_major(swapped.data(), kv_heads, tokens, blocks);
-  fkv::golden_means const strided{spread.data(),         kv_heads, tokens, blocks, 2, 2L * kv_heads,
-                                  4L * kv_heads * tokens};
+  fkv::golden_means const strided{spread.data(), kv_heads, tokens, blocks, 2, 2L * kv_heads, 4L * kv_heads * tokens};
   for (int head = 0; head < kv_heads; ++head)
     for (int k = 0; k < tokens; ++k)
       for (int block = 0; block < blocks; ++block) {
@@ -554,8 +539,7 @@ TEST_CASE("golden_eviction: the softmax scale") {
   auto const given = random_problem({1, 2, 150, 12}, 31);
   auto input = given.input();
   input.softmax_scale = 0.125f;
-  CHECK(largest_difference(run_means(config, input), golden_oracle::block_means(config, given, 0.125)) <
-        3e-6);
+  CHECK(largest_difference(run_means(config, input), golden_oracle::block_means(config, given, 0.125)) < 3e-6);
 }
 
 TEST_CASE("golden_eviction: strides of queries and keys") {
@@ -630,17 +614,16 @@ void check_instruction_set(golden_config const& config, problem const& given) {
   for (int kv_head = 0; kv_head < plan.kv_heads; ++kv_head) {
     host::with_isa<Isa>([&](auto isa) __attribute__((always_inline)) {
       host::pack_keys<decltype(isa)>(
-          [&](int k) { return given.keys.data() + at(kv_head * plan.tokens + k) * at(plan.head_dim); },
-          plan.tokens, plan.head_dim, packed.data());
+          [&](int k) { return given.keys.data() + at(kv_head * plan.tokens + k) * at(plan.head_dim); }, plan.tokens,
+          plan.head_dim, packed.data());
     });
     for (int block = 0; block < plan.blocks; ++block) {
       fkv::detail::arena cutting{fkv::workspace{memory.data(), memory.size()}};
       auto const scratch = host::block_means_scratch::take(cutting, plan);
-      host::token_vectors<float> const queries{given.queries.data(),
-                                               std::int64_t{plan.tokens} * plan.head_dim, plan.head_dim};
+      host::token_vectors<float> const queries{given.queries.data(), std::int64_t{plan.tokens} * plan.head_dim,
+                                               plan.head_dim};
       host::with_isa<Isa>([&](auto isa) __attribute__((always_inline)) {
-        host::block_means_row<decltype(isa)>(plan, queries, {}, kv_head, block, packed.data(), scratch,
-                                             row.data());
+        host::block_means_row<decltype(isa)>(plan, queries, {}, kv_head, block, packed.data(), scratch, row.data());
       });
       auto const first = wanted.begin() + (kv_head * plan.blocks + block) * plan.tokens;
       CHECK(largest_difference(row, {first, first + plan.tokens}) < 3e-6);
@@ -773,8 +756,8 @@ TEST_CASE("golden_eviction: a sequence that is too short has no step, and nothin
     auto const means = fkv::golden_means::block_major(nullptr, 2, tokens, 5);
     CHECK(fkv::golden_eviction_bytes(testing::exec, config, means) == 0);
     CHECK(fkv::golden_eviction(testing::exec, config, means, got.output(), {}).ok());
-    CHECK(fkv::golden_eviction(testing::exec, config, fkv::golden_means::block_major(nullptr, 2, 100, 0),
-                               got.output(), {})
+    CHECK(fkv::golden_eviction(testing::exec, config, fkv::golden_means::block_major(nullptr, 2, 100, 0), got.output(),
+                               {})
               .ok());
     CHECK(got.untouched());
   }
@@ -792,12 +775,10 @@ TEST_CASE("golden_eviction: outputs that are not asked for are left out") {
     if (member == 1) output.evicted = got.evicted.data();
     if (member == 2) output.evicted_positions = got.positions.data();
     if (member == 3) output.future = got.future.data();
-    REQUIRE(fkv::golden_eviction(testing::exec, config, given.input(), output, {scratch.data(), scratch.size()})
-                .ok());
+    REQUIRE(fkv::golden_eviction(testing::exec, config, given.input(), output, {scratch.data(), scratch.size()}).ok());
     CHECK((member == 0 ? same_bits(got.labels.values(), whole.labels.values()) : got.labels.untouched()));
     CHECK((member == 1 ? same_bits(got.evicted.values(), whole.evicted.values()) : got.evicted.untouched()));
-    CHECK((member == 2 ? same_bits(got.positions.values(), whole.positions.values())
-                       : got.positions.untouched()));
+    CHECK((member == 2 ? same_bits(got.positions.values(), whole.positions.values()) : got.positions.untouched()));
     CHECK((member == 3 ? same_bits(got.future.values(), whole.future.values()) : got.future.untouched()));
   }
 }
@@ -830,16 +811,13 @@ TEST_CASE("golden_eviction: wrong arguments give their error before anything is 
   bad_call call;
   SUBCASE("nothing wrong") {
     auto const exec = testing::scheduled(1);
-    CHECK(fkv::golden_eviction(exec, call.config, call.input, call.output,
-                               {call.scratch.data(), call.scratch_size})
+    CHECK(fkv::golden_eviction(exec, call.config, call.input, call.output, {call.scratch.data(), call.scratch_size})
               .ok());
   }
   SUBCASE("interval above budget") { call.config.interval = 33, call.expect(errc::invalid_config); }
   SUBCASE("interval 0") { call.config.interval = 0, call.expect(errc::invalid_config); }
   SUBCASE("discount") { call.config.discount = 2.0f, call.expect(errc::invalid_config); }
-  SUBCASE("budget no multiple of the interval") {
-    call.config.budget = 33, call.expect(errc::invalid_config);
-  }
+  SUBCASE("budget no multiple of the interval") { call.config.budget = 33, call.expect(errc::invalid_config); }
   SUBCASE("kv_heads 0") { call.input.shape.kv_heads = 0, call.expect(errc::invalid_shape); }
   SUBCASE("group 0") { call.input.shape.group = 0, call.expect(errc::invalid_shape); }
   SUBCASE("head_dim 0") { call.input.shape.head_dim = 0, call.expect(errc::invalid_shape); }
@@ -871,24 +849,21 @@ TEST_CASE("golden_eviction: wrong arguments give their error before anything is 
   SUBCASE("no output") { call.output = {}, call.means = nullptr, call.expect(errc::null_pointer); }
   SUBCASE("no workspace memory") {
     auto const size = call.scratch.size();
-    CHECK(fkv::golden_eviction(testing::scheduled(1), call.config, call.input, call.output, {nullptr, size})
-              .code == errc::null_pointer);
+    CHECK(fkv::golden_eviction(testing::scheduled(1), call.config, call.input, call.output, {nullptr, size}).code ==
+          errc::null_pointer);
     CHECK(call.got.untouched());
   }
   SUBCASE("workspace one byte short") {
     auto const exec = testing::scheduled(1);
     fkv::workspace scratch{call.scratch.data(), call.scratch.size() - 1};
-    CHECK(fkv::golden_eviction(exec, call.config, call.input, call.output, scratch).code ==
-          errc::workspace_too_small);
+    CHECK(fkv::golden_eviction(exec, call.config, call.input, call.output, scratch).code == errc::workspace_too_small);
     scratch.size = fkv::block_means_bytes(exec, call.config, call.input.shape) - 1;
-    CHECK(fkv::block_means(exec, call.config, call.input, call.means, scratch).code ==
-          errc::workspace_too_small);
+    CHECK(fkv::block_means(exec, call.config, call.input, call.means, scratch).code == errc::workspace_too_small);
     CHECK(call.got.untouched());
   }
   SUBCASE("no workspace") { call.scratch_size = 0, call.expect(errc::workspace_too_small); }
   SUBCASE("misaligned queries") {
-    call.input.queries =
-        reinterpret_cast<float const*>(reinterpret_cast<std::byte const*>(call.input.queries) + 1);
+    call.input.queries = reinterpret_cast<float const*>(reinterpret_cast<std::byte const*>(call.input.queries) + 1);
     call.expect(errc::misaligned);
   }
   SUBCASE("misaligned output") {
@@ -960,6 +935,5 @@ TEST_CASE("golden_eviction: memory never holds a T x T matrix") {
     CHECK(bytes < (std::size_t{256} << 20));
   }
   golden_config const config{.budget = 1024, .interval = 256};
-  CHECK(fkv::golden_eviction_bytes(fkv::host.threads(2), config, {8, 4, 4096, 128}) <
-        (std::size_t{16} << 20));
+  CHECK(fkv::golden_eviction_bytes(fkv::host.threads(2), config, {8, 4, 4096, 128}) < (std::size_t{16} << 20));
 }

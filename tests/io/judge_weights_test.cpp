@@ -46,8 +46,8 @@ io::judge_file small_judge() {
 }
 
 bool equal(io::judge_file_layer const& one, io::judge_file_layer const& other) {
-  return one.fc1_weight == other.fc1_weight && one.fc1_bias == other.fc1_bias &&
-         one.fc2_weight == other.fc2_weight && one.fc2_bias == other.fc2_bias;
+  return one.fc1_weight == other.fc1_weight && one.fc1_bias == other.fc1_bias && one.fc2_weight == other.fc2_weight &&
+         one.fc2_bias == other.fc2_bias;
 }
 
 /// The tensors of one judge layer; each may be left out or spoilt before it is written.
@@ -67,8 +67,7 @@ struct parts {
   }
 
   /// What loading says, without the file's name.
-  [[nodiscard]] std::string verdict(test::temporary_folder const& folder,
-                                    fkv::judge_shape const& expected = {}) const {
+  [[nodiscard]] std::string verdict(test::temporary_folder const& folder, fkv::judge_shape const& expected = {}) const {
     auto const path = folder / "x";
     io::safetensors_writer file(path);
     add(file, "model.layers.2.self_attn.judge_model.");
@@ -151,8 +150,8 @@ TEST_CASE("judge weights: packed covers all layers, and unpack_judge gives back 
     for (auto* part : {&layer.fc1_weight, &layer.fc1_bias, &layer.fc2_weight, &layer.fc2_bias}) {
       part->assign(part->size(), -99.0f);
     }
-    views[static_cast<std::size_t>(number)] = {layer.fc1_weight.data(), layer.fc1_bias.data(),
-                                               layer.fc2_weight.data(), layer.fc2_bias.data()};
+    views[static_cast<std::size_t>(number)] = {layer.fc1_weight.data(), layer.fc1_bias.data(), layer.fc2_weight.data(),
+                                               layer.fc2_bias.data()};
   }
   REQUIRE(fkv::unpack_judge({packed.data(), small_shape}, views.data()).ok());
   for (auto const& [number, layer] : judge.layers) CHECK(equal(back.at(number), layer));
@@ -170,10 +169,9 @@ TEST_CASE("judge weights: a state dict with a LayerNorm, other tensors and bfloa
       .add(prefix + "fc1.bias", {2, 16}, std::span(narrow).first(32))
       .add(prefix + "fc2.weight", {2, 16, 1}, std::span(narrow).first(32))
       .add(prefix + "fc2.bias", {2, 1}, std::span(narrow).first(2));
-  for (auto const& name :
-       {prefix + "norm.weight", prefix + "norm.bias", std::string("model.embed_tokens.weight"),
-        std::string("model.layers.03.self_attn.judge_model.fc1.bias"),
-        std::string("model.layers.99999.self_attn.judge_model.fc1.bias")}) {
+  for (auto const& name : {prefix + "norm.weight", prefix + "norm.bias", std::string("model.embed_tokens.weight"),
+                           std::string("model.layers.03.self_attn.judge_model.fc1.bias"),
+                           std::string("model.layers.99999.self_attn.judge_model.fc1.bias")}) {
     file.add(name, {2}, std::span(good.values).first(2));
   }
   file.save();
@@ -218,8 +216,7 @@ TEST_CASE("judge weights: extents come from the caller or the metadata, and have
         "tensor 'model.layers.2.self_attn.judge_model.fc1.weight' must be [3, 33, 16], is [2, 33, 16]");
   for (auto const* text : {"", "x", "3x", "0", "-3", "3.5", "99999999999", "65537", " 3"}) {
     tensors.metadata["group"] = text;
-    CHECK(tensors.verdict(folder) ==
-          "metadata 'group' must be a positive number, is '" + std::string(text) + "'");
+    CHECK(tensors.verdict(folder) == "metadata 'group' must be a positive number, is '" + std::string(text) + "'");
   }
   tensors.metadata = {{"group", "3"}, {"head_dim", "4"}};
   CHECK(tensors.verdict(folder) ==
@@ -229,10 +226,8 @@ TEST_CASE("judge weights: extents come from the caller or the metadata, and have
   CHECK(tensors.verdict(folder) == "group and head_dim are neither given nor in the metadata");
   CHECK(tensors.verdict(folder, {.key_head_dim = 4, .value_head_dim = 5}) ==
         "group and head_dim are neither given nor in the metadata");
-  CHECK(tensors.verdict(folder, {.group = 3, .key_head_dim = 4, .value_head_dim = 5}) ==
-        "nothing was thrown");
-  CHECK(tensors.verdict(folder, {.group = 2, .key_head_dim = 8, .value_head_dim = 9}) ==
-        "nothing was thrown");
+  CHECK(tensors.verdict(folder, {.group = 3, .key_head_dim = 4, .value_head_dim = 5}) == "nothing was thrown");
+  CHECK(tensors.verdict(folder, {.group = 2, .key_head_dim = 8, .value_head_dim = 9}) == "nothing was thrown");
   CHECK(tensors.verdict(folder, {.group = 3, .key_head_dim = 4}) ==
         "tensor 'model.layers.2.self_attn.judge_model.fc1.weight' must be [*, 32, 16], is [2, 33, 16]");
 }
@@ -272,8 +267,7 @@ TEST_CASE("judge weights: save refuses what would not load, before it writes") {
   };
   auto judge = small_judge();
   judge.layers[5].fc2_bias.push_back(0);
-  CHECK(said(judge) ==
-        "tensor 'model.layers.5.self_attn.judge_model.fc2.bias' [2, 1] of F32 does not fit 12 bytes");
+  CHECK(said(judge) == "tensor 'model.layers.5.self_attn.judge_model.fc2.bias' [2, 1] of F32 does not fit 12 bytes");
   judge = small_judge();
   judge.layers[5].fc1_bias[17] = INFINITY;
   CHECK(said(judge) == "tensor 'model.layers.5.self_attn.judge_model.fc1.bias' holds infinity at [1, 1]");
@@ -287,11 +281,9 @@ TEST_CASE("judge weights: save refuses what would not load, before it writes") {
 }
 
 TEST_CASE("judge weights: the bundled judge of a real model") {
-  auto const judge =
-      io::load_judge(FORESIGHTKV_EXAMPLE_DATA "/smollm2_135m_judge_onpolicy.safetensors");
+  auto const judge = io::load_judge(FORESIGHTKV_EXAMPLE_DATA "/smollm2_135m_judge_onpolicy.safetensors");
   CHECK(judge.shape ==
-        fkv::judge_shape{
-            .num_layers = 30, .num_kv_heads = 3, .group = 3, .key_head_dim = 64, .value_head_dim = 64});
+        fkv::judge_shape{.num_layers = 30, .num_kv_heads = 3, .group = 3, .key_head_dim = 64, .value_head_dim = 64});
   CHECK(judge.layers.size() == 30);
   CHECK(judge.ignored.empty());
   CHECK(judge.metadata.at("orientation") == "larger output = evict");
@@ -302,13 +294,11 @@ TEST_CASE("judge weights: one layer under plain names gives the reference's drop
   auto const path = testing::vectors_folder() / "judge_forward_h3_g3_d64.safetensors";
   auto const judge = io::load_judge(path, {}, "");
   CHECK(judge.shape.num_layers == 1);
-  CHECK(judge.ignored ==
-        std::vector<std::string>{"drop_score", "drop_score_float64", "evicted", "k", "stats", "v"});
+  CHECK(judge.ignored == std::vector<std::string>{"drop_score", "drop_score_float64", "evicted", "k", "stats", "v"});
   auto const& shape = judge.shape;
   auto const& layer = judge.layers.at(0);
   io::safetensors_file const file(path);
-  auto const key = file.at("k").to_float(), value = file.at("v").to_float(),
-             stats = file.at("stats").to_float();
+  auto const key = file.at("k").to_float(), value = file.at("v").to_float(), stats = file.at("stats").to_float();
   auto const expected = file.at("drop_score_float64").to_float();
   auto const tokens = static_cast<std::size_t>(file.at("k").shape[1]);
   for (std::size_t i = 0; i < expected.size(); ++i) {

@@ -54,9 +54,7 @@ struct labels_case {
     REQUIRE(done.ok());
   }
 
-  void write(std::filesystem::path const& path) const {
-    io::write_label_shard(path, source, labels, evicted);
-  }
+  void write(std::filesystem::path const& path) const { io::write_label_shard(path, source, labels, evicted); }
 };
 
 /// What opening says, without the file's name.
@@ -180,10 +178,9 @@ TEST_CASE("label_shard: what does not fit together is refused, and named") {
   };
   CHECK(has(changed([](auto& what) { what.metadata.erase("format"); }), "no label shard"));
   CHECK(has(metadata("format", "foresightkv labels 2"), "no label shard"));
-  for (auto const* key : {"trace", "fingerprint", "layer", "kv_heads", "tokens", "budget", "interval",
-                          "future", "discount", "reduction", "rules"})
-    CHECK(changed([&](auto& what) { what.metadata.erase(key); }) ==
-          "metadata '" + std::string(key) + "' is missing");
+  for (auto const* key : {"trace", "fingerprint", "layer", "kv_heads", "tokens", "budget", "interval", "future",
+                          "discount", "reduction", "rules"})
+    CHECK(changed([&](auto& what) { what.metadata.erase(key); }) == "metadata '" + std::string(key) + "' is missing");
   std::vector<std::pair<char const*, char const*>> const wrong{
       {"layer", "-1"},     {"layer", "10000"}, {"layer", ""},         {"kv_heads", "0"},
       {"kv_heads", "2x"},  {"tokens", "0"},    {"tokens", "1e3"},     {"budget", "99999999999"},
@@ -199,10 +196,7 @@ TEST_CASE("label_shard: what does not fit together is refused, and named") {
   CHECK(has(metadata("tokens", "20"), "more than budget + interval"));
   CHECK(has(metadata("kv_heads", "4"), "tensor 'labels' must be"));
   CHECK(has(metadata("interval", "2"), "tensor 'labels' must be"));
-  CHECK(has(changed([](auto& what) {
-              what.evicted_shape = {11, 4, 2};
-            }),
-            "tensor 'evicted' must be [11, 2, 4]"));
+  CHECK(has(changed([](auto& what) { what.evicted_shape = {11, 4, 2}; }), "tensor 'evicted' must be [11, 2, 4]"));
   CHECK(has(changed([](auto& what) { what.labels[40] = std::numeric_limits<float>::quiet_NaN(); }),
             "tensor 'labels' holds NaN at [1, 0, 8]"));
   CHECK(has(changed([](auto& what) { what.labels[0] = std::numeric_limits<float>::infinity(); }),
@@ -220,9 +214,8 @@ TEST_CASE("label_shard: evicted indices must be those that the labels say") {
   CHECK(has(evicted([&](auto& list, auto&) { list[row] = -1; }), says));
   CHECK(has(evicted([&](auto& list, auto&) { list[row + 1] = list[row]; }), says));
   // An evicted candidate's label rises over those of all others.
-  CHECK(has(
-      evicted([&](auto& list, auto& labels) { labels[3 * 16 + static_cast<std::size_t>(list[row])] = 2.0f; }),
-      says));
+  CHECK(has(evicted([&](auto& list, auto& labels) { labels[3 * 16 + static_cast<std::size_t>(list[row])] = 2.0f; }),
+            says));
 }
 
 TEST_CASE("write_label_shard: arrays that are not what the source says are not written") {
@@ -280,7 +273,6 @@ TEST_CASE("layer_fingerprint: knows queries, keys, types and shapes, and nothing
 }
 
 TEST_CASE("label_shard_name: by trace and layer") {
-  CHECK(io::label_shard_name("/some/folder/math_4096.safetensors", 7) ==
-        "math_4096.layer7.labels.safetensors");
+  CHECK(io::label_shard_name("/some/folder/math_4096.safetensors", 7) == "math_4096.layer7.labels.safetensors");
   CHECK(io::label_shard_name("a.b.safetensors", 0) == "a.b.layer0.labels.safetensors");
 }

@@ -72,10 +72,9 @@ std::string verdict(std::string const& bytes) {
   return "opens";
 }
 
-std::string entry(std::string_view name, std::string_view dtype, std::string_view shape,
-                  std::string_view offsets) {
-  return "\"" + std::string(name) + R"(":{"dtype":")" + std::string(dtype) + R"(","shape":)" +
-         std::string(shape) + R"(,"data_offsets":)" + std::string(offsets) + "}";
+std::string entry(std::string_view name, std::string_view dtype, std::string_view shape, std::string_view offsets) {
+  return "\"" + std::string(name) + R"(":{"dtype":")" + std::string(dtype) + R"(","shape":)" + std::string(shape) +
+         R"(,"data_offsets":)" + std::string(offsets) + "}";
 }
 
 /// A small valid file of each kind that the format allows.
@@ -202,10 +201,9 @@ TEST_CASE("safetensors: the bytes written are those of the format, whatever the 
       .add("z", {1}, floats)
       .add("b", {3}, small)
       .save();
-  std::string const header = R"({"__metadata__":{"x":"1","y":"2"},)" + entry("w", "F64", "[]", "[0,8]") +
-                             "," + entry("a", "F32", "[1]", "[8,12]") + "," +
-                             entry("z", "F32", "[1]", "[12,16]") + "," + entry("b", "U8", "[3]", "[16,19]") +
-                             "}";
+  std::string const header = R"({"__metadata__":{"x":"1","y":"2"},)" + entry("w", "F64", "[]", "[0,8]") + "," +
+                             entry("a", "F32", "[1]", "[8,12]") + "," + entry("z", "F32", "[1]", "[12,16]") + "," +
+                             entry("b", "U8", "[3]", "[16,19]") + "}";
   std::string const padding((8 - header.size() % 8) % 8, ' ');
   std::string const data = "\0\0\0\0\0\0\0\x40"s + "\0\0\x80\x3f"s + "\0\0\x80\x3f"s + "\x05\x06\x07";
   CHECK(test::read_file(folder / "one") == file_of(header + padding, data));
@@ -233,10 +231,8 @@ TEST_CASE("safetensors: the writer refuses what it could not read back") {
   CHECK(said("y", many).ends_with("does not fit 8 bytes"));
   CHECK(writer.tensors().size() == 1);
   auto const no_text = path.string() + ": a name or a metadata value is not valid UTF-8";
-  CHECK(test::message_of<io::error>([&] { io::safetensors_writer(path).metadata("k", "\xff").save(); }) ==
-        no_text);
-  CHECK(test::message_of<io::error>([&] { io::safetensors_writer(path).add("\xc3", {2}, values).save(); }) ==
-        no_text);
+  CHECK(test::message_of<io::error>([&] { io::safetensors_writer(path).metadata("k", "\xff").save(); }) == no_text);
+  CHECK(test::message_of<io::error>([&] { io::safetensors_writer(path).add("\xc3", {2}, values).save(); }) == no_text);
   CHECK(folder.entries() == 0);
   CHECK(test::message_of<io::error>([&] { io::safetensors_writer(folder / "none/x").save(); }) ==
         (folder / "none/x").string() + ": cannot write: No such file or directory");
@@ -254,14 +250,10 @@ TEST_CASE("safetensors: a file of no format, too short or with a wrong header le
   CHECK(verdict(with_length(0, "{}")) == "header does not begin with '{'");
   CHECK(verdict(with_length(3, "{}")) == "header of 3 bytes does not fit the 2 bytes that follow");
   CHECK(verdict(with_length(1, "{}")).starts_with("header is not valid JSON in UTF-8, at its byte "));
-  CHECK(verdict(with_length(100'000'000, "{}")) ==
-        "header of 100000000 bytes does not fit the 2 bytes that follow");
-  CHECK(verdict(with_length(100'000'001, "{}")) ==
-        "header of 100000001 bytes is over the limit of 100000000");
-  CHECK(verdict(with_length(~0ULL, "{}")) ==
-        "header of 18446744073709551615 bytes is over the limit of 100000000");
-  CHECK(verdict(with_length(~0ULL - 7, "{}")) ==
-        "header of 18446744073709551608 bytes is over the limit of 100000000");
+  CHECK(verdict(with_length(100'000'000, "{}")) == "header of 100000000 bytes does not fit the 2 bytes that follow");
+  CHECK(verdict(with_length(100'000'001, "{}")) == "header of 100000001 bytes is over the limit of 100000000");
+  CHECK(verdict(with_length(~0ULL, "{}")) == "header of 18446744073709551615 bytes is over the limit of 100000000");
+  CHECK(verdict(with_length(~0ULL - 7, "{}")) == "header of 18446744073709551608 bytes is over the limit of 100000000");
 }
 
 TEST_CASE("safetensors: a header that is not the JSON of the format is refused") {
@@ -316,8 +308,7 @@ TEST_CASE("safetensors: a header that is not the JSON of the format is refused")
       {R"({"a":{"shape":[-1]}})", "tensor 'a' field 'shape' must not be negative"},
       {R"({"a":{"shape":[1.0]}})", "tensor 'a' field 'shape' must be whole numbers below 2^64"},
       {R"({"a":{"shape":[9223372036854775808]}})", "tensor 'a' field 'shape' is too large"},
-      {R"({"a":{"shape":[18446744073709551616]}})",
-       "tensor 'a' field 'shape' must be whole numbers below 2^64"},
+      {R"({"a":{"shape":[18446744073709551616]}})", "tensor 'a' field 'shape' must be whole numbers below 2^64"},
       {R"({"a":{"data_offsets":[-1,0]}})", "tensor 'a' field 'data_offsets' must not be negative"},
       {R"({"a":{"data_offsets":[0,1,2]}})", "tensor 'a' field 'data_offsets' must be two numbers"},
       {"{" + entry("a", "U8", "[0]", "[0]") + "}", "tensor 'a' field 'data_offsets' must be two numbers"},
@@ -371,8 +362,7 @@ TEST_CASE("safetensors: shapes and offsets that do not fit are refused") {
        "bytes 2 to 3 of the data belong to no tensor"},
       {entry("a", "U8", "[2]", "[0,2]") + "," + entry("b", "U8", "[2]", "[1,3]"), 3,
        "tensor 'b' overlaps the tensor before it"},
-      {entry("b", "U8", "[3]", "[0,3]") + "," + entry("a", "U8", "[3]", "[0,3]"), 3,
-       "overlaps the tensor before it"},
+      {entry("b", "U8", "[3]", "[0,3]") + "," + entry("a", "U8", "[3]", "[0,3]"), 3, "overlaps the tensor before it"},
       {entry("b", "U8", "[4]", "[0,4]") + "," + entry("a", "U8", "[0]", "[2,2]"), 4,
        "tensor 'a' overlaps the tensor before it"},
       {entry("a", "F32", "[4611686018427387904]", "[0,0]"), 0,
@@ -413,9 +403,7 @@ TEST_CASE("safetensors: every truncation and every addition is refused") {
 
 TEST_CASE("safetensors: mutated files open consistently or are refused with io::error") {
   std::mt19937 random(20260203);
-  auto const below = [&](std::size_t end) {
-    return std::uniform_int_distribution<std::size_t>(0, end - 1)(random);
-  };
+  auto const below = [&](std::size_t end) { return std::uniform_int_distribution<std::size_t>(0, end - 1)(random); };
   auto const files = valid_files();
   constexpr std::string_view splices[] = {"{",
                                           "}",
@@ -443,9 +431,15 @@ TEST_CASE("safetensors: mutated files open consistently or are refused with io::
     std::string bytes = files[below(files.size())];
     for (std::size_t changes = 1 + below(3); changes > 0; --changes) {
       switch (below(6)) {
-        case 0: bytes[below(bytes.size())] ^= static_cast<char>(1 << below(8)); break;
-        case 1: bytes[below(bytes.size())] = static_cast<char>(below(256)); break;
-        case 2: bytes.resize(std::max<std::size_t>(1, below(bytes.size() + 1))); break;
+        case 0:
+          bytes[below(bytes.size())] ^= static_cast<char>(1 << below(8));
+          break;
+        case 1:
+          bytes[below(bytes.size())] = static_cast<char>(below(256));
+          break;
+        case 2:
+          bytes.resize(std::max<std::size_t>(1, below(bytes.size() + 1)));
+          break;
         case 3: {  // splice, with the length kept true half of the time
           if (bytes.size() < 8) break;
           auto const before = bytes.size();
@@ -456,8 +450,7 @@ TEST_CASE("safetensors: mutated files open consistently or are refused with io::
           break;
         }
         case 4: {  // the length field alone
-          std::uint64_t const lengths[] = {0,     1,          bytes.size(), bytes.size() - 8,
-                                           ~0ULL, 1ULL << 63, 100'000'000};
+          std::uint64_t const lengths[] = {0, 1, bytes.size(), bytes.size() - 8, ~0ULL, 1ULL << 63, 100'000'000};
           auto const length = below(2) == 0 ? lengths[below(std::size(lengths))] : below(bytes.size() + 1);
           bytes = with_length(length, bytes.size() > 8 ? bytes.substr(8) : "");
           break;

@@ -102,9 +102,7 @@ TEST_CASE("tensor: expect_shape says what is wanted and what is there") {
   CHECK(&tensor.expect_shape({2, 3}) == &tensor);
   CHECK(&tensor.expect_shape({io::tensor::any, 3}) == &tensor);
   CHECK(said([&] { tensor.expect_shape({3, 2}); }) == "f: tensor 'x' must be [3, 2], is [2, 3]");
-  CHECK(said([&] {
-          tensor.expect_shape({io::tensor::any, 4});
-        }) == "f: tensor 'x' must be [*, 4], is [2, 3]");
+  CHECK(said([&] { tensor.expect_shape({io::tensor::any, 4}); }) == "f: tensor 'x' must be [*, 4], is [2, 3]");
   CHECK(said([&] { tensor.expect_shape({2, 3, 1}); }) == "f: tensor 'x' must be [2, 3, 1], is [2, 3]");
   CHECK(said([&] { tensor.expect_shape({}); }) == "f: tensor 'x' must be [], is [2, 3]");
 }
@@ -116,8 +114,8 @@ TEST_CASE("tensor: expect_finite finds each NaN and infinity of each format") {
   check_every<fkv::float8_e5m2, std::uint8_t>(0xFF);
   constexpr double largest = std::numeric_limits<float>::max();
   constexpr double first_over = 0x1.ffffffp127;  // half a unit over FLT_MAX: a tie, rounds to infinity
-  for (double const value : {largest, std::nextafter(first_over, 0.0), first_over, 1e300, double{INFINITY},
-                             std::nan(""), 0.0, 5e-324}) {
+  for (double const value :
+       {largest, std::nextafter(first_over, 0.0), first_over, 1e300, double{INFINITY}, std::nan(""), 0.0, 5e-324}) {
     for (double const sign : {1.0, -1.0}) {
       std::vector<double> const one{value * sign};
       bool const passed = said([&] { view(one, {1}).expect_finite(); }) == "nothing was thrown";
@@ -139,6 +137,5 @@ TEST_CASE("tensor: expect_finite names the place") {
   std::vector<float> const one{NAN};
   CHECK(said([&] { view(one, {}).expect_finite(); }) == "f: tensor 'x' holds NaN at []");
   std::vector<std::int32_t> const numbers{1};
-  CHECK(said([&] { view(numbers, {1}).expect_finite(); }) ==
-        "f: tensor 'x' must have a floating-point type, has I32");
+  CHECK(said([&] { view(numbers, {1}).expect_finite(); }) == "f: tensor 'x' must have a floating-point type, has I32");
 }

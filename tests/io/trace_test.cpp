@@ -42,16 +42,14 @@ struct parts {
   std::vector<std::int64_t> query{4, 3, 2}, key{2, 3, 2}, value{2, 3, 5};
   std::vector<float> values = numbers(100, 1);
 
-  [[nodiscard]] io::safetensors_writer writer(std::filesystem::path const& path,
-                                              std::string const& layer = "6") const {
+  [[nodiscard]] io::safetensors_writer writer(std::filesystem::path const& path, std::string const& layer = "6") const {
     io::safetensors_writer file(path);
     add(file, "layer." + layer + ".query", query);
     add(file, "layer." + layer + ".key", key);
     add(file, "layer." + layer + ".value", value);
     return file;
   }
-  void add(io::safetensors_writer& file, std::string const& name,
-           std::vector<std::int64_t> const& shape) const {
+  void add(io::safetensors_writer& file, std::string const& name, std::vector<std::int64_t> const& shape) const {
     auto const count = std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());
     file.add(name, shape, std::span(values).first(static_cast<std::size_t>(count)));
   }
@@ -83,8 +81,7 @@ TEST_CASE("trace: what is written is read back") {
   test::temporary_folder const folder;
   auto const path = folder / "small.safetensors";
   std::array const layers{small_layer(12), small_layer(3)};
-  io::trace_notes const notes{
-      .token_ids = {5, 1LL << 40, 7}, .losses = {0.25f, 3.0f}, .metadata = {{"text", "none"}}};
+  io::trace_notes const notes{.token_ids = {5, 1LL << 40, 7}, .losses = {0.25f, 3.0f}, .metadata = {{"text", "none"}}};
   for (bool const narrow : {false, true}) {
     narrow ? io::write_trace<fkv::half>(path, layers, notes) : io::write_trace(path, layers, notes);
     io::trace const trace(path);
@@ -122,13 +119,10 @@ TEST_CASE("trace: any floating-point type, I32 tokens, and tensors that are none
   std::vector<double> const wide(12, 0.1);
   std::vector<fkv::float8_e5m2> const query(24, fkv::float8_e5m2{0x3E});
   std::vector<std::int32_t> const tokens{4, 5, 6};
-  file.add("layer.7.key", {2, 3, 2}, wide)
-      .add("layer.7.value", {2, 3, 2}, wide)
-      .add("layer.7.query", {4, 3, 2}, query);
+  file.add("layer.7.key", {2, 3, 2}, wide).add("layer.7.value", {2, 3, 2}, wide).add("layer.7.query", {4, 3, 2}, query);
   file.add("token_ids", {3}, tokens);
-  for (auto const* name :
-       {"layer.1.output", "layer.01.query", "layer.query", "layer.-1.key", "layer.10000.key", "layer.2.keys",
-        "layer.", "layer.+2.key", "Layer.2.key", "layer.99999999999.key"}) {
+  for (auto const* name : {"layer.1.output", "layer.01.query", "layer.query", "layer.-1.key", "layer.10000.key",
+                           "layer.2.keys", "layer.", "layer.+2.key", "Layer.2.key", "layer.99999999999.key"}) {
     tensors.add(file, name, {1});
   }
   file.save();
@@ -161,10 +155,8 @@ TEST_CASE("trace: tensors that are missing or do not fit each other are named") 
   };
   CHECK(spoilt(&parts::query, {12, 2}) == "tensor 'layer.6.query' must be [*, *, *], is [12, 2]");
   CHECK(spoilt(&parts::query, {1, 4, 3, 2}) == "tensor 'layer.6.query' must be [*, *, *], is [1, 4, 3, 2]");
-  CHECK(spoilt(&parts::query, {5, 3, 2}) ==
-        "tensor 'layer.6.query' has 5 heads, not a multiple of the 2 KV heads");
-  CHECK(spoilt(&parts::query, {1, 3, 2}) ==
-        "tensor 'layer.6.query' has 1 heads, not a multiple of the 2 KV heads");
+  CHECK(spoilt(&parts::query, {5, 3, 2}) == "tensor 'layer.6.query' has 5 heads, not a multiple of the 2 KV heads");
+  CHECK(spoilt(&parts::query, {1, 3, 2}) == "tensor 'layer.6.query' has 1 heads, not a multiple of the 2 KV heads");
   CHECK(spoilt(&parts::key, {2, 4, 2}) == "tensor 'layer.6.key' must be [*, 3, 2], is [2, 4, 2]");
   CHECK(spoilt(&parts::key, {2, 3, 4}) == "tensor 'layer.6.key' must be [*, 3, 2], is [2, 3, 4]");
   CHECK(spoilt(&parts::value, {1, 3, 5}) == "tensor 'layer.6.value' must be [2, 3, *], is [1, 3, 5]");
@@ -188,11 +180,11 @@ TEST_CASE("trace: values that are no finite numbers are named") {
   for (float const value : {NAN, INFINITY, -INFINITY}) {
     parts tensors;
     tensors.values[23] = value;  // beyond the key's 12 elements
-    CHECK(verdict(folder, tensors) == std::string("tensor 'layer.6.query' holds ") +
-                                          (std::isnan(value) ? "NaN" : "infinity") + " at [3, 2, 1]");
+    CHECK(verdict(folder, tensors) ==
+          std::string("tensor 'layer.6.query' holds ") + (std::isnan(value) ? "NaN" : "infinity") + " at [3, 2, 1]");
     tensors.query = {2, 3, 2};
-    CHECK(verdict(folder, tensors) == std::string("tensor 'layer.6.value' holds ") +
-                                          (std::isnan(value) ? "NaN" : "infinity") + " at [1, 1, 3]");
+    CHECK(verdict(folder, tensors) ==
+          std::string("tensor 'layer.6.value' holds ") + (std::isnan(value) ? "NaN" : "infinity") + " at [1, 1, 3]");
   }
   parts const good;
   io::safetensors_writer file(folder / "x");
@@ -216,15 +208,13 @@ TEST_CASE("trace: token_ids and losses have to fit") {
   CHECK(with("token_ids", std::vector<float>(3)) == "tensor 'token_ids' must be I32 or I64, is F32");
   CHECK(with("losses", std::vector<float>(3)) == "tensor 'losses' must be [2], is [3]");
   CHECK(with("losses", std::vector<float>{1, NAN}) == "tensor 'losses' holds NaN at [1]");
-  CHECK(with("losses", std::vector<std::int64_t>(2)) ==
-        "tensor 'losses' must have a floating-point type, has I64");
+  CHECK(with("losses", std::vector<std::int64_t>(2)) == "tensor 'losses' must have a floating-point type, has I64");
 }
 
 TEST_CASE("write_trace: refuses what would not open, before it writes") {
   test::temporary_folder const folder;
   CHECK(write_error(folder, {}) == "a trace needs a layer");
-  CHECK(write_error(folder, {small_layer(1), small_layer(1)}) ==
-        "tensor 'layer.1.query' has a name that is taken");
+  CHECK(write_error(folder, {small_layer(1), small_layer(1)}) == "tensor 'layer.1.query' has a name that is taken");
   CHECK(write_error(folder, {small_layer(-1)}) == "bad layer number -1");
   CHECK(write_error(folder, {small_layer(10'000)}) == "bad layer number 10000");
   auto layer = small_layer(1);
@@ -236,13 +226,8 @@ TEST_CASE("write_trace: refuses what would not open, before it writes") {
   layer = small_layer(1);
   layer.query[0] = NAN;
   CHECK(write_error(folder, {layer}) == "tensor 'layer.1.query' holds NaN at [0, 0, 0]");
-  layer = {2,
-           {.heads = 1, .kv_heads = 1, .tokens = 2, .key_head_dim = 1, .value_head_dim = 1},
-           {1, 2},
-           {1, 2},
-           {1, 2}};
-  CHECK(write_error(folder, {small_layer(1), layer}) ==
-        "tensor 'layer.2.query' must be [*, 3, *], is [1, 2, 1]");
+  layer = {2, {.heads = 1, .kv_heads = 1, .tokens = 2, .key_head_dim = 1, .value_head_dim = 1}, {1, 2}, {1, 2}, {1, 2}};
+  CHECK(write_error(folder, {small_layer(1), layer}) == "tensor 'layer.2.query' must be [*, 3, *], is [1, 2, 1]");
   CHECK(write_error(folder, {io::trace_layer{}}) ==
         "tensor 'layer.0.query' must have extents between 1 and 2^31 - 1, is [0, 0, 0]");
   CHECK(write_error(folder, {small_layer(1)}, {.token_ids = {1, 2}, .losses = {}, .metadata = {}}) ==
@@ -257,9 +242,7 @@ TEST_CASE("trace: mutated traces open or are refused with io::error") {
                              {.token_ids = {1, 2, 3}, .losses = {1, 2}, .metadata = {{"a", "b"}}});
   std::string const good = test::read_file(folder / "good");
   std::mt19937 random(3);
-  auto const below = [&](std::size_t end) {
-    return std::uniform_int_distribution<std::size_t>(0, end - 1)(random);
-  };
+  auto const below = [&](std::size_t end) { return std::uniform_int_distribution<std::size_t>(0, end - 1)(random); };
   int opened = 0, refused = 0;
   for (int round = 0; round < 1'000; ++round) {
     std::string bytes = good;
@@ -288,8 +271,7 @@ TEST_CASE("trace: the bundled recording of a real model") {
   io::trace const trace(FORESIGHTKV_EXAMPLE_DATA "/smollm2_135m_small.safetensors");
   CHECK(trace.layers() == std::vector{8, 21});
   CHECK(trace.tokens() == 1024);
-  io::trace_shape const shape{
-      .heads = 9, .kv_heads = 3, .tokens = 1024, .key_head_dim = 64, .value_head_dim = 64};
+  io::trace_shape const shape{.heads = 9, .kv_heads = 3, .tokens = 1024, .key_head_dim = 64, .value_head_dim = 64};
   for (int const number : trace.layers()) {
     CHECK(trace.shape(number) == shape);
     CHECK(trace.layer(number).query.size() == std::size_t{9} * 1024 * 64);

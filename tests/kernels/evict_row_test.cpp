@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Select and compact in one kernel against the host's two verbs: every instance, element types and dimensions that leave
-// half a vector over, rows with holes, a cache in pages, and a stage that runs before the choice.
+// Select and compact in one kernel against the host's two verbs: every instance, element types and dimensions that
+// leave half a vector over, rows with holes, a cache in pages, and a stage that runs before the choice.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -64,7 +64,8 @@ void cut_on_host(Bench& made) {
   auto const scores = made.scores.view();
   REQUIRE(fkv::select(fkv::host, fkv::batch{made.policy, cache, made.list(), state, work.view()}, scores, lists).ok());
   std::int32_t* const lengths = made.new_lengths.data();
-  REQUIRE(fkv::compact(fkv::host, fkv::batch{made.policy, cache, made.list(), state, work.view()}, lists, lengths).ok());
+  REQUIRE(
+      fkv::compact(fkv::host, fkv::batch{made.policy, cache, made.list(), state, work.view()}, lists, lengths).ok());
 }
 
 /// What the verb evict starts behind the scores, with this instance.
@@ -120,7 +121,8 @@ void check(std::uint64_t seed, int length, int key_dim, int value_dim) {
     int wrong = 0;
     given.each_row([&](fkv::row_index at) {
       for (int slot = 0; slot < given.shape.capacity; ++slot)
-        wrong += slot < given.new_length(at) && !testing::same_token(given.cache.view(), at, slot, right.cache.view(), slot);
+        wrong +=
+            slot < given.new_length(at) && !testing::same_token(given.cache.view(), at, slot, right.cache.view(), slot);
     });
     CHECK(wrong == 0);
     ++seed;
@@ -210,7 +212,8 @@ struct late_scores {
   int capacity = 0;
 
   template <class Context>
-  void operator()(Context const& c, shared<Context>& memory, kernels::visited_row const& row, int first, int last) const {
+  void operator()(Context const& c, shared<Context>& memory, kernels::visited_row const& row, int first,
+                  int last) const {
     for (int slot = first + c.rank(); slot < last; slot += Context::threads) {
       memory.words[slot] = 1;
       to[row.row * capacity + slot] = from[row.row * capacity + slot];

@@ -34,8 +34,7 @@ constexpr std::uint64_t seeds = 32;
 template <class Wrong>
 int seeds_that_show(testing::block_faults const& faults, Wrong const& wrong) {
   int shown = 0;
-  for (std::uint64_t seed = 0; seed < seeds; ++seed)
-    shown += wrong(grid_options{.seed = seed, .faults = faults}) > 0;
+  for (std::uint64_t seed = 0; seed < seeds; ++seed) shown += wrong(grid_options{.seed = seed, .faults = faults}) > 0;
   return shown;
 }
 
@@ -102,26 +101,19 @@ TEST_CASE("fibers keep their stacks and catch their exceptions, with both ways t
 
 TEST_CASE("fiber_block runs correct bodies correctly under every schedule") {
   for (std::uint64_t seed = 0; seed < seeds; ++seed)
-    for (int resident : {1, 2, 7})
-      testing::check_everything<grid>({.seed = seed, .resident_blocks = resident});
+    for (int resident : {1, 2, 7}) testing::check_everything<grid>({.seed = seed, .resident_blocks = resident});
 }
 
 TEST_CASE("fiber_block shows every fault") {
   using testing::block_faults;
-  auto const neighbours = [](grid_options const& options) {
-    return testing::wrong_neighbours<grid>(options, 1, 3);
-  };
+  auto const neighbours = [](grid_options const& options) { return testing::wrong_neighbours<grid>(options, 1, 3); };
   CHECK(seeds_that_show({.skipped_sync = 0}, neighbours) == seeds);
   CHECK(seeds_that_show({.skipped_sync = 1}, neighbours) == seeds);
   CHECK(seeds_that_show({.skipped_sync = 2}, neighbours) == 0);
-  auto const lanes = [](grid_options const& options) {
-    return testing::wrong_lane_neighbours<grid>(options, 3);
-  };
+  auto const lanes = [](grid_options const& options) { return testing::wrong_lane_neighbours<grid>(options, 3); };
   CHECK(seeds_that_show({.skipped_warp_sync = 0}, lanes) == seeds);
   CHECK(seeds_that_show({.skipped_warp_sync = 1}, lanes) == seeds);
-  auto const blocks = [](grid_options const& options) {
-    return testing::wrong_block_neighbours<grid>(options, 1, 3);
-  };
+  auto const blocks = [](grid_options const& options) { return testing::wrong_block_neighbours<grid>(options, 1, 3); };
   CHECK(seeds_that_show({.skipped_cluster_sync = 0}, blocks) == seeds);
   CHECK(seeds_that_show({.skipped_cluster_sync = 1}, blocks) == seeds);
   CHECK(seeds_that_show({.skipped_cluster_sync = 3}, blocks) == 0);

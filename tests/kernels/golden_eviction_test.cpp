@@ -115,10 +115,8 @@ guarded<float> run_means(Exec const& on, golden_config const& config, Input cons
   return means;
 }
 
-golden_means view_of(guarded<float> const& means, golden_config const& config,
-                     fkv::golden_shape const& shape) {
-  return golden_means::block_major(means.data(), shape.kv_heads, shape.tokens,
-                                   config.future_blocks(shape.tokens));
+golden_means view_of(guarded<float> const& means, golden_config const& config, fkv::golden_shape const& shape) {
+  return golden_means::block_major(means.data(), shape.kv_heads, shape.tokens, config.future_blocks(shape.tokens));
 }
 
 /// Infinite where one is not a number.
@@ -133,16 +131,13 @@ double largest_difference(Ours const& ours, Theirs const& theirs) {
   return largest;
 }
 
-double default_scale(problem const& given) {
-  return 1.0 / std::sqrt(static_cast<double>(given.shape.head_dim));
-}
+double default_scale(problem const& given) { return 1.0 / std::sqrt(static_cast<double>(given.shape.head_dim)); }
 
 /// Streams, and checks what comes out against the definition and against the host.
 void check_streaming(golden_config const& config, problem const& given, double tolerance = 3e-6) {
   auto const input = given.input();
   auto const means = run_means(exec, config, input);
-  CHECK(largest_difference(means, golden_oracle::block_means(config, given, default_scale(given))) <
-        tolerance);
+  CHECK(largest_difference(means, golden_oracle::block_means(config, given, default_scale(given))) < tolerance);
   auto const view = view_of(means, config, given.shape);
   auto const streamed = run(exec, config, input);
   CHECK(same(streamed, run(fkv::host, config, view)));
@@ -151,8 +146,7 @@ void check_streaming(golden_config const& config, problem const& given, double t
 
 }  // namespace
 
-TEST_CASE(
-    "golden_eviction kernels: random shapes against T x T loops in double precision, and against the host") {
+TEST_CASE("golden_eviction kernels: random shapes against T x T loops in double precision, and against the host") {
   int steps = 0;
   for (int round = 0; round < 32; ++round) {
     testing::random_source random(static_cast<std::uint64_t>(round));
@@ -181,13 +175,12 @@ TEST_CASE(
 
 TEST_CASE("golden_eviction kernels: hostile block means give what the host gives, to the bit") {
   float const tiny = std::numeric_limits<float>::denorm_min();
-  std::vector<std::vector<float>> const pools{
-      {0.5f},
-      {0.0f, -0.0f, 0.25f, 0.5f},
-      {0.0f, -0.0f, tiny, -tiny, 1e-45f, -1.0f},
-      {0.1f, 0.3f, 0.7f, infinity, -infinity, not_a_number, 0.0f, -0.0f},
-      {not_a_number},
-      {}};  // random
+  std::vector<std::vector<float>> const pools{{0.5f},
+                                              {0.0f, -0.0f, 0.25f, 0.5f},
+                                              {0.0f, -0.0f, tiny, -tiny, 1e-45f, -1.0f},
+                                              {0.1f, 0.3f, 0.7f, infinity, -infinity, not_a_number, 0.0f, -0.0f},
+                                              {not_a_number},
+                                              {}};  // random
   for (int round = 0; round < 60; ++round) {
     testing::random_source random(static_cast<std::uint64_t>(round));
     golden_config config;
@@ -214,8 +207,7 @@ TEST_CASE("golden_eviction kernels: budgets up to and beyond the registers and t
     golden_config const config{.budget = budget, .interval = 1100};
     int const tokens = budget + 3 * config.interval + 5, blocks = 3;
     guarded<float> means(at(tokens * blocks));
-    for (float& mean : means)
-      mean = static_cast<float>(random.integer(0, 300)) / 64.0f;  // ties across chunks
+    for (float& mean : means) mean = static_cast<float>(random.integer(0, 300)) / 64.0f;  // ties across chunks
     CAPTURE(budget);
     auto const view = golden_means::block_major(means.data(), 1, tokens, blocks);
     CHECK(same(run(exec, config, view), run(fkv::host, config, view)));
@@ -233,8 +225,7 @@ TEST_CASE("golden_eviction kernels: KV heads that are worked on in parts") {
     results got = room_for(config, given.input());
     guarded<std::byte> scratch(part.golden_eviction_bytes(exec, config, given.shape));
     CHECK(scratch.size() < fkv::golden_eviction_bytes(exec, config, given.shape));
-    CHECK(part.golden_eviction(exec, config, given.input(), got.output(), {scratch.data(), scratch.size()})
-              .ok());
+    CHECK(part.golden_eviction(exec, config, given.input(), got.output(), {scratch.data(), scratch.size()}).ok());
     CHECK(scratch.intact());
     CHECK(same(got, whole));
 

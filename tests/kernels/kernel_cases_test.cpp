@@ -37,8 +37,8 @@ execution on_fibers(std::uint64_t seed, launch_log* log = nullptr) {
   return exec;
 }
 
-/// Runs a check in a process of its own: what a faulty kernel writes where it should not ends that one. False for a check
-/// that fails, throws or does not come back.
+/// Runs a check in a process of its own: what a faulty kernel writes where it should not ends that one. False for a
+/// check that fails, throws or does not come back.
 template <class Check>
 bool survives(Check const& check) {
   std::fflush(nullptr);
@@ -100,7 +100,9 @@ TEST_CASE("kernels: without any one barrier something shows" * doctest::skip(ski
              std::tuple(std::type_index(*other.body), other.number, other.kind());
     }
     [[nodiscard]] int kind() const {
-      return skipped == &testing::block_faults::skipped_sync ? 0 : skipped == &testing::block_faults::skipped_warp_sync ? 1 : 2;
+      return skipped == &testing::block_faults::skipped_sync        ? 0
+             : skipped == &testing::block_faults::skipped_warp_sync ? 1
+                                                                    : 2;
     }
   };
   std::set<barrier> found, missed;
@@ -110,8 +112,7 @@ TEST_CASE("kernels: without any one barrier something shows" * doctest::skip(ski
     std::set<barrier> here;
     for (auto const& launch : log)
       for (int number = 0; number < 64; ++number) {
-        if (launch.report.syncs >> number & 1)
-          here.insert({launch.body, number, &testing::block_faults::skipped_sync});
+        if (launch.report.syncs >> number & 1) here.insert({launch.body, number, &testing::block_faults::skipped_sync});
         if (launch.report.warp_syncs >> number & 1)
           here.insert({launch.body, number, &testing::block_faults::skipped_warp_sync});
         if (launch.report.cluster_syncs >> number & 1)

@@ -8,8 +8,8 @@
 #include <typeinfo>
 #include <vector>
 
-#include <foresightkv/verbs/append.hpp>
 #include <foresightkv/detail/kernels/lifecycle.hpp>
+#include <foresightkv/verbs/append.hpp>
 #include <foresightkv/verbs/fork.hpp>
 #include <foresightkv/verbs/reset.hpp>
 #include <foresightkv/verbs/save.hpp>
@@ -22,9 +22,9 @@
 namespace fkv = foresightkv;
 namespace kernels = fkv::detail::kernels;
 using device = kernels::lifecycle<testing::emulated_execution>;
+using fkv::detail::saved_sequence;
 using testing::block_faults;
 using testing::random_source;
-using fkv::detail::saved_sequence;
 
 namespace {
 
@@ -213,11 +213,13 @@ struct both {
       auto& length = lengths.of[static_cast<std::size_t>(row)];
       int const count = counts[static_cast<std::size_t>(row / on_host.view.num_kv_heads % num_sequences())];
       bool const slots_stay = empties && on_host.view.step[row] != 0;
-      if (!slots_stay && count < 0 && count > -100000) length = std::max(length + count + (random.chance(0.2) ? 1 : 0), honest ? 0 : -1);
+      if (!slots_stay && count < 0 && count > -100000)
+        length = std::max(length + count + (random.chance(0.2) ? 1 : 0), honest ? 0 : -1);
       if (!honest) length += random.integer(-1, 1);
     }
     auto const tokens = lengths.view();
-    REQUIRE(fkv::detail::host::lifecycle::append(fkv::host, tokens, on_host.view, list.view(), counts.data(), empties).ok());
+    REQUIRE(fkv::detail::host::lifecycle::append(fkv::host, tokens, on_host.view, list.view(), counts.data(), empties)
+                .ok());
     finish(device::append(exec, tokens, on_device.view, list.view(), counts.data(), empties));
   }
 

@@ -136,7 +136,8 @@ int main(int count, char** arguments) {
       std::puts("done");
       return 0;
     }
-    std::fputs("race_probe correct|broken|sync0|sync1|sync2|warp0|warp1|cluster0|cluster1|cluster2|cluster3|blocks\n", stderr);
+    std::fputs("race_probe correct|broken|sync0|sync1|sync2|warp0|warp1|cluster0|cluster1|cluster2|cluster3|blocks\n",
+               stderr);
   } catch (std::exception const& problem) {
     std::fprintf(stderr, "%s\n", problem.what());
   }

@@ -47,7 +47,9 @@ outcome<Real> run(Exec const& exec, training::hinge_config const& config, proble
   outcome<Real> made{testing::guarded<Real>(given.scores.size())};
   auto const bytes = training::ranking_hinge_bytes(exec, given.view(), config);
   testing::guarded<std::byte> work(bytes);
-  REQUIRE(training::ranking_hinge(exec, config, given.view(), made.gradient.data(), made.result.data(), {work.data(), bytes}).ok());
+  REQUIRE(training::ranking_hinge(exec, config, given.view(), made.gradient.data(), made.result.data(),
+                                  {work.data(), bytes})
+              .ok());
   CHECK((work.intact() && made.gradient.intact()));
   return made;
 }
@@ -80,7 +82,8 @@ TEST_CASE_TEMPLATE("ranking_hinge kernels: the host's bits for any number of can
 TEST_CASE("ranking_hinge kernels: pairs at a few distances") {
   for (int const n : {8, 9, 64, 301})
     for (int const shifts : {1, 3, n / 2 - 1, n / 2, n})
-      compare<float>({.num_shifts = shifts, .seed = 77, .step = 3, .first_row = 12}, {3, n, 50u + static_cast<unsigned>(n)});
+      compare<float>({.num_shifts = shifts, .seed = 77, .step = 3, .first_row = 12},
+                     {3, n, 50u + static_cast<unsigned>(n)});
 }
 
 TEST_CASE("ranking_hinge kernels: rows that do not count") {

@@ -48,7 +48,8 @@ int blocks_of(int longest, bool clusters = true) {
 TEST_CASE("kernels: select around the sizes of its instances") {
   std::uint64_t seed = 1;
   for (int const length : {1, 2, 31, 255, 1023, 1024, 1025, 2048, 2049, 4096, 4097, 16384, 16385})
-    for (hostile const kind : {hostile::ordinary, hostile::few_levels, hostile::all_equal}) compare(length, kind, seed++);
+    for (hostile const kind : {hostile::ordinary, hostile::few_levels, hostile::all_equal})
+      compare(length, kind, seed++);
 }
 
 TEST_CASE("kernels: long rows are selected by a cluster of blocks") {
@@ -79,7 +80,8 @@ TEST_CASE("kernels: evict of long rows selects by a cluster of blocks") {
   using policy_type = fkv::policy<fkv::eviction_config, fkv::key_norm, fkv::top_k, fkv::ordered>;
   policy_type const policy{{.budget = 9000, .interval = 100, .recent_tokens = 50, .sink_tokens = 4}, {}, {}, {}, {}};
   using bench = testing::policy_bench<policy_type>;
-  bench by_cluster(301, policy, testing::small_shape(2, 17000), 1), by_block(301, policy, testing::small_shape(2, 17000), 1);
+  bench by_cluster(301, policy, testing::small_shape(2, 17000), 1),
+      by_block(301, policy, testing::small_shape(2, 17000), 1);
   by_block.exec.clusters = false;
   for (bench* made : {&by_cluster, &by_block}) {
     made->place(0, testing::history::ordered, 16900);

@@ -24,8 +24,10 @@ using policy_of = fkv::policy<fkv::eviction_config, Scorer, fkv::top_k, Compacti
 /// A call on the host, of what a bench holds.
 template <class Bench>
 fkv::status evict_on_host(Bench& made) {
-  testing::owned_workspace work(fkv::evict_bytes(fkv::host, typename Bench::policy_type{}, made.shape, made.list(), made.window.max_queries));
-  return fkv::evict(fkv::host, fkv::batch{made.policy, made.cache.view(), made.list(), made.state.view, work.view()}, made.window.view(), {made.new_lengths.data(), made.lists.view()});
+  testing::owned_workspace work(
+      fkv::evict_bytes(fkv::host, typename Bench::policy_type{}, made.shape, made.list(), made.window.max_queries));
+  return fkv::evict(fkv::host, fkv::batch{made.policy, made.cache.view(), made.list(), made.state.view, work.view()},
+                    made.window.view(), {made.new_lengths.data(), made.lists.view()});
 }
 
 /// Tokens of one row that two caches hold in different places, or not both.
@@ -42,8 +44,10 @@ template <class Scorer, class Compaction>
 void cut_long_rows(int length) {
   CAPTURE(length);
   using policy_type = policy_of<Scorer, Compaction>;
-  policy_type const policy{{.budget = length - length / 3, .interval = 100, .recent_tokens = 50, .sink_tokens = 4}, {}, {}, {}, {}};
-  testing::policy_bench<policy_type> by_kernel(static_cast<std::uint64_t>(length), policy, testing::small_shape(2, length), 1);
+  policy_type const policy{
+      {.budget = length - length / 3, .interval = 100, .recent_tokens = 50, .sink_tokens = 4}, {}, {}, {}, {}};
+  testing::policy_bench<policy_type> by_kernel(static_cast<std::uint64_t>(length), policy,
+                                               testing::small_shape(2, length), 1);
   by_kernel.place(0, history::ordered, length);
   auto by_host = by_kernel;
   REQUIRE(by_kernel.evict().ok());
@@ -76,8 +80,13 @@ TEST_CASE("kernels: evict of rows that take the longest instance of a block") {
 TEST_CASE("kernels: the judge of rows as large as a model's") {
   using policy_type = policy_of<fkv::foresight<>, fkv::fill_holes>;
   constexpr int length = 1152;
-  fkv::cache_shape const shape{.num_layers = 1, .num_sequences = 1, .num_kv_heads = 2, .group = 4, .key_head_dim = 128,
-                               .value_head_dim = 128, .capacity = length};
+  fkv::cache_shape const shape{.num_layers = 1,
+                               .num_sequences = 1,
+                               .num_kv_heads = 2,
+                               .group = 4,
+                               .key_head_dim = 128,
+                               .value_head_dim = 128,
+                               .capacity = length};
   for (bool const has_lse : {false, true}) {
     CAPTURE(has_lse);
     testing::random_source random(5);
@@ -88,14 +97,16 @@ TEST_CASE("kernels: the judge of rows as large as a model's") {
     by_kernel.window.has_lse = has_lse;
     if (has_lse)
       by_kernel.each_row([&](fkv::row_index at) {
-        by_kernel.window.fill_lse(at, by_kernel.tokens_of(at), by_kernel.row_end[static_cast<std::size_t>(shape.row(at))],
-                                  0.0, by_kernel.random);
+        by_kernel.window.fill_lse(at, by_kernel.tokens_of(at),
+                                  by_kernel.row_end[static_cast<std::size_t>(shape.row(at))], 0.0, by_kernel.random);
       });
     auto by_host = by_kernel;
 
     REQUIRE(by_kernel.score(by_kernel.window.view()).ok());
     auto work = testing::owned_workspace(fkv::evict_bytes(fkv::host, policy_type{}, shape, by_host.list(), 128));
-    REQUIRE(fkv::score(fkv::host, fkv::batch{policy, by_host.cache.view(), by_host.list(), by_host.state.view, work.view()}, by_host.window.view(), by_host.scores.view())
+    REQUIRE(fkv::score(fkv::host,
+                       fkv::batch{policy, by_host.cache.view(), by_host.list(), by_host.state.view, work.view()},
+                       by_host.window.view(), by_host.scores.view())
                 .ok());
     int wrong = 0;
     for (std::size_t i = 0; i < by_host.scores.values.size(); ++i)
@@ -108,7 +119,8 @@ TEST_CASE("kernels: the judge of rows as large as a model's") {
       int const row = shape.row(at);
       CHECK(by_kernel.new_length(at) == 1024);
       CHECK(by_kernel.lists.count(row) == 128);
-      CHECK(testing::same_choice(by_kernel.lists.evicted_of(row), by_host.lists.evicted_of(row), by_host.scores_of(at), 2e-4f));
+      CHECK(testing::same_choice(by_kernel.lists.evicted_of(row), by_host.lists.evicted_of(row), by_host.scores_of(at),
+                                 2e-4f));
     });
   }
 }

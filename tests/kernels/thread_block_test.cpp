@@ -38,8 +38,7 @@ TEST_CASE("a grid of threads that throws leaves nothing behind") {
 TEST_CASE("faults that no schedule hides") {
   CHECK(testing::wrong_scans<grid>({.faults = {.short_scan = true}}, 1) > 0);
   CHECK(testing::wrong_copies<grid>({.faults = {.swapped_copies = true}}, 5) > 0);
-  CHECK_THROWS_AS((void)testing::wrong_scans<grid>({.faults = {.skipped_sync = 0}}, 1),
-                  testing::block_misuse);
+  CHECK_THROWS_AS((void)testing::wrong_scans<grid>({.faults = {.skipped_sync = 0}}, 1), testing::block_misuse);
 }
 
 TEST_CASE("emulated launches on threads") {

@@ -52,7 +52,8 @@ engine_result evict_once(Policy const& policy) {
   std::size_t const floats = static_cast<std::size_t>(shape.num_rows() * length * head_dim);
 
   buffer const keys(floats * sizeof(float)), values(floats * sizeof(float)), queries(2 * floats * sizeof(float));
-  for (std::size_t i = 0; i < floats; ++i) keys.as<float>()[i] = values.as<float>()[i] = static_cast<float>(i % 37) / 37;
+  for (std::size_t i = 0; i < floats; ++i)
+    keys.as<float>()[i] = values.as<float>()[i] = static_cast<float>(i % 37) / 37;
   for (std::size_t i = 0; i < 2 * floats; ++i) queries.as<float>()[i] = static_cast<float>(i % 23) / 23;
   buffer const lengths(2 * sizeof(std::int32_t));
   std::int32_t* const new_length = lengths.as<std::int32_t>() + 1;
@@ -67,7 +68,9 @@ engine_result evict_once(Policy const& policy) {
   auto const state = fkv::make_state(Policy{}, shape, length, columns.view());
 
   fkv::status done = fkv::reset(exec, state, all);
-  if (done.ok()) done = fkv::evict(fkv::prepare(traits), fkv::batch{policy, cache, all, state, scratch.view()}, window, {new_length});
+  if (done.ok())
+    done =
+        fkv::evict(fkv::prepare(traits), fkv::batch{policy, cache, all, state, scratch.view()}, window, {new_length});
   if (done.ok()) done = fkv::evict(exec, fkv::batch{policy, cache, all, state, scratch.view()}, window, {new_length});
   if (done.ok()) {
     cudaError_t const ran = cudaStreamSynchronize(exec.stream);

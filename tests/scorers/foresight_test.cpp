@@ -8,8 +8,8 @@
 
 #include <foresightkv/caches/dense.hpp>
 #include <foresightkv/combinators/weighted_sum.hpp>
-#include <foresightkv/verbs/score.hpp>
 #include <foresightkv/scorers/foresight.hpp>
+#include <foresightkv/verbs/score.hpp>
 
 #include "support/policy_bench.hpp"
 #include "support/random_judges.hpp"
@@ -63,8 +63,8 @@ void check_judge(std::uint64_t seed, int longest = 60, int most_queries = 40) {
   give(made.policy.scorer, judges.view());
   REQUIRE(made.score(made.window.view()).ok());
 
-  testing::policy_bench<score_policy<plain_judge>, Element> plain(
-      seed, {loose, {{judges.view()}}, {}, {}, {}}, made.shape, 0);
+  testing::policy_bench<score_policy<plain_judge>, Element> plain(seed, {loose, {{judges.view()}}, {}, {}, {}},
+                                                                  made.shape, 0);
   plain.cache = made.cache;
   plain.window = made.window;
   plain.positions = made.positions;
@@ -98,8 +98,7 @@ void check_judge(std::uint64_t seed, int longest = 60, int most_queries = 40) {
       for (auto const& feature : features)
         for (auto const& head : seen) inputs.push_back(oracle::evaluate(feature, head, slot));
       for (int i = 0; i < 2 * made.shape.group; ++i)
-        inputs.push_back(place < made.state.seen(row) ? double{made.state.view.carried_at(row, place)[i]}
-                                                      : 0.0);
+        inputs.push_back(place < made.state.seen(row) ? double{made.state.view.carried_at(row, place)[i]} : 0.0);
       generic.add(plain.scores.at(row, place), made.scores.at(row, place));
       exact.add(-judge.drop_score(tokens.key[slot], tokens.value[slot], inputs), made.scores.at(row, place));
     }
@@ -136,12 +135,12 @@ TEST_CASE("foresight: the judge as a term of another scorer") {
 TEST_CASE("foresight: what each feature policy reads") {
   using fkv::accumulated, fkv::decayed, fkv::last, fkv::maximum, fkv::minimum, fkv::sum;
   static_assert(std::is_same_v<fkv::foresight<>::reads, fkv::foresight<fkv::paper>::reads>);
-  static_assert(std::is_same_v<fkv::paper::reads, fkv::statistics<maximum, minimum, sum, last<16>, last<8>,
-                                                                  last<32>, accumulated, decayed>>);
-  static_assert(std::is_same_v<fkv::reference_checkpoint::reads,
-                               fkv::statistics<maximum, minimum, sum, accumulated, decayed>>);
   static_assert(
-      std::is_same_v<fkv::reference_evaluation::reads, fkv::statistics<maximum, minimum, sum, accumulated>>);
+      std::is_same_v<fkv::paper::reads,
+                     fkv::statistics<maximum, minimum, sum, last<16>, last<8>, last<32>, accumulated, decayed>>);
+  static_assert(
+      std::is_same_v<fkv::reference_checkpoint::reads, fkv::statistics<maximum, minimum, sum, accumulated, decayed>>);
+  static_assert(std::is_same_v<fkv::reference_evaluation::reads, fkv::statistics<maximum, minimum, sum, accumulated>>);
   int features = 0;
   fkv::reference_checkpoint::for_each([&](auto) { ++features; });
   CHECK(features == fkv::judge_shape::features);

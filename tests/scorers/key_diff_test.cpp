@@ -16,7 +16,8 @@ std::vector<double> naive_key_diff(testing::naive_row const& row) {
   std::vector<double> mean(row.key[0].size(), 0.0), scores(row.length(), 0.0);
   auto const norm = [&](std::vector<double> const& x) { return std::sqrt(row.dot(x, x)); };
   for (std::size_t slot = 0; slot < row.length(); ++slot)
-    for (std::size_t d = 0; d < mean.size() && row.occupied(slot); ++d) mean[d] += row.key[slot][d] / norm(row.key[slot]);
+    for (std::size_t d = 0; d < mean.size() && row.occupied(slot); ++d)
+      mean[d] += row.key[slot][d] / norm(row.key[slot]);
   for (std::size_t slot = 0; slot < row.length(); ++slot)
     scores[slot] = -row.dot(row.key[slot], mean) / (norm(row.key[slot]) * norm(mean));
   return scores;

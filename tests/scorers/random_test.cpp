@@ -16,8 +16,15 @@ namespace fkv = foresightkv;
 namespace {
 
 testing::case_options large() {
-  return {.ordered = true, .layers = 2, .sequences = 2, .kv_heads = 3, .group = 1, .key_dim = 2, .value_dim = 2,
-          .length = 500, .queries = 1};
+  return {.ordered = true,
+          .layers = 2,
+          .sequences = 2,
+          .kv_heads = 3,
+          .group = 1,
+          .key_dim = 2,
+          .value_dim = 2,
+          .length = 500,
+          .queries = 1};
 }
 
 }  // namespace
@@ -67,8 +74,7 @@ TEST_CASE("random: the draw follows the token, not its slot") {
   int wrong = 0;
   for (int row = 0; row < tokens.shape.num_rows(); ++row)
     for (int slot = 0; slot < n; ++slot)
-      wrong += tokens.scores.at(row, slot) !=
-               drawn[{row, tokens.positions[static_cast<std::size_t>(row * n + slot)]}];
+      wrong += tokens.scores.at(row, slot) != drawn[{row, tokens.positions[static_cast<std::size_t>(row * n + slot)]}];
   CHECK(wrong == 0);
 
   tokens.score(fkv::random{.seed = 8});
@@ -90,14 +96,22 @@ TEST_CASE("random: every eviction draws afresh") {
   auto work = testing::workspace_for<policy_type>(shape, list, 0);
   testing::owned_scores first(shape, 400), second(shape, 400);
   fkv::observation<float> const window;
-  REQUIRE(fkv::score(testing::exec, fkv::batch{policy, cache.view(), list, state.view, work.view()}, window, first.view()).ok());
-  REQUIRE(fkv::score(testing::exec, fkv::batch{policy, cache.view(), list, state.view, work.view()}, window, second.view()).ok());
+  REQUIRE(
+      fkv::score(testing::exec, fkv::batch{policy, cache.view(), list, state.view, work.view()}, window, first.view())
+          .ok());
+  REQUIRE(
+      fkv::score(testing::exec, fkv::batch{policy, cache.view(), list, state.view, work.view()}, window, second.view())
+          .ok());
   CHECK(first.values.same_bytes(second.values));
   std::vector<std::int32_t> new_length{0};
-  REQUIRE(fkv::evict(testing::exec, fkv::batch{policy, cache.view(), list, state.view, work.view()}, window, {new_length.data()}).ok());
+  REQUIRE(fkv::evict(testing::exec, fkv::batch{policy, cache.view(), list, state.view, work.view()}, window,
+                     {new_length.data()})
+              .ok());
   CHECK(new_length[0] == 300);
   cache.lengths[0] = new_length[0];
-  REQUIRE(fkv::score(testing::exec, fkv::batch{policy, cache.view(), list, state.view, work.view()}, window, second.view()).ok());
+  REQUIRE(
+      fkv::score(testing::exec, fkv::batch{policy, cache.view(), list, state.view, work.view()}, window, second.view())
+          .ok());
   int same = 0;
   for (int slot = 0; slot < 300; ++slot)
     same += second.at(0, slot) == first.at(0, state.view.position[state.view.column(0, slot)]);

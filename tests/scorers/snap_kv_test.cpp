@@ -48,8 +48,7 @@ TEST_CASE("snap_kv: a query that is not finite counts for nothing") {
   testing::scorer_case<float> tokens({.layers = 1, .sequences = 1, .kv_heads = 1, .queries = 8}, random);
   // Query head 1 of query 2: alone it would hide the whole query.
   int const query = 2, head = 1, dim = tokens.options.key_dim;
-  for (int d = 0; d < dim; ++d)
-    tokens.queries[static_cast<std::size_t>((head * 8 + query) * dim + d)] = std::nanf("");
+  for (int d = 0; d < dim; ++d) tokens.queries[static_cast<std::size_t>((head * 8 + query) * dim + d)] = std::nanf("");
   tokens.score(fkv::snap_kv<>{});
   tokens.lse.assign(16, 0.0f);
   tokens.lse[static_cast<std::size_t>(head * 8 + query)] = std::nanf("");

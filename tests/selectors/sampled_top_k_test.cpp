@@ -38,17 +38,14 @@ TEST_CASE("sampled_top_k: as many as top_k, from the 2k lowest candidates, NaN f
       REQUIRE(drawn.size() == top.evicted.size());
       std::vector<bool> free;
       for (int const position : positions)
-        free.push_back(
-            oracle::candidate(made.policy.config, position, made.row_end[static_cast<std::size_t>(row)]));
+        free.push_back(oracle::candidate(made.policy.config, position, made.row_end[static_cast<std::size_t>(row)]));
       auto const scores = made.scores_of(row, made.length(at));
       auto const pool = oracle::lowest(scores, free, 2 * static_cast<int>(drawn.size()));
       CHECK(std::includes(pool.begin(), pool.end(), drawn.begin(), drawn.end()));
       // NaN is below everything, so it goes before any number.
       std::size_t nan_pool = 0, nan_drawn = 0;
-      for (int const slot : pool)
-        nan_pool += oracle::rank(scores[static_cast<std::size_t>(slot)]) == INT64_MIN;
-      for (int const slot : drawn)
-        nan_drawn += oracle::rank(scores[static_cast<std::size_t>(slot)]) == INT64_MIN;
+      for (int const slot : pool) nan_pool += oracle::rank(scores[static_cast<std::size_t>(slot)]) == INT64_MIN;
+      for (int const slot : drawn) nan_drawn += oracle::rank(scores[static_cast<std::size_t>(slot)]) == INT64_MIN;
       CHECK(nan_drawn == std::min(nan_pool, drawn.size()));
     });
   }

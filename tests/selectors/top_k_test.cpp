@@ -35,8 +35,7 @@ void check_hostile(hostile kind, history past, std::uint64_t seed) {
   for (int s = 0; s < made.shape.num_sequences; ++s) {
     int const length = made.length({0, s, 0});
     int const most = std::min(made.shape.capacity, std::max(config.budget, length) + 2);
-    made.budgets[static_cast<std::size_t>(s)] =
-        choice.integer(config.recent_tokens + config.sink_tokens, most);
+    made.budgets[static_cast<std::size_t>(s)] = choice.integer(config.recent_tokens + config.sink_tokens, most);
   }
   REQUIRE(made.select().ok());
   CHECK(made.wrong_rows() == 0);
@@ -125,8 +124,7 @@ TEST_CASE("top_k: raising a kept token's score never evicts it, lowering an evic
     auto const kept = made.kept({});
     auto const evicted = made.lists.evicted_of(0);
     int const raised = kept[static_cast<std::size_t>(random.integer(0, static_cast<int>(kept.size()) - 1))];
-    int const lowered =
-        evicted[static_cast<std::size_t>(random.integer(0, static_cast<int>(evicted.size()) - 1))];
+    int const lowered = evicted[static_cast<std::size_t>(random.integer(0, static_cast<int>(evicted.size()) - 1))];
     auto const before = made.scores;
     made.scores.at(0, raised) += 0.5f;
     REQUIRE(made.select().ok());

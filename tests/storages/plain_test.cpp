@@ -14,13 +14,18 @@ namespace fkv = foresightkv;
 
 namespace {
 
-/// Scores of the judge, which reads keys and values, of a cache whose two element types differ, against those of a cache
-/// of floats with the same numbers on the host.
+/// Scores of the judge, which reads keys and values, of a cache whose two element types differ, against those of a
+/// cache of floats with the same numbers on the host.
 template <class Key, class Value, class Query>
 void compare_types(std::uint64_t seed) {
   CAPTURE(seed);
-  fkv::cache_shape const shape{.num_layers = 1, .num_sequences = 2, .num_kv_heads = 2, .group = 3, .key_head_dim = 72,
-                               .value_head_dim = 40, .capacity = 150};
+  fkv::cache_shape const shape{.num_layers = 1,
+                               .num_sequences = 2,
+                               .num_kv_heads = 2,
+                               .group = 3,
+                               .key_head_dim = 72,
+                               .value_head_dim = 40,
+                               .capacity = 150};
   using policy_type = fkv::policy<fkv::eviction_config, fkv::foresight<>, fkv::top_k, fkv::ordered>;
   testing::random_source random(seed);
   testing::random_judges const judges({1, 2, 3, 72, 40}, random);

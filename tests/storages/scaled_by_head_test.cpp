@@ -11,8 +11,13 @@ namespace fkv = foresightkv;
 namespace {
 
 using storage = fkv::scaled_by_head<fkv::float8_e4m3>;
-constexpr fkv::cache_shape shape{.num_layers = 2, .num_sequences = 3, .num_kv_heads = 4, .group = 1, .key_head_dim = 5,
-                                 .value_head_dim = 6, .capacity = 7};
+constexpr fkv::cache_shape shape{.num_layers = 2,
+                                 .num_sequences = 3,
+                                 .num_kv_heads = 4,
+                                 .group = 1,
+                                 .key_head_dim = 5,
+                                 .value_head_dim = 6,
+                                 .capacity = 7};
 
 }  // namespace
 

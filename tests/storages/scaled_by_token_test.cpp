@@ -4,8 +4,8 @@
 #include <cstring>
 #include <vector>
 
-#include <foresightkv/verbs/evict.hpp>
 #include <foresightkv/storages/scaled_by_token.hpp>
+#include <foresightkv/verbs/evict.hpp>
 
 #include "support/policy_bench.hpp"
 #include "support/sample_scorers.hpp"
@@ -14,8 +14,13 @@ namespace fkv = foresightkv;
 
 namespace {
 
-constexpr fkv::cache_shape shape{.num_layers = 2, .num_sequences = 2, .num_kv_heads = 3, .group = 2, .key_head_dim = 24,
-                                 .value_head_dim = 20, .capacity = 70};
+constexpr fkv::cache_shape shape{.num_layers = 2,
+                                 .num_sequences = 2,
+                                 .num_kv_heads = 3,
+                                 .group = 2,
+                                 .key_head_dim = 24,
+                                 .value_head_dim = 20,
+                                 .capacity = 70};
 
 std::size_t places(int floats) { return static_cast<std::size_t>(shape.num_rows() * shape.capacity * floats); }
 
@@ -68,12 +73,15 @@ void check_moves(Cache const& cache, std::uint64_t seed) {
   auto const each_token = [&](auto const& body) {
     for (int row = 0; row < shape.num_rows(); ++row)
       for (int slot = 0; slot < shape.capacity; ++slot)
-        body(fkv::row_index{row / 6, row / 3 % 2, row % 3}, slot, static_cast<std::size_t>(row * shape.capacity + slot));
+        body(fkv::row_index{row / 6, row / 3 % 2, row % 3}, slot,
+             static_cast<std::size_t>(row * shape.capacity + slot));
   };
   each_token([&](fkv::row_index at, int slot, std::size_t) { before.push_back(token_bytes(cache, at, slot)); });
   testing::guarded<std::int32_t> new_lengths(2);
   CAPTURE(seed);
-  REQUIRE(fkv::evict(testing::exec, fkv::batch{policy, cache, list, state.view, work.view()}, fkv::observation<float>{}, {new_lengths.data()}).ok());
+  REQUIRE(fkv::evict(testing::exec, fkv::batch{policy, cache, list, state.view, work.view()}, fkv::observation<float>{},
+                     {new_lengths.data()})
+              .ok());
   int wrong = 0, moved = 0;
   each_token([&](fkv::row_index at, int slot, std::size_t) {
     if (slot >= (Compaction::moves_tokens ? 40 : 64)) return;

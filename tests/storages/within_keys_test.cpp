@@ -10,8 +10,13 @@ namespace fkv = foresightkv;
 
 namespace {
 
-constexpr fkv::cache_shape shape{.num_layers = 2, .num_sequences = 3, .num_kv_heads = 2, .group = 4, .key_head_dim = 5,
-                                 .value_head_dim = 4, .capacity = 7};
+constexpr fkv::cache_shape shape{.num_layers = 2,
+                                 .num_sequences = 3,
+                                 .num_kv_heads = 2,
+                                 .group = 4,
+                                 .key_head_dim = 5,
+                                 .value_head_dim = 4,
+                                 .capacity = 7};
 
 }  // namespace
 

@@ -53,8 +53,11 @@ struct baseline_result {
     auto const window = fkv::observation<float>::hnd(given.q.data(), shape, given.queries);
     auto work = workspace_for<policy_type>(shape, list, given.queries);
     guarded<std::int32_t> new_length(1, -1);
-    REQUIRE(fkv::score(testing::exec, fkv::batch{policy, cache.view(), list, state.view, work.view()}, window, scores.view()).ok());
-    REQUIRE(fkv::evict(testing::exec, fkv::batch{policy, cache.view(), list, state.view, work.view()}, window, {new_length.data(), lists.view()})
+    REQUIRE(fkv::score(testing::exec, fkv::batch{policy, cache.view(), list, state.view, work.view()}, window,
+                       scores.view())
+                .ok());
+    REQUIRE(fkv::evict(testing::exec, fkv::batch{policy, cache.view(), list, state.view, work.view()}, window,
+                       {new_length.data(), lists.view()})
                 .ok());
     CHECK(new_length[0] == config.budget);
     CHECK((work.memory.intact() && scores.values.intact() && lists.intact() && cache.intact() && state.intact()));
@@ -66,7 +69,8 @@ struct baseline_result {
     int const width = static_cast<int>(stored.size()) / heads;
     for (int head = 0; head < heads; ++head)
       for (int slot = 0; slot < width; ++slot)
-        worst.add(double{scores.at(head, slot)}, factor * double{stored[static_cast<std::size_t>(head * width + slot)]});
+        worst.add(double{scores.at(head, slot)},
+                  factor * double{stored[static_cast<std::size_t>(head * width + slot)]});
     return worst;
   }
 };
@@ -78,7 +82,8 @@ inline int wrong_kept(owned_selection const& lists, vector_file const& file, std
   auto const stored = file.ints(name, {heads, budget});
   int wrong = 0;
   for (int head = 0; head < heads; ++head)
-    wrong += mismatches(lists.kept_of(head, tokens), stored.data() + static_cast<std::ptrdiff_t>(head) * budget, budget);
+    wrong +=
+        mismatches(lists.kept_of(head, tokens), stored.data() + static_cast<std::ptrdiff_t>(head) * budget, budget);
   return wrong;
 }
 
@@ -139,12 +144,11 @@ inline void check_baselines_reference(fkv::io::safetensors_file const& stored) {
     FAIL_CHECK("no snap_kv is instantiated here for window " << window << ", kernel " << kernel);
   }
   int const budget = file.integer("budget");
-  baseline_result<fkv::streaming_llm> const newest(
-      given, {},
-      {.budget = budget,
-       .interval = given.tokens - budget,
-       .recent_tokens = 0,
-       .sink_tokens = file.integer("streaming_first_tokens")});
+  baseline_result<fkv::streaming_llm> const newest(given, {},
+                                                   {.budget = budget,
+                                                    .interval = given.tokens - budget,
+                                                    .recent_tokens = 0,
+                                                    .sink_tokens = file.integer("streaming_first_tokens")});
   CHECK(wrong_kept(newest.lists, file, "streamingllm.kept", given.tokens) == 0);
 }
 
@@ -219,8 +223,7 @@ void check_kvpress_scorer(vector_file const& file, baseline_tokens const& given,
 inline void check_observed_attention(vector_file const& file, recording const& tokens, double tolerance) {
   using policy_type = scored_policy<fkv::h2o_per_query>;
   int const kept = file.integer("kept");
-  policy_type const policy{
-      {.budget = kept, .interval = tokens.tokens - kept, .recent_tokens = 0}, {}, {}, {}, {}};
+  policy_type const policy{{.budget = kept, .interval = tokens.tokens - kept, .recent_tokens = 0}, {}, {}, {}, {}};
   replay<policy_type> run(tokens, policy, tokens.tokens, layout::hnd);
   run.append(tokens.tokens);
   run.step(tokens.tokens);
@@ -262,7 +265,9 @@ inline void check_kvpress_tova(vector_file const& file, baseline_tokens const& g
   owned_selection lists(given.shape(), given.tokens);
   fkv::sequence_list const list{nullptr, nullptr, 1, given.tokens};
   auto work = workspace_for<policy_type>(given.shape(), list, 0);
-  REQUIRE(fkv::select(testing::exec, fkv::batch{policy, cache.view(), list, state.view, work.view()}, mean.view(), lists.view()).ok());
+  REQUIRE(fkv::select(testing::exec, fkv::batch{policy, cache.view(), list, state.view, work.view()}, mean.view(),
+                      lists.view())
+              .ok());
   CHECK(wrong_kept(lists, file, "tova.kept", given.tokens) == 0);
 }
 
@@ -297,11 +302,20 @@ inline void check_baselines_kvpress(fkv::io::safetensors_file const& stored) {
   check_kvpress_tova(file, given, probabilities);
   int const kernel = file.integer("kernel");
   switch (kernel) {
-    case 3: check_kvpress_snap<3>(file, given, probabilities); break;
-    case 5: check_kvpress_snap<5>(file, given, probabilities); break;
-    case 7: check_kvpress_snap<7>(file, given, probabilities); break;
-    case 9: check_kvpress_snap<9>(file, given, probabilities); break;
-    default: FAIL_CHECK("no mean_pool is instantiated here for kernel " << kernel);
+    case 3:
+      check_kvpress_snap<3>(file, given, probabilities);
+      break;
+    case 5:
+      check_kvpress_snap<5>(file, given, probabilities);
+      break;
+    case 7:
+      check_kvpress_snap<7>(file, given, probabilities);
+      break;
+    case 9:
+      check_kvpress_snap<9>(file, given, probabilities);
+      break;
+    default:
+      FAIL_CHECK("no mean_pool is instantiated here for kernel " << kernel);
   }
 }
 

@@ -12,16 +12,16 @@
 
 namespace testing {
 
-/// Hands out blocks of one large piece of memory, each between two red zones. A block has 2^order bytes and is aligned to
-/// them up to a page; a page holds blocks of one order and keeps them, so that an address alone tells the list that a
-/// block returns to. Zones hold a pattern that is a NaN in every element type: what is read there shows in results. What
-/// was written there is found when the block is given back.
+/// Hands out blocks of one large piece of memory, each between two red zones. A block has 2^order bytes and is aligned
+/// to them up to a page; a page holds blocks of one order and keeps them, so that an address alone tells the list that
+/// a block returns to. Zones hold a pattern that is a NaN in every element type: what is read there shows in results.
+/// What was written there is found when the block is given back.
 class block_pool {
  public:
   static constexpr int page_order = 20;
   static constexpr std::size_t page_size = std::size_t{1} << page_order;
   static constexpr std::size_t most_pages = std::size_t{1} << 14;
-  static constexpr std::size_t zone = 64;             ///< least bytes before and behind a block
+  static constexpr std::size_t zone = 64;              ///< least bytes before and behind a block
   static constexpr std::size_t checked_behind = 4096;  ///< at most so many behind it are looked at
 
   /// From now on blocks come from here. `bytes` include what it takes to begin at a whole page.

@@ -23,8 +23,7 @@ struct carrying_scorer {
 };
 
 template <class Compaction>
-using compact_policy =
-    fkv::policy<fkv::eviction_config, carrying_scorer, fkv::top_k, Compaction, fkv::per_sequence>;
+using compact_policy = fkv::policy<fkv::eviction_config, carrying_scorer, fkv::top_k, Compaction, fkv::per_sequence>;
 
 template <class Compaction, class Element = float, fkv::length_domain Domain = fkv::length_domain::sequence>
 struct compaction_bench : policy_bench<compact_policy<Compaction>, Element, Domain> {
@@ -69,8 +68,7 @@ int misplaced(Bench& made, Bench& before, fkv::row_index at) {
     int const position = now.position[now.column(row, slot)];
     bool const carries = source >= 0 && source < before.state.view.seen_length[row];
     for (int i = 0; i < 2 * made.shape.group; ++i)
-      wrong +=
-          now.carried_at(row, slot)[i] != (carries ? before.state.view.carried_at(row, source)[i] : 0.0f);
+      wrong += now.carried_at(row, slot)[i] != (carries ? before.state.view.carried_at(row, source)[i] : 0.0f);
     if (source < 0) {
       wrong += position >= 0;
     } else {

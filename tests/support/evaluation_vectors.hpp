@@ -24,11 +24,7 @@ class evaluation_run {
         queries_(file.integers("queries_used")),
         cached_(file.integers("cached_before")),
         weights_(file, heads_, tokens.group, tokens.dim),
-        policy_{{.budget = budget_, .interval = interval_, .recent_tokens = recent_},
-                {weights_.view()},
-                {},
-                {},
-                {}},
+        policy_{{.budget = budget_, .interval = interval_, .recent_tokens = recent_}, {weights_.view()}, {}, {}, {}},
         run_(tokens, policy_, *std::max_element(cached_.begin(), cached_.end()), layout::hnd) {}
 
   void check() {
@@ -71,8 +67,7 @@ class evaluation_run {
     auto const features = file_.floats(prefix_ + "stats", {heads_, candidates(), width});
     for (int head = 0; head < heads_; ++head)
       add_statistics<fkv::reference_evaluation>(
-          run_, head, candidates(),
-          features.data() + static_cast<std::ptrdiff_t>(head * candidates()) * width, worst);
+          run_, head, candidates(), features.data() + static_cast<std::ptrdiff_t>(head * candidates()) * width, worst);
     INFO("statistics off by " << worst.value());
     CHECK(worst.within(file_.number("tol_stats_abs")));
   }
@@ -111,7 +106,9 @@ class evaluation_run {
     }
     auto work = workspace_for<policy_type>(run_.shape(), run_.list(), 0);
     guarded<std::int32_t> new_length(1, -7);
-    REQUIRE(fkv::compact(testing::exec, fkv::batch{policy_, run_.cache.view(), run_.list(), run_.state.view, work.view()}, run_.lists.view(), new_length.data())
+    REQUIRE(fkv::compact(testing::exec,
+                         fkv::batch{policy_, run_.cache.view(), run_.list(), run_.state.view, work.view()},
+                         run_.lists.view(), new_length.data())
                 .ok());
     CHECK(new_length[0] == budget_);
     run_.cache.lengths[0] = new_length[0];
@@ -136,8 +133,7 @@ class evaluation_run {
     auto const final_acc = file_.floats("final_acc", {heads_, run_.length(), run_.shape().group});
     for (int head = 0; head < heads_; ++head)
       for (int i = 0; i < width; ++i)
-        sums.add(run_.state.view.carried_at(head, 0)[i],
-                 final_acc[static_cast<std::size_t>(head * width + i)]);
+        sums.add(run_.state.view.carried_at(head, 0)[i], final_acc[static_cast<std::size_t>(head * width + i)]);
     INFO("accumulated off by " << sums.value());
     CHECK(sums.within(file_.number("tol_stats_abs")));
   }
@@ -157,8 +153,7 @@ inline void check_statistics(fkv::io::safetensors_file const& stored) {
   recording const tokens = recording::read(file);
   std::string const policy = file.text("policy");
   if (policy == "paper") return check_run<fkv::paper>(file, tokens, "", layout::nhd);
-  if (policy == "reference_checkpoint")
-    return check_run<fkv::reference_checkpoint>(file, tokens, "", layout::hnd);
+  if (policy == "reference_checkpoint") return check_run<fkv::reference_checkpoint>(file, tokens, "", layout::hnd);
   if (policy == "reference_eval") return evaluation_run(file, tokens).check();
   FAIL_CHECK("unknown policy " << policy);
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// Which backend the verbs of a test program run on: `testing::exec` is its tag. The same test files are compiled for the
-// host, for the device's kernels on an emulated block (FORESIGHTKV_TEST_EMULATED), and for a device (by nvcc).
+// Which backend the verbs of a test program run on: `testing::exec` is its tag. The same test files are compiled for
+// the host, for the device's kernels on an emulated block (FORESIGHTKV_TEST_EMULATED), and for a device (by nvcc).
 
 #include <foresightkv/foresightkv.hpp>
 

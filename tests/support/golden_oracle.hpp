@@ -49,8 +49,7 @@ inline problem random_problem(fkv::golden_shape const& shape, unsigned seed, flo
 
 /// Causal softmax attention of one query head, [tokens][tokens]; a row whose sum is not finite is all zero.
 /// lse, if not null: natural log-sum-exps [tokens] that replace the row's own sum.
-inline std::vector<double> attention(problem const& given, int head, double scale,
-                                     float const* lse = nullptr) {
+inline std::vector<double> attention(problem const& given, int head, double scale, float const* lse = nullptr) {
   int const tokens = given.shape.tokens, dim = given.shape.head_dim;
   auto const* queries = given.queries.data() + at(head) * at(tokens) * at(dim);
   auto const* keys = given.keys.data() + at(head / given.shape.group) * at(tokens) * at(dim);
@@ -61,8 +60,8 @@ inline std::vector<double> attention(problem const& given, int head, double scal
     for (int k = 0; k <= t; ++k) {
       double dot = 0.0;
       for (int d = 0; d < dim; ++d)
-        dot += static_cast<double>(queries[at(t) * at(dim) + at(d)]) *
-               static_cast<double>(keys[at(k) * at(dim) + at(d)]);
+        dot +=
+            static_cast<double>(queries[at(t) * at(dim) + at(d)]) * static_cast<double>(keys[at(k) * at(dim) + at(d)]);
       row[k] = dot * scale;
       if (row[k] > largest) largest = row[k];
     }
@@ -85,8 +84,7 @@ inline std::vector<float> log_sum_exp(problem const& given, double scale) {
         double dot = 0.0;
         for (int d = 0; d < dim; ++d)
           dot += static_cast<double>(given.queries[(at(head) * at(tokens) + at(t)) * at(dim) + at(d)]) *
-                 static_cast<double>(
-                     given.keys[(at(head / given.shape.group) * at(tokens) + at(k)) * at(dim) + at(d)]);
+                 static_cast<double>(given.keys[(at(head / given.shape.group) * at(tokens) + at(k)) * at(dim) + at(d)]);
         sum += std::exp(dot * scale);
       }
       all.push_back(static_cast<float>(std::log(sum)));
@@ -96,8 +94,7 @@ inline std::vector<float> log_sum_exp(problem const& given, double scale) {
 
 /// Means of the future blocks, [kv_heads][blocks][tokens].
 inline std::vector<double> block_means(fkv::golden_config const& config, problem const& given, double scale) {
-  int const tokens = given.shape.tokens, group = given.shape.group,
-            first = 1 + config.budget / config.interval;
+  int const tokens = given.shape.tokens, group = given.shape.group, first = 1 + config.budget / config.interval;
   int const blocks = std::max(0, (tokens + config.interval - 1) / config.interval - first);
   std::vector<double> means(at(given.shape.kv_heads) * at(blocks) * at(tokens), 0.0);
   for (int head = 0; head < given.heads(); ++head) {
@@ -140,8 +137,8 @@ std::vector<int> lowest(std::vector<Score> const& scores, int count) {
     std::size_t pick = scores.size();
     for (std::size_t i = 0; i < scores.size(); ++i) {
       if (gone[i]) continue;
-      bool const lower = pick == scores.size() || (std::isnan(scores[i]) && !std::isnan(scores[pick])) ||
-                         scores[i] < scores[pick];
+      bool const lower =
+          pick == scores.size() || (std::isnan(scores[i]) && !std::isnan(scores[pick])) || scores[i] < scores[pick];
       if (lower) pick = i;
     }
     gone[pick] = true;
@@ -165,8 +162,7 @@ schedule solve(fkv::golden_config const& config, int tokens, int blocks, Mean co
   schedule result;
   std::vector<int> survivors;
   for (int t = 0; t < tokens; ++t) survivors.push_back(t);
-  for (int step = 0; step<blocks&& static_cast<int>(survivors.size())> config.budget + config.interval;
-       ++step) {
+  for (int step = 0; step<blocks&& static_cast<int>(survivors.size())> config.budget + config.interval; ++step) {
     std::vector<double> scores;
     for (int i = 0; i < config.budget; ++i) {
       std::vector<double> future;
@@ -176,8 +172,7 @@ schedule solve(fkv::golden_config const& config, int tokens, int blocks, Mean co
     auto const evicted = lowest(scores, config.interval);
     std::vector<int> positions;
     for (int const index : evicted) positions.push_back(survivors[at(index)]);
-    for (auto index = evicted.rbegin(); index != evicted.rend(); ++index)
-      survivors.erase(survivors.begin() + *index);
+    for (auto index = evicted.rbegin(); index != evicted.rend(); ++index) survivors.erase(survivors.begin() + *index);
     result.scores.push_back(scores);
     result.evicted.push_back(evicted);
     result.positions.push_back(positions);

@@ -31,9 +31,7 @@ inline std::string text_of(fkv::io::safetensors_file const& file, char const* ke
   if (!found) throw std::runtime_error(file.label() + ": metadata has no " + key);
   return *found;
 }
-inline int int_of(fkv::io::safetensors_file const& file, char const* key) {
-  return std::stoi(text_of(file, key));
-}
+inline int int_of(fkv::io::safetensors_file const& file, char const* key) { return std::stoi(text_of(file, key)); }
 inline double number_of(fkv::io::safetensors_file const& file, char const* key) {
   return std::stod(text_of(file, key));
 }
@@ -71,8 +69,7 @@ inline expected read_expected(fkv::io::safetensors_file const& file) {
     int const last = stored.config.num_blocks(stored.tokens) - 1;
     auto exact = stored.config;
     exact.rules = fkv::golden_rules::exact;
-    CHECK(exact.block_rows(last, stored.tokens) ==
-          stored.config.interval - int_of(file, "padded_rows_in_last_block"));
+    CHECK(exact.block_rows(last, stored.tokens) == stored.config.interval - int_of(file, "padded_rows_in_last_block"));
   }
   return stored;
 }
@@ -102,17 +99,14 @@ inline void check_equal(expected const& stored, outcome const& got, double toler
 inline outcome solve_means(testing::execution exec, expected const& stored, fkv::golden_means const& means) {
   outcome got{stored};
   std::vector<std::byte> scratch(fkv::golden_eviction_bytes(exec, stored.config, means));
-  CHECK(
-      fkv::golden_eviction(exec, stored.config, means, got.output(), {scratch.data(), scratch.size()}).ok());
+  CHECK(fkv::golden_eviction(exec, stored.config, means, got.output(), {scratch.data(), scratch.size()}).ok());
   return got;
 }
 
-inline outcome solve_input(testing::execution exec, expected const& stored,
-                           fkv::golden_input<float> const& input) {
+inline outcome solve_input(testing::execution exec, expected const& stored, fkv::golden_input<float> const& input) {
   outcome got{stored};
   std::vector<std::byte> scratch(fkv::golden_eviction_bytes(exec, stored.config, input.shape));
-  CHECK(
-      fkv::golden_eviction(exec, stored.config, input, got.output(), {scratch.data(), scratch.size()}).ok());
+  CHECK(fkv::golden_eviction(exec, stored.config, input, got.output(), {scratch.data(), scratch.size()}).ok());
   return got;
 }
 
@@ -164,8 +158,7 @@ inline float generated(std::uint64_t seed, std::uint64_t index, double scale) {
   return static_cast<float>(scale * (uniform(0) + uniform(1) + uniform(2) + uniform(3) - 2.0));
 }
 
-inline std::vector<float> generate(fkv::io::safetensors_file const& file, std::string const& name,
-                                   std::size_t count) {
+inline std::vector<float> generate(fkv::io::safetensors_file const& file, std::string const& name, std::size_t count) {
   auto const seed = static_cast<std::uint64_t>(int_of(file, ("seed_" + name).c_str()));
   double const scale = number_of(file, ("scale_" + name).c_str());
   std::vector<float> made(count);
@@ -180,8 +173,7 @@ inline std::vector<float> generate(fkv::io::safetensors_file const& file, std::s
 /// Tokens that were so exchanged stay exchanged in the survivors of later steps.
 class tolerant_comparison {
  public:
-  tolerant_comparison(expected const& stored, outcome const& got, int head)
-      : stored_(stored), got_(got), head_(head) {
+  tolerant_comparison(expected const& stored, outcome const& got, int head) : stored_(stored), got_(got), head_(head) {
     for (int i = 0; i < stored.config.budget; ++i) {
       theirs_.push_back(i);
       ours_.push_back(i);
@@ -261,8 +253,7 @@ inline void check_generated_inputs(fkv::io::safetensors_file const& file, testin
   auto const stored = read_expected(file);
   fkv::golden_input<float> input;
   input.shape = {stored.kv_heads, int_of(file, "group"), stored.tokens, int_of(file, "head_dim")};
-  auto const keys_count = static_cast<std::size_t>(stored.kv_heads) *
-                          static_cast<std::size_t>(stored.tokens) *
+  auto const keys_count = static_cast<std::size_t>(stored.kv_heads) * static_cast<std::size_t>(stored.tokens) *
                           static_cast<std::size_t>(input.shape.head_dim);
   auto const queries = generate(file, "q", keys_count * static_cast<std::size_t>(input.shape.group));
   auto const keys = generate(file, "k", keys_count);

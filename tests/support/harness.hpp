@@ -148,8 +148,7 @@ inline bool same_columns(fkv::row_state const& a, fkv::row_state const& b, int r
          a.step[row] == b.step[row] &&
          (count == 0 || std::memcmp(a.position + a.column(row, 0), b.position + b.column(row, 0),
                                     count * sizeof(std::int32_t)) == 0) &&
-         (floats == 0 ||
-          std::memcmp(a.carried_at(row, 0), b.carried_at(row, 0), floats * sizeof(float)) == 0);
+         (floats == 0 || std::memcmp(a.carried_at(row, 0), b.carried_at(row, 0), floats * sizeof(float)) == 0);
 }
 
 /// Whether two states say the same about every row: scalars, and columns up to the seen length. What lies
@@ -157,8 +156,7 @@ inline bool same_columns(fkv::row_state const& a, fkv::row_state const& b, int r
 inline bool same_state(fkv::row_state const& a, fkv::row_state const& b) {
   if (a.num_rows() != b.num_rows() || a.num_sequences != b.num_sequences) return false;
   for (int s = 0; s < a.num_sequences; ++s)
-    if (a.request_id[s] != b.request_id[s] || a.seed[s] != b.seed[s] || a.flags[s] != b.flags[s])
-      return false;
+    if (a.request_id[s] != b.request_id[s] || a.seed[s] != b.seed[s] || a.flags[s] != b.flags[s]) return false;
   for (int row = 0; row < a.num_rows(); ++row)
     if (!same_columns(a, b, row, a.seen_length[row])) return false;
   return true;
@@ -184,17 +182,12 @@ struct owned_selection {
     return {kept.data(), evicted.data(), evicted_count.data(), evicted_positions.data(), capacity};
   }
   [[nodiscard]] int count(int row) const { return evicted_count[static_cast<std::size_t>(row)]; }
-  [[nodiscard]] std::vector<int> kept_of(int row, int length) const {
-    return part(kept, row, length - count(row));
-  }
+  [[nodiscard]] std::vector<int> kept_of(int row, int length) const { return part(kept, row, length - count(row)); }
   [[nodiscard]] std::vector<int> evicted_of(int row) const { return part(evicted, row, count(row)); }
-  [[nodiscard]] std::vector<int> positions_of(int row) const {
-    return part(evicted_positions, row, count(row));
-  }
+  [[nodiscard]] std::vector<int> positions_of(int row) const { return part(evicted_positions, row, count(row)); }
   [[nodiscard]] bool same(owned_selection const& other) const {
     return kept.same_bytes(other.kept) && evicted.same_bytes(other.evicted) &&
-           evicted_count.same_bytes(other.evicted_count) &&
-           evicted_positions.same_bytes(other.evicted_positions);
+           evicted_count.same_bytes(other.evicted_count) && evicted_positions.same_bytes(other.evicted_positions);
   }
   [[nodiscard]] bool intact() const {
     return kept.intact() && evicted.intact() && evicted_count.intact() && evicted_positions.intact();
@@ -223,10 +216,10 @@ struct owned_statistics {
 
   [[nodiscard]] fkv::statistics_view<List> view() { return {values.data(), capacity}; }
   [[nodiscard]] float at(int row, int slot, int statistic, int j) const {
-    auto const place = (static_cast<std::size_t>(row) * static_cast<std::size_t>(capacity) +
-                        static_cast<std::size_t>(slot)) *
-                           static_cast<std::size_t>(List::size) +
-                       static_cast<std::size_t>(statistic);
+    auto const place =
+        (static_cast<std::size_t>(row) * static_cast<std::size_t>(capacity) + static_cast<std::size_t>(slot)) *
+            static_cast<std::size_t>(List::size) +
+        static_cast<std::size_t>(statistic);
     return values[place * static_cast<std::size_t>(group) + static_cast<std::size_t>(j)];
   }
 };
@@ -238,8 +231,7 @@ struct owned_scores {
 
   owned_scores() = default;
   owned_scores(fkv::cache_shape const& shape, int slots)
-      : values(static_cast<std::size_t>(shape.num_rows()) * static_cast<std::size_t>(slots)),
-        capacity(slots) {}
+      : values(static_cast<std::size_t>(shape.num_rows()) * static_cast<std::size_t>(slots)), capacity(slots) {}
 
   [[nodiscard]] fkv::score_view view() { return {values.data(), capacity}; }
   [[nodiscard]] float& at(int row, int slot) { return values[place(row, slot)]; }
@@ -247,8 +239,7 @@ struct owned_scores {
 
  private:
   [[nodiscard]] std::size_t place(int row, int slot) const {
-    return static_cast<std::size_t>(row) * static_cast<std::size_t>(capacity) +
-           static_cast<std::size_t>(slot);
+    return static_cast<std::size_t>(row) * static_cast<std::size_t>(capacity) + static_cast<std::size_t>(slot);
   }
 };
 

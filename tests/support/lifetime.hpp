@@ -35,7 +35,10 @@ class lifetime {
   /// `count` tokens join every sequence: where slots are empty, there first.
   void arrive(int count) {
     std::vector<std::int32_t> counts(static_cast<std::size_t>(made.shape.num_sequences), count);
-    if (!moves) REQUIRE(fkv::append(testing::exec, fkv::batch{made.policy, made.cache.view(), made.list(), made.state.view}, counts.data()).ok());
+    if (!moves)
+      REQUIRE(fkv::append(testing::exec, fkv::batch{made.policy, made.cache.view(), made.list(), made.state.view},
+                          counts.data())
+                  .ok());
     made.each_row([&](fkv::row_index at) {
       auto const index = static_cast<std::size_t>(made.shape.row(at));
       auto& positions = made.positions[index];
@@ -88,8 +91,7 @@ class lifetime {
       auto const index = static_cast<std::size_t>(made.shape.row(at));
       auto const tokens = made.tokens_of(at);
       std::vector<oracle::window> seen;
-      for (int j = 0; j < made.shape.group; ++j)
-        seen.push_back(made.window.seen(at, j, tokens, made.row_end[index]));
+      for (int j = 0; j < made.shape.group; ++j) seen.push_back(made.window.seen(at, j, tokens, made.row_end[index]));
       for (std::size_t slot = 0; slot < tokens.length(); ++slot) {
         if (tokens.position[slot] < 0) continue;
         token& mine = rows[index][slot];
@@ -131,14 +133,12 @@ class lifetime {
       if (from[slot] < 0) continue;
       auto const& mine = rows[index][slot];
       int const place = static_cast<int>(slot);
-      wrong += std::memcmp(mine.key.data(), made.cache.view().key(at, place),
-                           mine.key.size() * sizeof(float)) != 0;
-      wrong += std::memcmp(mine.value.data(), made.cache.view().value(at, place),
-                           mine.value.size() * sizeof(float)) != 0;
+      wrong += std::memcmp(mine.key.data(), made.cache.view().key(at, place), mine.key.size() * sizeof(float)) != 0;
+      wrong +=
+          std::memcmp(mine.value.data(), made.cache.view().value(at, place), mine.value.size() * sizeof(float)) != 0;
       for (std::size_t j = 0; j < mine.accumulated.size(); ++j) {
         carried_error.add(made.state.view.carried_at(row, place)[j], mine.accumulated[j]);
-        carried_error.add(made.state.view.carried_at(row, place)[mine.accumulated.size() + j],
-                          mine.decayed[j]);
+        carried_error.add(made.state.view.carried_at(row, place)[mine.accumulated.size() + j], mine.decayed[j]);
       }
     }
     return wrong;

@@ -65,8 +65,7 @@ inline bool sees(int query_position, int token_position) {
 
 /// Natural log-sum-exp of a query over the tokens that it sees, sink included; minus infinity if there are
 /// none.
-inline double log_sum_exp(attention_rule const& rule, row const& tokens, numbers const& query,
-                          int query_position) {
+inline double log_sum_exp(attention_rule const& rule, row const& tokens, numbers const& query, int query_position) {
   double total = 0.0;
   bool any = false;
   for (std::size_t slot = 0; slot < tokens.length(); ++slot)

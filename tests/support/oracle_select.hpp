@@ -51,8 +51,8 @@ struct choice {
 };
 
 /// top_k on a row with these positions: min(tokens - budget, candidates) tokens go.
-inline choice choose(fkv::eviction_config const& config, int budget, std::vector<int> const& position,
-                     int end, std::vector<float> const& scores) {
+inline choice choose(fkv::eviction_config const& config, int budget, std::vector<int> const& position, int end,
+                     std::vector<float> const& scores) {
   std::vector<bool> free(position.size());
   int tokens = 0;
   for (std::size_t slot = 0; slot < position.size(); ++slot) {

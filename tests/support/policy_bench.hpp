@@ -26,8 +26,7 @@ struct policy_bench : token_bench<Policy, Element, Domain> {
   guarded<std::int32_t> new_lengths;
   execution exec = testing::exec;
 
-  policy_bench(std::uint64_t seed, Policy const& rule, int longest, int queries)
-      : base(seed, longest), policy(rule) {
+  policy_bench(std::uint64_t seed, Policy const& rule, int longest, int queries) : base(seed, longest), policy(rule) {
     build(queries);
   }
   policy_bench(std::uint64_t seed, Policy const& rule, fkv::cache_shape const& extents, int queries)
@@ -47,14 +46,15 @@ struct policy_bench : token_bench<Policy, Element, Domain> {
 
   fkv::status observe() {
     owned_workspace work(fkv::observe_bytes<window_list>(exec, shape, base::list(), window.max_queries));
-    auto const done = fkv::observe(exec, cache.view(), base::list(), window.view(), state.view,
-                                   statistics.view(), work.view());
+    auto const done =
+        fkv::observe(exec, cache.view(), base::list(), window.view(), state.view, statistics.view(), work.view());
     return finish(done, work);
   }
   template <class Window>
   fkv::status carry(Window const& seen) {
     auto work = this->work();
-    return finish(fkv::carry(exec, fkv::batch{policy, cache.view(), base::list(), state.view, work.view()}, seen), work);
+    return finish(fkv::carry(exec, fkv::batch{policy, cache.view(), base::list(), state.view, work.view()}, seen),
+                  work);
   }
   template <class Window>
   fkv::status score(Window const& seen) {
@@ -65,20 +65,22 @@ struct policy_bench : token_bench<Policy, Element, Domain> {
   }
   fkv::status select() {
     auto work = this->work();
-    return finish(fkv::select(exec, fkv::batch{policy, cache.view(), base::list(), state.view, work.view()}, scores.view(), lists.view()),
+    return finish(fkv::select(exec, fkv::batch{policy, cache.view(), base::list(), state.view, work.view()},
+                              scores.view(), lists.view()),
                   work);
   }
   fkv::status compact() {
     auto work = this->work();
-    return finish(fkv::compact(exec, fkv::batch{policy, cache.view(), base::list(), state.view, work.view()}, lists.view(), new_lengths.data()),
+    return finish(fkv::compact(exec, fkv::batch{policy, cache.view(), base::list(), state.view, work.view()},
+                               lists.view(), new_lengths.data()),
                   work);
   }
   template <class Window>
   fkv::status evict(Window const& seen, bool dry_run = false) {
     auto work = this->work();
     fkv::eviction_output const output{new_lengths.data(), lists.view(), dry_run};
-    return finish(fkv::evict(exec, fkv::batch{policy, cache.view(), base::list(), state.view, work.view()}, seen, output),
-                  work);
+    return finish(
+        fkv::evict(exec, fkv::batch{policy, cache.view(), base::list(), state.view, work.view()}, seen, output), work);
   }
   fkv::status evict() { return evict(window.view()); }
 
@@ -123,9 +125,8 @@ struct policy_bench : token_bench<Policy, Element, Domain> {
     int const row = shape.row(at);
     auto const tokens = tokens_of(at);
     std::vector<std::vector<oracle::numbers>> made(
-        tokens.length(),
-        std::vector<oracle::numbers>(static_cast<std::size_t>(carried_list::size),
-                                     oracle::numbers(static_cast<std::size_t>(shape.group), 0.0)));
+        tokens.length(), std::vector<oracle::numbers>(static_cast<std::size_t>(carried_list::size),
+                                                      oracle::numbers(static_cast<std::size_t>(shape.group), 0.0)));
     for (int j = 0; j < shape.group; ++j) {
       auto const seen = window.seen(at, j, tokens, row_end[static_cast<std::size_t>(row)]);
       for (std::size_t slot = 0; slot < tokens.length(); ++slot) {
@@ -173,8 +174,8 @@ struct mixed_scorer {
     float const keys = lanes.sum(token.key_head_dim(), [&](int d) { return token.key(d) * token.key(d); });
     float const values = lanes.max(token.value_head_dim(), [&](int d) { return token.value(d); });
     float score = key_weight * keys / static_cast<float>(token.key_head_dim()) + 0.05f * values;
-    score += token.mean(foresightkv::maximum{}) + 2.0f * token.mean(foresightkv::sum{}) +
-             token.mean(foresightkv::last<8>{});
+    score +=
+        token.mean(foresightkv::maximum{}) + 2.0f * token.mean(foresightkv::sum{}) + token.mean(foresightkv::last<8>{});
     score += 0.3f * token.statistic(foresightkv::accumulated{}, token.group() - 1);
     return score - 0.2f * token.statistic(foresightkv::decayed{}, 0);
   }

@@ -24,9 +24,7 @@ class random_source {
   double uniform() { return static_cast<double>(bits() >> 11) * 0x1p-53; }
   double uniform(double low, double high) { return low + (high - low) * uniform(); }
   /// In [low, high], both included.
-  int integer(int low, int high) {
-    return low + static_cast<int>(bits() % static_cast<std::uint64_t>(high - low + 1));
-  }
+  int integer(int low, int high) { return low + static_cast<int>(bits() % static_cast<std::uint64_t>(high - low + 1)); }
   bool chance(double probability) { return uniform() < probability; }
   float normal() {
     double const radius = std::sqrt(-2.0 * std::log(1.0 - uniform()));
@@ -98,9 +96,8 @@ inline std::vector<float> hostile_row(hostile kind, int length, random_source& r
     }
   };
   for (int slot = 0; slot < length; ++slot) {
-    hostile const what = kind == hostile::mixed
-                             ? static_cast<hostile>(random.integer(0, static_cast<int>(hostile::infinities)))
-                             : kind;
+    hostile const what =
+        kind == hostile::mixed ? static_cast<hostile>(random.integer(0, static_cast<int>(hostile::infinities))) : kind;
     row[static_cast<std::size_t>(slot)] = draw(what, slot);
   }
   return row;

@@ -31,8 +31,7 @@ inline void random_positions(random_source& random, bool ordered, bool holes, st
   if (!ordered)
     for (std::size_t i = positions.size(); i > 1; --i)
       if (random.chance(0.4))
-        std::swap(positions[i - 1],
-                  positions[static_cast<std::size_t>(random.integer(0, static_cast<int>(i) - 1))]);
+        std::swap(positions[i - 1], positions[static_cast<std::size_t>(random.integer(0, static_cast<int>(i) - 1))]);
   if (holes)
     for (int& position : positions)
       if (random.chance(0.15)) position = -1;
@@ -105,16 +104,14 @@ struct owned_window {
     return has_end ? window_end[static_cast<std::size_t>(sequence)] : row_end;
   }
   [[nodiscard]] int first(int sequence, int row_end) const {
-    return has_first ? first_position[static_cast<std::size_t>(sequence)]
-                     : end(sequence, row_end) - count(sequence);
+    return has_first ? first_position[static_cast<std::size_t>(sequence)] : end(sequence, row_end) - count(sequence);
   }
 
   [[nodiscard]] oracle::attention_rule rule(fkv::row_index at, int j) const {
     oracle::attention_rule made;
     made.scale = scale > 0.0f ? double{scale} : 1.0 / std::sqrt(static_cast<double>(shape.key_head_dim));
     made.soft_cap = soft_cap;
-    if (has_sinks)
-      made.sink = sinks[static_cast<std::size_t>(at.layer * heads() + at.kv_head * shape.group + j)];
+    if (has_sinks) made.sink = sinks[static_cast<std::size_t>(at.layer * heads() + at.kv_head * shape.group + j)];
     return made;
   }
   [[nodiscard]] oracle::numbers query(fkv::row_index at, int j, int r) const {
@@ -135,14 +132,12 @@ struct owned_window {
   }
 
   /// Computes the log-sum-exps of a row's window, and masks some of its queries.
-  void fill_lse(fkv::row_index at, oracle::row const& tokens, int row_end, double masked,
-                random_source& random) {
+  void fill_lse(fkv::row_index at, oracle::row const& tokens, int row_end, double masked, random_source& random) {
     constexpr double bits_per_nat = 1.4426950408889634074;
     float const bad[] = {std::nanf(""), HUGE_VALF, -HUGE_VALF};
     for (int j = 0; j < shape.group; ++j)
       for (int r = 0; r < count(at.sequence); ++r) {
-        double const exact =
-            oracle::log_sum_exp(rule(at, j), tokens, query(at, j, r), first(at.sequence, row_end) + r);
+        double const exact = oracle::log_sum_exp(rule(at, j), tokens, query(at, j, r), first(at.sequence, row_end) + r);
         double const based = Base == fkv::log_base::two ? exact * bits_per_nat : exact;
         log_sum(at, j, r) = random.chance(masked) ? bad[random.integer(0, 2)] : static_cast<float>(based);
       }
@@ -164,8 +159,8 @@ struct owned_window {
     return made;
   }
   [[nodiscard]] bool intact() const {
-    return queries.intact() && lse.intact() && sinks.intact() && query_count.intact() &&
-           window_end.intact() && first_position.intact();
+    return queries.intact() && lse.intact() && sinks.intact() && query_count.intact() && window_end.intact() &&
+           first_position.intact();
   }
 
  private:

@@ -90,8 +90,9 @@ class replay {
                          observe_work(count).view())
                 .ok());
     REQUIRE(fkv::carry(testing::exec, fkv::batch{policy_, cache.view(), list, state.view, work.view()}, seen).ok());
-    REQUIRE(fkv::score(testing::exec, fkv::batch{policy_, cache.view(), list, state.view, work.view()}, seen, scores.view())
-                .ok());
+    REQUIRE(
+        fkv::score(testing::exec, fkv::batch{policy_, cache.view(), list, state.view, work.view()}, seen, scores.view())
+            .ok());
     CHECK(work.memory.intact());
     CHECK(statistics.values.intact());
     CHECK(scores.values.intact());
@@ -108,9 +109,11 @@ class replay {
     carried_before = state;
     guarded<std::int32_t> new_length(1, -7);
     auto work = workspace_for<Policy>(shape_, list, count);
-    REQUIRE(fkv::select(testing::exec, fkv::batch{policy_, cache.view(), list, state.view, work.view()}, scores.view(), lists.view())
+    REQUIRE(fkv::select(testing::exec, fkv::batch{policy_, cache.view(), list, state.view, work.view()}, scores.view(),
+                        lists.view())
                 .ok());
-    REQUIRE(fkv::compact(testing::exec, fkv::batch{policy_, cache.view(), list, state.view, work.view()}, lists.view(), new_length.data())
+    REQUIRE(fkv::compact(testing::exec, fkv::batch{policy_, cache.view(), list, state.view, work.view()}, lists.view(),
+                         new_length.data())
                 .ok());
     CHECK(new_length[0] == fkv::next_length(policy_.config, length));
 
@@ -118,7 +121,8 @@ class replay {
     owned_state<Policy> fused_state = state_before;
     owned_selection fused_lists(shape_, shape_.capacity);
     guarded<std::int32_t> fused_length(1, -7);
-    REQUIRE(fkv::evict(testing::exec, fkv::batch{policy_, fused_cache.view(), list, fused_state.view, work.view()}, window(count), fkv::eviction_output{fused_length.data(), fused_lists.view()})
+    REQUIRE(fkv::evict(testing::exec, fkv::batch{policy_, fused_cache.view(), list, fused_state.view, work.view()},
+                       window(count), fkv::eviction_output{fused_length.data(), fused_lists.view()})
                 .ok());
     CHECK(fused_length[0] == new_length[0]);
     CHECK(fused_lists.evicted_count.same_bytes(lists.evicted_count));

@@ -56,9 +56,7 @@ struct replay_problem {
             .value_head_dim = value_dim,
             .layer = 3};
   }
-  [[nodiscard]] fkv::training::future_scores future_view() const {
-    return {future.data(), future_rows, tokens, 2};
-  }
+  [[nodiscard]] fkv::training::future_scores future_view() const { return {future.data(), future_rows, tokens, 2}; }
   [[nodiscard]] fkv::golden_input<Element> golden_input() const {
     fkv::golden_input<Element> input;
     input.queries = queries.data();
@@ -109,13 +107,11 @@ struct replay_rows {
  private:
   template <class Problem>
   static std::size_t candidates(Problem const& given) {
-    return static_cast<std::size_t>(given.kv_heads) *
-           given.config.candidates_before(given.config.steps(given.tokens));
+    return static_cast<std::size_t>(given.kv_heads) * given.config.candidates_before(given.config.steps(given.tokens));
   }
   template <class Problem>
   static std::size_t evictions(Problem const& given) {
-    return static_cast<std::size_t>(given.kv_heads) *
-           given.config.evictions_before(given.config.steps(given.tokens));
+    return static_cast<std::size_t>(given.kv_heads) * given.config.evictions_before(given.config.steps(given.tokens));
   }
 };
 
@@ -125,9 +121,8 @@ replay_rows replayed(Problem const& given, fkv::training::replay_guide const& gu
                      fkv::host_execution exec = fkv::host) {
   replay_rows rows(given);
   guarded<std::byte> memory(fkv::training::feature_replay_bytes<Features>(exec, given.config, given.layer()));
-  auto const done =
-      fkv::training::feature_replay<Features>(exec, given.config, given.layer(), given.future_view(), guide,
-                                              rows.view(), {memory.data(), memory.size()});
+  auto const done = fkv::training::feature_replay<Features>(exec, given.config, given.layer(), given.future_view(),
+                                                            guide, rows.view(), {memory.data(), memory.size()});
   REQUIRE(done.ok());
   CHECK(memory.intact());
   CHECK(rows.intact());

@@ -27,7 +27,8 @@ struct outcome {
 };
 
 /// One list of arguments behind another.
-[[nodiscard]] inline std::vector<std::string> joined(std::vector<std::string> first, std::vector<std::string> const& more) {
+[[nodiscard]] inline std::vector<std::string> joined(std::vector<std::string> first,
+                                                     std::vector<std::string> const& more) {
   first.insert(first.end(), more.begin(), more.end());
   return first;
 }
@@ -84,9 +85,7 @@ struct outcome {
 #if defined(FORESIGHTKV_MPIRUN)
 inline constexpr bool has_mpirun = true;
 /// For `run_program`: this many processes.
-[[nodiscard]] inline std::string mpirun(int processes) {
-  return FORESIGHTKV_MPIRUN " " + std::to_string(processes);
-}
+[[nodiscard]] inline std::string mpirun(int processes) { return FORESIGHTKV_MPIRUN " " + std::to_string(processes); }
 #else
 inline constexpr bool has_mpirun = false;
 [[nodiscard]] inline std::string mpirun(int) { throw std::logic_error("mpirun was not found"); }

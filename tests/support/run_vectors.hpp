@@ -61,8 +61,7 @@ void add_statistics(Replay const& run, int row, int tokens, float const* stored,
   int const group = run.shape().group;
   for (int slot = 0; slot < tokens; ++slot) {
     Features::for_each([&](auto feature) {
-      for (int j = 0; j < group; ++j)
-        worst.add(run.template feature<decltype(feature)>(row, slot, j), *stored++);
+      for (int j = 0; j < group; ++j) worst.add(run.template feature<decltype(feature)>(row, slot, j), *stored++);
     });
   }
 }
@@ -82,8 +81,7 @@ void check_run_step(replay<judge_policy<Features>>& run, expected_run const& exp
                 -expected.drop_score[place(head, expected.budget) + static_cast<std::size_t>(slot)]);
     if (!expected.statistics.empty())
       add_statistics<Features>(run, head, expected.budget,
-                               expected.statistics.data() + place(head, expected.budget * 8 * group),
-                               statistics);
+                               expected.statistics.data() + place(head, expected.budget * 8 * group), statistics);
     auto const evicted = expected.evicted.data() + place(head, expected.interval);
     auto const positions = expected.evicted_positions.data() + place(head, expected.interval);
     auto const kept = expected.kept_positions.data() + place(head, expected.budget);
@@ -115,8 +113,7 @@ void check_run_end(replay<judge_policy<Features>>& run, expected_run const& expe
           sums.add(columns[carried::template index<fkv::accumulated>() * group + j], expected.final_acc[at]);
         if constexpr (carried::template contains<fkv::decayed>)
           if (!expected.final_acc_decay.empty())
-            decays.add(columns[carried::template index<fkv::decayed>() * group + j],
-                       expected.final_acc_decay[at]);
+            decays.add(columns[carried::template index<fkv::decayed>() * group + j], expected.final_acc_decay[at]);
       }
       for (int d = 0; d < dim && !expected.final_keys.empty(); ++d) {
         auto const at = token * static_cast<std::size_t>(dim) + static_cast<std::size_t>(d);
@@ -181,8 +178,7 @@ inline float generated_value(std::uint64_t seed, std::uint64_t index, double sca
 }
 
 /// A tensor of `count` generated values, checked against the first ones that the file stores.
-inline std::vector<float> generate_tensor(vector_file const& file, std::string const& name,
-                                          std::size_t count) {
+inline std::vector<float> generate_tensor(vector_file const& file, std::string const& name, std::size_t count) {
   auto const seed = static_cast<std::uint64_t>(file.number("seed_" + name));
   double const scale = file.number("scale_" + name);
   std::vector<float> values(count);
@@ -200,8 +196,7 @@ inline void check_large_trajectory(fkv::io::safetensors_file const& stored) {
   tokens.group = file.integer("group");
   tokens.dim = file.integer("head_dim");
   tokens.tokens = file.integer("tokens");
-  auto const count =
-      static_cast<std::size_t>(tokens.kv_heads * tokens.tokens) * static_cast<std::size_t>(tokens.dim);
+  auto const count = static_cast<std::size_t>(tokens.kv_heads * tokens.tokens) * static_cast<std::size_t>(tokens.dim);
   tokens.q = generate_tensor(file, "q", count * static_cast<std::size_t>(tokens.group));
   tokens.k = generate_tensor(file, "k", count);
   tokens.v = generate_tensor(file, "v", count);

@@ -10,12 +10,12 @@
 
 namespace testing {
 
-/// How far apart a fused call and its stages may put the score of a token. On a device that is a rounding, since compilers
-/// contract products and sums kernel by kernel; everywhere else nothing.
+/// How far apart a fused call and its stages may put the score of a token. On a device that is a rounding, since
+/// compilers contract products and sums kernel by kernel; everywhere else nothing.
 inline constexpr float rounding_of_scores = rounds_alike ? 0.0f : 1e-5f;
 
-/// Whether two choices of evicted slots are the same, but for tokens whose scores are so close together that a choice may
-/// fall either way. `scores`: of one of the two.
+/// Whether two choices of evicted slots are the same, but for tokens whose scores are so close together that a choice
+/// may fall either way. `scores`: of one of the two.
 inline bool same_choice(std::vector<int> const& a, std::vector<int> const& b, std::vector<float> const& scores,
                         float tolerance = rounding_of_scores) {
   if (a == b) return true;

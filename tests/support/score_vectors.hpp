@@ -56,18 +56,18 @@ void check_judge_scores(vector_file const& file) {
 
   int const evict = file.has("evicted") ? file.extent("evicted", 1) : 0;
   packed_weights const weights(file, heads, group, dim);
-  policy_type const policy{
-      {.budget = tokens - evict, .interval = 1, .recent_tokens = 0}, {weights.view()}, {}, {}, {}};
+  policy_type const policy{{.budget = tokens - evict, .interval = 1, .recent_tokens = 0}, {weights.view()}, {}, {}, {}};
   fkv::sequence_list const list{nullptr, nullptr, 1, tokens};
   auto work = workspace_for<policy_type>(shape, list, 0);
   owned_scores scores(shape, tokens);
   owned_selection lists(shape, tokens);
   fkv::observed<window_list> const window{observed.view()};
   REQUIRE(
-      fkv::score(testing::exec, fkv::batch{policy, cache.view(), list, state.view, work.view()}, window, scores.view()).ok());
-  REQUIRE(
-      fkv::select(testing::exec, fkv::batch{policy, cache.view(), list, state.view, work.view()}, scores.view(), lists.view())
+      fkv::score(testing::exec, fkv::batch{policy, cache.view(), list, state.view, work.view()}, window, scores.view())
           .ok());
+  REQUIRE(fkv::select(testing::exec, fkv::batch{policy, cache.view(), list, state.view, work.view()}, scores.view(),
+                      lists.view())
+              .ok());
 
   auto const compare = [&](std::string const& name, double tolerance) {
     worst_difference worst;
@@ -122,7 +122,8 @@ struct selection_bench {
     policy_type const policy{{.budget = 1, .interval = 1, .recent_tokens = 0}, {}, {}, {}, {budgets.data()}};
     fkv::sequence_list const list{nullptr, nullptr, shape.num_sequences, shape.capacity};
     auto work = workspace_for<policy_type>(shape, list, 0);
-    REQUIRE(fkv::select(testing::exec, fkv::batch{policy, cache.view(), list, state.view, work.view()}, scores.view(), lists.view())
+    REQUIRE(fkv::select(testing::exec, fkv::batch{policy, cache.view(), list, state.view, work.view()}, scores.view(),
+                        lists.view())
                 .ok());
     CHECK((lists.intact() && work.memory.intact() && state.intact()));
   }
@@ -186,8 +187,7 @@ inline void check_sampling(fkv::io::safetensors_file const& stored) {
       bench.state.view.step[row] = static_cast<std::uint32_t>(step);
       bench.state.view.seen_length[row] = tokens;
       bench.state.view.next_position[row] = tokens;
-      for (int slot = 0; slot < tokens; ++slot)
-        bench.state.view.position[bench.state.view.column(row, slot)] = slot;
+      for (int slot = 0; slot < tokens; ++slot) bench.state.view.position[bench.state.view.column(row, slot)] = slot;
     }
     bench.select();
     for (int row = 0; row < bench.shape.num_rows(); ++row, ++draws) {

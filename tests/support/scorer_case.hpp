@@ -145,7 +145,7 @@ struct case_options {
   int layers = 2, sequences = 2, kv_heads = 2;
   int group = 2, key_dim = 16, value_dim = 16;
   int length = 64, queries = 12;
-  int window_age = 0;  ///< positions between the window's end and the newest token's
+  int window_age = 0;       ///< positions between the window's end and the newest token's
   float key_offset = 0.0f;  ///< added to every dimension of a key: larger means more similar keys
   fkv::eviction_config config{.budget = 48, .interval = 16};
   bool capped = false;
@@ -224,7 +224,9 @@ class scorer_case {
     fkv::sequence_list const list{nullptr, nullptr, shape.num_sequences, options.length};
     auto work = workspace_for<policy_type>(shape, list, options.queries);
     scores = owned_scores(shape, options.length);
-    REQUIRE(fkv::score(testing::exec, fkv::batch{policy, cache.view(), list, state.view, work.view()}, window(), scores.view()).ok());
+    REQUIRE(fkv::score(testing::exec, fkv::batch{policy, cache.view(), list, state.view, work.view()}, window(),
+                       scores.view())
+                .ok());
     for (int sequence = 0; sequence < shape.num_sequences; ++sequence) REQUIRE(state.view.flags[sequence] == 0);
     CHECK((work.memory.intact() && scores.values.intact() && state.intact() && cache.intact()));
   }
@@ -340,9 +342,9 @@ class scorer_case {
   fkv::cache_shape shape;
   owned_cache<Element> cache;
   std::vector<Query> queries;
-  std::vector<std::int32_t> window_end;  // [sequence]
-  std::vector<float> lse;       // as the queries without their last extent; empty: not given
-  std::vector<int> positions;   // [row][slot]
+  std::vector<std::int32_t> window_end;     // [sequence]
+  std::vector<float> lse;                   // as the queries without their last extent; empty: not given
+  std::vector<int> positions;               // [row][slot]
   std::vector<float> accumulated, decayed;  // [row][slot][j]
   owned_scores scores;
 
@@ -398,7 +400,8 @@ class scorer_case {
             state.view.carried_at(row, slot)[carried::template index<fkv::accumulated>() * options.group + j] =
                 accumulated[value];
           if constexpr (carried::template contains<fkv::decayed>)
-            state.view.carried_at(row, slot)[carried::template index<fkv::decayed>() * options.group + j] = decayed[value];
+            state.view.carried_at(row, slot)[carried::template index<fkv::decayed>() * options.group + j] =
+                decayed[value];
         }
       }
     }

@@ -55,8 +55,7 @@ struct select_bench : token_bench<Policy> {
     auto const scores_before = scores.values;
     fkv::status const done =
         fkv::select(exec, fkv::batch{policy, cache.view(), list, state.view, work.view()}, scores.view(), out);
-    CHECK((work.memory.intact() && lists.intact() && scores.values.intact() && state.intact() &&
-           cache.intact()));
+    CHECK((work.memory.intact() && lists.intact() && scores.values.intact() && state.intact() && cache.intact()));
     CHECK(scores.values.same_bytes(scores_before));
     return done;
   }
@@ -69,8 +68,8 @@ struct select_bench : token_bench<Policy> {
   }
   [[nodiscard]] oracle::choice expected(fkv::row_index at) const {
     auto const row = static_cast<std::size_t>(shape.row(at));
-    return oracle::choose(policy.config, budgets[static_cast<std::size_t>(at.sequence)], positions[row],
-                          row_end[row], scores_of(shape.row(at), this->length(at)));
+    return oracle::choose(policy.config, budgets[static_cast<std::size_t>(at.sequence)], positions[row], row_end[row],
+                          scores_of(shape.row(at), this->length(at)));
   }
   [[nodiscard]] std::vector<int> kept(fkv::row_index at) const {
     int const row = shape.row(at);

@@ -19,7 +19,8 @@ struct carried_scorer {
 };
 
 template <class Compaction>
-using carried_policy = foresightkv::policy<foresightkv::eviction_config, carried_scorer, foresightkv::top_k, Compaction>;
+using carried_policy =
+    foresightkv::policy<foresightkv::eviction_config, carried_scorer, foresightkv::top_k, Compaction>;
 
 /// A state and its buffer, every byte of which can be compared.
 template <class Policy>
@@ -44,7 +45,8 @@ class state_fixture {
     for (std::size_t slot = 0; slot < positions.size(); ++slot) {
       state.position[state.column(row, static_cast<int>(slot))] = positions[slot];
       for (int i = 0; i < state.num_carried * state.group; ++i)
-        state.carried_at(row, static_cast<int>(slot))[i] = static_cast<float>(positions[slot]) + 0.25f * static_cast<float>(i);
+        state.carried_at(row, static_cast<int>(slot))[i] =
+            static_cast<float>(positions[slot]) + 0.25f * static_cast<float>(i);
     }
     state.seen_length[row] = static_cast<int>(positions.size());
     state.next_position[row] = next;

@@ -11,7 +11,8 @@ namespace fkv = foresightkv;
 struct tight_budget {
   static constexpr fkv::length_domain domain = fkv::length_domain::sequence;
   std::int32_t const* budgets = nullptr;
-  FORESIGHTKV_HOST_DEVICE int operator()(fkv::eviction_config const&, fkv::cache_shape const&, fkv::row_index at) const {
+  FORESIGHTKV_HOST_DEVICE int operator()(fkv::eviction_config const&, fkv::cache_shape const&,
+                                         fkv::row_index at) const {
     return budgets[at.sequence];
   }
 };

@@ -95,9 +95,8 @@ struct token_bench {
         std::copy(place.begin(), place.end(), state.view.position + state.view.column(row, 0));
         for (int slot = 0; slot < seen; ++slot)
           for (int i = 0; i < state.view.num_carried * shape.group; ++i)
-            state.view.carried_at(row, slot)[i] = place[static_cast<std::size_t>(slot)] < 0
-                                                      ? 0.0f
-                                                      : static_cast<float>(random.uniform(0.0, 3.0));
+            state.view.carried_at(row, slot)[i] =
+                place[static_cast<std::size_t>(slot)] < 0 ? 0.0f : static_cast<float>(random.uniform(0.0, 3.0));
       }
       for (int i = 0; i < fresh; ++i) place.push_back(next + i);
       cache.length(at) = seen + fresh;
@@ -110,8 +109,7 @@ struct token_bench {
   }
   [[nodiscard]] int tokens(fkv::row_index at) const {
     auto const& row = positions[static_cast<std::size_t>(shape.row(at))];
-    return static_cast<int>(
-        std::count_if(row.begin(), row.end(), [](int position) { return position >= 0; }));
+    return static_cast<int>(std::count_if(row.begin(), row.end(), [](int position) { return position >= 0; }));
   }
   [[nodiscard]] bool listed(int sequence) const {
     return std::find(slots.begin(), slots.end(), sequence) != slots.end();
@@ -124,8 +122,7 @@ struct token_bench {
   template <class Array>
   [[nodiscard]] bool same_row(Array const& a, Array const& b, fkv::row_index at, int width) const {
     auto const from = static_cast<std::size_t>(shape.row(at)) * static_cast<std::size_t>(width);
-    return width == 0 ||
-           std::memcmp(&a[from], &b[from], static_cast<std::size_t>(width) * sizeof(a[from])) == 0;
+    return width == 0 || std::memcmp(&a[from], &b[from], static_cast<std::size_t>(width) * sizeof(a[from])) == 0;
   }
 };
 

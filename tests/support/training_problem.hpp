@@ -26,13 +26,10 @@ struct judge_problem {
   std::vector<float> statistics, weights, slopes;
   std::vector<std::int32_t> positions;
 
-  judge_problem(fkv::judge_shape const& given, int step_count, int candidate_count, int token_count,
-                std::uint64_t seed)
+  judge_problem(fkv::judge_shape const& given, int step_count, int candidate_count, int token_count, std::uint64_t seed)
       : shape(given), steps(step_count), candidates(candidate_count), tokens(token_count) {
     random_source random(seed);
-    auto const size = [](auto... extents) {
-      return (static_cast<std::size_t>(extents) * ... * std::size_t{1});
-    };
+    auto const size = [](auto... extents) { return (static_cast<std::size_t>(extents) * ... * std::size_t{1}); };
     keys.resize(size(shape.num_kv_heads, tokens, shape.key_head_dim));
     values.resize(size(shape.num_kv_heads, tokens, shape.value_head_dim));
     random.fill_normal<Key>(keys);
@@ -48,8 +45,7 @@ struct judge_problem {
   }
 
   [[nodiscard]] fkv::training::judge_rows<Key, Value> view() const {
-    return {keys.data(), values.data(), positions.data(), statistics.data(), steps, candidates, tokens, {},
-            {}};
+    return {keys.data(), values.data(), positions.data(), statistics.data(), steps, candidates, tokens, {}, {}};
   }
 };
 

@@ -88,8 +88,7 @@ inline void check_hinge_values(vector_file const& file) {
   double const tolerance = file.number("tol_grad_abs");
   for (std::string const& name : words(file.text("cases"))) {
     CAPTURE(name);
-    int const rows = file.extent(name + ".model_score", 0),
-              candidates = file.extent(name + ".model_score", 1);
+    int const rows = file.extent(name + ".model_score", 0), candidates = file.extent(name + ".model_score", 1);
     auto const model = file.floats(name + ".model_score", {rows, candidates});
     auto const target = file.floats(name + ".target_score", {rows, candidates});
     auto const expected = file.floats(name + ".grad", {rows, candidates});
@@ -103,8 +102,7 @@ inline void check_hinge_values(vector_file const& file) {
       scratch memory(training::ranking_hinge_bytes(fkv::host, input));
       std::vector<float> gradient(scores.size());
       training::hinge_result result;
-      REQUIRE(
-          training::ranking_hinge(fkv::host, config, input, gradient.data(), &result, memory.view()).ok());
+      REQUIRE(training::ranking_hinge(fkv::host, config, input, gradient.data(), &result, memory.view()).ok());
       check_relative(result.loss, static_cast<double>(file.floats(name + ".loss", {1})[0]),
                      file.number("tol_loss_rel"));
       check_close(keep ? negated(gradient) : gradient, expected, tolerance);
@@ -125,8 +123,7 @@ struct published_layer {
         fc2_weight(fc1_bias.size()),
         fc2_bias(static_cast<std::size_t>(shape.num_kv_heads)) {}
   published_layer(vector_file const& file, std::string const& prefix, fkv::judge_shape const& shape)
-      : fc1_weight(file.floats(prefix + "fc1.weight",
-                               {shape.num_kv_heads, shape.inputs(), fkv::judge_shape::hidden})),
+      : fc1_weight(file.floats(prefix + "fc1.weight", {shape.num_kv_heads, shape.inputs(), fkv::judge_shape::hidden})),
         fc1_bias(file.floats(prefix + "fc1.bias", {shape.num_kv_heads, fkv::judge_shape::hidden})),
         fc2_weight(file.floats(prefix + "fc2.weight", {shape.num_kv_heads, fkv::judge_shape::hidden, 1})),
         fc2_bias(file.floats(prefix + "fc2.bias", {shape.num_kv_heads, 1})) {}
@@ -204,23 +201,22 @@ struct judged_sample {
 
 /// Forward, loss and backward of one sample and layer; adds to `gradient`.
 inline double ranking_step(fkv::host_execution exec, fkv::judge_shape const& shape, double margin,
-                           std::vector<float> const& weights, judged_sample const& sample,
-                           std::vector<float>& scores, float* gradient) {
+                           std::vector<float> const& weights, judged_sample const& sample, std::vector<float>& scores,
+                           float* gradient) {
   auto const count = training::num_scores(shape, sample.rows);
   std::vector<float> hidden(count * fkv::judge_shape::hidden), score_gradient(count);
   scores.resize(count);
-  REQUIRE(
-      training::judge_forward(exec, shape, weights.data(), sample.rows, hidden.data(), scores.data()).ok());
+  REQUIRE(training::judge_forward(exec, shape, weights.data(), sample.rows, hidden.data(), scores.data()).ok());
   training::hinge_config config;
   config.margin = margin;
-  training::ranking_rows<float> const input{scores.data(), sample.labels.data(),
-                                            sample.rows.steps * shape.num_kv_heads, sample.rows.candidates};
+  training::ranking_rows<float> const input{scores.data(), sample.labels.data(), sample.rows.steps * shape.num_kv_heads,
+                                            sample.rows.candidates};
   scratch ranking(training::ranking_hinge_bytes(exec, input));
   training::hinge_result result;
   REQUIRE(training::ranking_hinge(exec, config, input, score_gradient.data(), &result, ranking.view()).ok());
   scratch backward(training::judge_backward_bytes(exec, shape, sample.rows));
-  REQUIRE(training::judge_backward(exec, shape, weights.data(), sample.rows, hidden.data(),
-                                   score_gradient.data(), gradient, backward.view())
+  REQUIRE(training::judge_backward(exec, shape, weights.data(), sample.rows, hidden.data(), score_gradient.data(),
+                                   gradient, backward.view())
               .ok());
   return result.loss;
 }
@@ -269,8 +265,7 @@ class recorded_training {
     schedule.warm_up_steps = file_.integer("warmup");
     schedule.total_steps = file_.integer("total_steps");
     auto const betas = words(file_.text("adam_betas"));
-    training::adam_config const adam{std::stod(betas.at(0)), std::stod(betas.at(1)),
-                                     file_.number("adam_eps")};
+    training::adam_config const adam{std::stod(betas.at(0)), std::stod(betas.at(1)), file_.number("adam_eps")};
     std::vector<float> mean(gradient_.size()), square(gradient_.size());
     for (int step_number = 0; step_number < steps; ++step_number) {
       CAPTURE(step_number);
@@ -282,8 +277,7 @@ class recorded_training {
         check_relative(static_cast<double>(got[i]), static_cast<double>(losses[at * got.size() + i]), 1e-4);
       check_relative(clip(), static_cast<double>(norms[at]), 1e-4);
       update(adam, rate, step_number + 1, mean, square);
-      if (file_.has("after" + std::to_string(step_number + 1) + ".layer0.fc1.weight"))
-        check_after(step_number + 1);
+      if (file_.has("after" + std::to_string(step_number + 1) + ".layer0.fc1.weight")) check_after(step_number + 1);
     }
   }
 
@@ -322,8 +316,8 @@ class recorded_training {
               std::vector<float>& square) {
     for (int layer = 0; layer < layers_; ++layer) {
       auto const at = static_cast<std::size_t>(layer) * layer_floats_;
-      training::adam_state<float> const state{weights_[static_cast<std::size_t>(layer)].data(),
-                                              mean.data() + at, square.data() + at, layer_floats_};
+      training::adam_state<float> const state{weights_[static_cast<std::size_t>(layer)].data(), mean.data() + at,
+                                              square.data() + at, layer_floats_};
       REQUIRE(training::adam_step(fkv::host, adam, rate, step_number, gradient_.data() + at, state).ok());
     }
     updated_ = true;
@@ -333,10 +327,8 @@ class recorded_training {
     CAPTURE(steps);
     for (int layer = 0; layer < layers_; ++layer) {
       CAPTURE(layer);
-      published_layer const stored(file_, "after" + std::to_string(steps) + "." + layer_prefix(layer),
-                                   shape_);
-      check_layer(unpack(weights_[static_cast<std::size_t>(layer)].data(), shape_), stored,
-                  steps <= 15 ? 5e-5 : 5e-4);
+      published_layer const stored(file_, "after" + std::to_string(steps) + "." + layer_prefix(layer), shape_);
+      check_layer(unpack(weights_[static_cast<std::size_t>(layer)].data(), shape_), stored, steps <= 15 ? 5e-5 : 5e-4);
     }
   }
 
@@ -361,8 +353,7 @@ inline void check_hinge_judge(vector_file const& file) {
 // -----------------------------------------------------------------------------------------------------
 
 /// Log-probabilities of the picks under stored drop scores.
-inline std::vector<float> log_probs_of(training::grpo_shape const& shape,
-                                       std::vector<float> const& drop_scores,
+inline std::vector<float> log_probs_of(training::grpo_shape const& shape, std::vector<float> const& drop_scores,
                                        std::vector<std::int32_t> const& picked,
                                        std::vector<float>* entropies = nullptr) {
   auto const scores = negated(drop_scores);
@@ -375,8 +366,7 @@ inline std::vector<float> log_probs_of(training::grpo_shape const& shape,
 }
 
 inline training::grpo_result run_grpo(training::grpo_config const& config, training::grpo_shape const& shape,
-                                      training::grpo_input<float> const& input,
-                                      std::vector<float>& gradient) {
+                                      training::grpo_input<float> const& input, std::vector<float>& gradient) {
   gradient.resize(shape.num_scores());
   scratch memory(training::grpo_bytes(fkv::host, shape));
   training::grpo_result result;
@@ -396,8 +386,7 @@ inline void check_grpo_case(vector_file const& file, std::string const& name) {
                                    file.extent(name + ".score_new", 2), file.extent(name + ".score_new", 3),
                                    file.extent(name + ".picked", 3)};
   auto const scores_of = [&](char const* which) {
-    return file.floats(name + ".score_" + which,
-                       {shape.steps, shape.rollouts, shape.kv_heads, shape.candidates});
+    return file.floats(name + ".score_" + which, {shape.steps, shape.rollouts, shape.kv_heads, shape.candidates});
   };
   auto const picks_of = [&](std::string const& which) {
     return file.floats(name + "." + which, {shape.steps, shape.rollouts, shape.kv_heads, shape.picks});
@@ -410,8 +399,8 @@ inline void check_grpo_case(vector_file const& file, std::string const& name) {
   CHECK(relative_to_largest(log_new, picks_of("log_prob_new")) <= tolerance);
   CHECK(relative_to_largest(log_old, picks_of("log_prob_old")) <= tolerance);
   CHECK(relative_to_largest(log_reference, picks_of("log_prob_init")) <= tolerance);
-  CHECK(relative_to_largest(entropies, file.floats(name + ".entropy_new", {shape.steps, shape.rollouts,
-                                                                           shape.kv_heads})) <= tolerance);
+  CHECK(relative_to_largest(
+            entropies, file.floats(name + ".entropy_new", {shape.steps, shape.rollouts, shape.kv_heads})) <= tolerance);
 
   auto const scores = negated(scores_of("new"));
   auto const advantages = advantages_of(file, name + ".advantage");
@@ -433,8 +422,7 @@ inline void check_grpo_case(vector_file const& file, std::string const& name) {
   }
   input.reference_log_probs = nullptr;
   auto const result = run_grpo(config, shape, input, gradient);
-  check_relative(result.loss, static_cast<double>(file.floats(name + ".no_reference.loss", {1})[0]),
-                 tolerance);
+  check_relative(result.loss, static_cast<double>(file.floats(name + ".no_reference.loss", {1})[0]), tolerance);
   CHECK(result.kl == 0.0);
 }
 
@@ -450,14 +438,13 @@ inline void check_grpo_values(vector_file const& file) {
 
 inline void check_reward_case(vector_file const& file, std::string const& name) {
   int window = 0, budget = 0, tokens = 0, terms = 0;
-  REQUIRE(std::sscanf(file.text(name).c_str(), "window %d budget %d tokens %d terms %d", &window, &budget,
-                      &tokens, &terms) == 4);
+  REQUIRE(std::sscanf(file.text(name).c_str(), "window %d budget %d tokens %d terms %d", &window, &budget, &tokens,
+                      &terms) == 4);
   training::reward_config config;
   config.first_token = window + budget;
   config.entropy_fraction_dropped = file.number("entropy_fraction_dropped");
   config.threshold = file.number("threshold");
-  auto const full = file.floats(name + ".loss_full", {tokens}),
-             evicted = file.floats(name + ".loss_evicted", {tokens});
+  auto const full = file.floats(name + ".loss_full", {tokens}), evicted = file.floats(name + ".loss_evicted", {tokens});
   auto const entropy = file.floats(name + ".entropy", {tokens});
   training::reward_input const input{full.data(), evicted.data(), entropy.data(), 1, tokens};
   scratch memory(training::rewards_bytes(fkv::host, config, input));
@@ -470,8 +457,7 @@ inline void check_reward_case(vector_file const& file, std::string const& name) 
   CHECK(kept == expected);
   CHECK(result.worse == terms);
   CHECK(result.not_finite == 0);
-  check_relative(result.reward, static_cast<double>(file.floats(name + ".reward", {1})[0]),
-                 file.number("tol_rel"));
+  check_relative(result.reward, static_cast<double>(file.floats(name + ".reward", {1})[0]), file.number("tol_rel"));
 }
 
 inline void check_grpo_reward(vector_file const& file, fkv::io::safetensors_file const& tensors) {
@@ -485,8 +471,8 @@ inline void check_grpo_reward(vector_file const& file, fkv::io::safetensors_file
     } else if (name.ends_with(".returns")) {
       auto const returns = advantages_of(file, name), expected = advantages_of(file, prefix + ".advantages");
       std::vector<double> got(returns.size());
-      REQUIRE(training::group_advantages(fkv::host, static_cast<int>(returns.size()), returns.data(),
-                                         got.data(), file.number("eps"))
+      REQUIRE(training::group_advantages(fkv::host, static_cast<int>(returns.size()), returns.data(), got.data(),
+                                         file.number("eps"))
                   .ok());
       for (std::size_t i = 0; i < got.size(); ++i)
         CHECK(std::fabs(got[i] - expected[i]) <= 1e-6 + file.number("tol_rel") * std::fabs(expected[i]));
@@ -509,26 +495,16 @@ inline void check_grpo_judge(vector_file const& file) {
   auto const positions = file.ints("candidate_positions", {steps, rollouts, heads, candidates});
   auto const statistics = file.floats("stats", {steps, rollouts, heads, candidates, 8 * shape.group});
   auto const picked = file.ints("picked", {steps, rollouts, heads, extents.picks});
-  training::judge_rows<float> const rows{keys.data(),
-                                         values.data(),
-                                         positions.data(),
-                                         statistics.data(),
-                                         steps * rollouts,
-                                         candidates,
-                                         tokens,
-                                         {},
-                                         {}};
+  training::judge_rows<float> const rows{
+      keys.data(), values.data(), positions.data(), statistics.data(), steps * rollouts, candidates, tokens, {}, {}};
   std::vector<float> hidden(extents.num_scores() * fkv::judge_shape::hidden), scores(extents.num_scores());
   std::vector<float> log_old, log_reference, weights;
-  for (std::string const which :
-       {"old", "init", "new"}) {  // the new judge last: its hidden units are needed below
+  for (std::string const which : {"old", "init", "new"}) {  // the new judge last: its hidden units are needed below
     CAPTURE(which);
     weights = pack(file, which + ".", shape);
-    REQUIRE(
-        training::judge_forward(fkv::host, shape, weights.data(), rows, hidden.data(), scores.data()).ok());
+    REQUIRE(training::judge_forward(fkv::host, shape, weights.data(), rows, hidden.data(), scores.data()).ok());
     check_close(negated(scores), file.floats("score_" + which, {steps, rollouts, heads, candidates}), 2e-5);
-    if (which != "new")
-      (which == "old" ? log_old : log_reference) = log_probs_of(extents, negated(scores), picked);
+    if (which != "new") (which == "old" ? log_old : log_reference) = log_probs_of(extents, negated(scores), picked);
   }
   auto const advantages = advantages_of(file, "advantage");
   training::grpo_config config;
@@ -537,16 +513,15 @@ inline void check_grpo_judge(vector_file const& file) {
   config.scale = 1.0 / file.number("rollouts_per_step");
   std::vector<float> score_gradient, gradient(weights.size());
   auto const result =
-      run_grpo(config, extents,
-               {scores.data(), picked.data(), log_old.data(), log_reference.data(), advantages.data()},
+      run_grpo(config, extents, {scores.data(), picked.data(), log_old.data(), log_reference.data(), advantages.data()},
                score_gradient);
   double const tolerance = file.number("tol_loss_rel");
   check_relative(result.loss / config.scale, static_cast<double>(file.floats("loss", {1})[0]), tolerance);
   check_relative(result.kl, static_cast<double>(file.floats("kl", {1})[0]), tolerance);
 
   scratch backward(training::judge_backward_bytes(fkv::host, shape, rows));
-  REQUIRE(training::judge_backward(fkv::host, shape, weights.data(), rows, hidden.data(),
-                                   score_gradient.data(), gradient.data(), backward.view())
+  REQUIRE(training::judge_backward(fkv::host, shape, weights.data(), rows, hidden.data(), score_gradient.data(),
+                                   gradient.data(), backward.view())
               .ok());
   published_layer const stored(file, "grad.", shape);
   auto const got = unpack(gradient.data(), shape);

@@ -54,8 +54,7 @@ class vector_file {
 
   [[nodiscard]] bool has(std::string const& name) const { return file_.find(name) != nullptr; }
   [[nodiscard]] fkv::io::tensor const& tensor(std::string const& name) const { return file_.at(name); }
-  [[nodiscard]] std::vector<float> floats(std::string const& name,
-                                          std::initializer_list<std::int64_t> shape) const {
+  [[nodiscard]] std::vector<float> floats(std::string const& name, std::initializer_list<std::int64_t> shape) const {
     return file_.at(name).expect_shape(shape).copy<float>();
   }
   [[nodiscard]] std::vector<std::int32_t> ints(std::string const& name,

@@ -23,8 +23,7 @@ struct optimiser {
 
   explicit optimiser(std::size_t count) : weights(count), mean(count), square(count) {}
   adam_state<Real> state() { return {weights.data(), mean.data(), square.data(), weights.size()}; }
-  void step(double rate, int number, std::vector<Real> const& gradient,
-            fkv::host_execution exec = fkv::host) {
+  void step(double rate, int number, std::vector<Real> const& gradient, fkv::host_execution exec = fkv::host) {
     REQUIRE(training::adam_step(exec, adam_config{}, rate, number, gradient.data(), state()).ok());
   }
 };
@@ -38,8 +37,7 @@ TEST_CASE("adam: the algorithm as it is written") {
   std::vector<double> weights(50), first(50), second(50);
   for (int t = 1; t <= 30; ++t) {
     std::vector<double> gradient(50);
-    for (double& slope : gradient)
-      slope = static_cast<double>(random.normal()) * std::pow(10.0, random.integer(-4, 2));
+    for (double& slope : gradient) slope = static_cast<double>(random.normal()) * std::pow(10.0, random.integer(-4, 2));
     double const rate = 0.01 * random.uniform();
     ours.step(rate, t, gradient);
     single.step(rate, t, {gradient.begin(), gradient.end()});
@@ -104,8 +102,7 @@ TEST_CASE("adam: errors leave the state as it was") {
   CHECK(call({}, 0.1, 0, gradient.data(), state) == errc::invalid_config);
   CHECK(call({}, 0.1, 1, nullptr, state) == errc::null_pointer);
   CHECK(call({}, 0.1, 1, gradient.data(), {nullptr, mean.data(), square.data(), 10}) == errc::null_pointer);
-  CHECK(call({}, 0.1, 1, gradient.data(), {weights.data(), nullptr, square.data(), 10}) ==
-        errc::null_pointer);
+  CHECK(call({}, 0.1, 1, gradient.data(), {weights.data(), nullptr, square.data(), 10}) == errc::null_pointer);
   CHECK(call({}, 0.1, 1, gradient.data(), {weights.data(), mean.data(), nullptr, 10}) == errc::null_pointer);
   CHECK(call({}, 0.1, 1, mean.data() + 2, state) == errc::overlap);
   for (float const weight : weights) CHECK(weight == 1.0f);

@@ -64,8 +64,7 @@ TEST_CASE("clip: each layer by its own norm") {
   CHECK(got.result.clipped_layers == 2);
   for (std::size_t i = 0; i < given.size(); ++i) {
     double const divisor = i < layer_floats ? 1.0 : i < 2 * layer_floats ? 2.0 + 1e-6 : 8.0 + 1e-6;
-    CHECK(static_cast<double>(clipped[i]) ==
-          doctest::Approx(static_cast<double>(given[i]) / divisor).epsilon(1e-6));
+    CHECK(static_cast<double>(clipped[i]) == doctest::Approx(static_cast<double>(given[i]) / divisor).epsilon(1e-6));
   }
 }
 
@@ -123,14 +122,13 @@ TEST_CASE("clip: errors leave every output as it was") {
   std::vector<double> norms(3, -1.0);
   clip_result result;
   result.norm = 42.0;
-  auto const call = [&](clip_config const& config, fkv::judge_shape const& extents, float* slopes,
-                        double* out, clip_result* found) {
+  auto const call = [&](clip_config const& config, fkv::judge_shape const& extents, float* slopes, double* out,
+                        clip_result* found) {
     return training::clip_gradient(fkv::host, config, extents, slopes, out, found).code;
   };
   CHECK(call({0.0}, shape, gradient.data(), norms.data(), &result) == errc::invalid_config);
   CHECK(call({std::nan("")}, shape, gradient.data(), norms.data(), &result) == errc::invalid_config);
-  CHECK(call({1.0, static_cast<clip_scope>(7)}, shape, gradient.data(), norms.data(), &result) ==
-        errc::invalid_config);
+  CHECK(call({1.0, static_cast<clip_scope>(7)}, shape, gradient.data(), norms.data(), &result) == errc::invalid_config);
   CHECK(call({}, {}, gradient.data(), norms.data(), &result) == errc::invalid_shape);
   CHECK(call({}, shape, nullptr, norms.data(), &result) == errc::null_pointer);
   CHECK(call({}, shape, gradient.data(), nullptr, &result) == errc::null_pointer);

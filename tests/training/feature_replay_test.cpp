@@ -29,8 +29,7 @@ namespace {
 /// The regimes that the tests go through: the published one, a prompt, a wider recent window with sinks.
 constexpr replay_config published{{.budget = 48, .interval = 16}, 0};
 constexpr replay_config prompted{{.budget = 32, .interval = 16}, 112};
-constexpr replay_config protected_tokens{
-    {.budget = 48, .interval = 16, .recent_tokens = 21, .sink_tokens = 3}, 80};
+constexpr replay_config protected_tokens{{.budget = 48, .interval = 16, .recent_tokens = 21, .sink_tokens = 3}, 80};
 
 /// One KV head of a replay in double precision, token by token: statistics from the definition.
 class naive_head {
@@ -98,12 +97,11 @@ class naive_head {
     for (auto const& token : cached_) {
       double logit = 0.0;
       for (int dim = 0; dim < given_.key_dim; ++dim)
-        logit += static_cast<double>(given_.queries[at(
-                     ((head_ * given_.group + j) * given_.tokens + query) * given_.key_dim + dim)]) *
-                 static_cast<double>(
-                     given_.keys[at((head_ * given_.tokens + token.position) * given_.key_dim + dim)]);
-      weights.push_back(
-          token.position <= query ? std::exp(logit / std::sqrt(static_cast<double>(given_.key_dim))) : 0.0);
+        logit += static_cast<double>(
+                     given_.queries[at(((head_ * given_.group + j) * given_.tokens + query) * given_.key_dim + dim)]) *
+                 static_cast<double>(given_.keys[at((head_ * given_.tokens + token.position) * given_.key_dim + dim)]);
+      weights.push_back(token.position <= query ? std::exp(logit / std::sqrt(static_cast<double>(given_.key_dim)))
+                                                : 0.0);
       total += weights.back();
     }
     for (std::size_t i = 0; i < cached_.size(); ++i) cached_[i].window[at(j)].push_back(weights[i] / total);
@@ -115,8 +113,7 @@ class naive_head {
 };
 
 /// Follows a replay's evictions and compares every row with the definition.
-void check_rows(replay_problem<float> const& given, replay_rows const& got,
-                std::array<int, 4> const& widths) {
+void check_rows(replay_problem<float> const& given, replay_rows const& got, std::array<int, 4> const& widths) {
   auto const& config = given.config;
   int const interval = config.eviction.interval;
   testing::worst_difference statistics;
@@ -126,17 +123,13 @@ void check_rows(replay_problem<float> const& given, replay_rows const& got,
     naive.observe(0, config.first_length() - interval);
     naive.arrive(config.first_length() - interval, config.first_length());
     for (int step = 0; step < config.steps(given.tokens); ++step) {
-      int const next = config.next_token(step), count = config.candidates(step),
-                gone = config.evictions(step);
+      int const next = config.next_token(step), count = config.candidates(step), gone = config.evictions(step);
       naive.observe(next - interval, next);
       REQUIRE(naive.size() == config.length(step));
-      auto const row =
-          given.kv_heads * config.candidates_before(step) + static_cast<std::size_t>(head * count);
-      auto const went =
-          given.kv_heads * config.evictions_before(step) + static_cast<std::size_t>(head * gone);
+      auto const row = given.kv_heads * config.candidates_before(step) + static_cast<std::size_t>(head * count);
+      auto const went = given.kv_heads * config.evictions_before(step) + static_cast<std::size_t>(head * gone);
       float const* const future =
-          given.future.data() +
-          (std::ptrdiff_t{head} * given.future_rows + next / interval - 2) * given.tokens;
+          given.future.data() + (std::ptrdiff_t{head} * given.future_rows + next / interval - 2) * given.tokens;
       for (int c = 0; c < count; ++c) {
         auto const place = row + static_cast<std::size_t>(c);
         int const position = naive.position(config.eviction.sink_tokens + c);
@@ -144,14 +137,12 @@ void check_rows(replay_problem<float> const& given, replay_rows const& got,
         CHECK(got.labels[place] == future[position]);
         auto const expected = naive.statistics(config.eviction.sink_tokens + c, widths);
         for (std::size_t i = 0; i < expected.size(); ++i)
-          statistics.add(
-              static_cast<double>(got.statistics[place * expected.size() + i]) / std::max(1.0, expected[i]),
-              expected[i] / std::max(1.0, expected[i]));
+          statistics.add(static_cast<double>(got.statistics[place * expected.size() + i]) / std::max(1.0, expected[i]),
+                         expected[i] / std::max(1.0, expected[i]));
       }
       for (int i = 0; i < gone; ++i) {
         auto const place = went + static_cast<std::size_t>(i);
-        CHECK(got.evicted_positions[place] ==
-              got.positions[row + static_cast<std::size_t>(got.evicted[place])]);
+        CHECK(got.evicted_positions[place] == got.positions[row + static_cast<std::size_t>(got.evicted[place])]);
       }
       naive.evict(got.evicted_positions.data() + went, gone);
       naive.arrive(next, std::min(next + interval, given.tokens));
@@ -175,8 +166,8 @@ std::vector<std::int32_t> evicted_by_engine(replay_problem<float> const& given, 
   fkv::judge_shape judges{4, given.kv_heads, given.group, given.key_dim, given.value_dim};
   std::vector<float> weights(fkv::packed_judge_floats(judges));
   std::copy(given.weights.begin(), given.weights.end(), weights.end() - std::ssize(given.weights));
-  auto const policy = fkv::compose(config.eviction, fkv::foresight<Features>{{weights.data(), judges}},
-                                   Selector{}, fkv::ordered{});
+  auto const policy =
+      fkv::compose(config.eviction, fkv::foresight<Features>{{weights.data(), judges}}, Selector{}, fkv::ordered{});
   using policy_type = std::remove_cvref_t<decltype(policy)>;
   testing::owned_cache<float> cache(numbered, 0);
   testing::owned_state<policy_type> state(numbered, shape.capacity);
@@ -198,20 +189,20 @@ std::vector<std::int32_t> evicted_by_engine(replay_problem<float> const& given, 
     cache.length({}) = length;
   };
   auto const window = [&](int first, int last) {
-    auto seen =
-        fkv::observation<float>::hnd(given.queries.data() + first * given.key_dim, numbered, last - first);
+    auto seen = fkv::observation<float>::hnd(given.queries.data() + first * given.key_dim, numbered, last - first);
     seen.strides.head = std::int64_t{given.tokens} * given.key_dim;
     return seen;
   };
   int const interval = config.eviction.interval, prompt = config.first_length() - interval;
   append(0, prompt);
-  REQUIRE(
-      fkv::carry(fkv::host, fkv::batch{policy, cache.view(), visit, state.view, scratch.view()}, window(0, prompt)).ok());
+  REQUIRE(fkv::carry(fkv::host, fkv::batch{policy, cache.view(), visit, state.view, scratch.view()}, window(0, prompt))
+              .ok());
   append(prompt, config.first_length());
   std::vector<std::int32_t> all;
   for (int step = 0; step < config.steps(given.tokens); ++step) {
     int const next = config.next_token(step);
-    REQUIRE(fkv::evict(fkv::host, fkv::batch{policy, cache.view(), visit, state.view, scratch.view()}, window(next - interval, next), {.new_lengths = &length, .lists = lists.view()})
+    REQUIRE(fkv::evict(fkv::host, fkv::batch{policy, cache.view(), visit, state.view, scratch.view()},
+                       window(next - interval, next), {.new_lengths = &length, .lists = lists.view()})
                 .ok());
     for (int head = 0; head < given.kv_heads; ++head) {
       auto const went = lists.positions_of(head);
@@ -331,8 +322,7 @@ TEST_CASE("feature_replay: narrow storage and padded strides read as what they h
     auto to = from;
     for (int head = 0; head < heads; ++head)
       for (int token = 0; token < tokens; ++token)
-        std::copy_n(from.begin() + (head * tokens + token) * dim, dim,
-                    to.begin() + (token * heads + head) * dim);
+        std::copy_n(from.begin() + (head * tokens + token) * dim, dim, to.begin() + (token * heads + head) * dim);
     return to;
   };
   auto const queries = turned(wide.queries, wide.kv_heads * wide.group, wide.tokens, wide.key_dim);
@@ -347,8 +337,8 @@ TEST_CASE("feature_replay: narrow storage and padded strides read as what they h
   layer.value_strides = {wide.value_dim, wide.kv_heads * wide.value_dim};
   replay_rows rows(wide);
   std::vector<std::byte> memory(training::feature_replay_bytes<fkv::paper>(fkv::host, wide.config, layer));
-  REQUIRE(training::feature_replay<fkv::paper>(fkv::host, wide.config, layer, wide.future_view(), guide,
-                                               rows.view(), {memory.data(), memory.size()})
+  REQUIRE(training::feature_replay<fkv::paper>(fkv::host, wide.config, layer, wide.future_view(), guide, rows.view(),
+                                               {memory.data(), memory.size()})
               .ok());
   CHECK(rows.same(expected));
 }
@@ -365,8 +355,7 @@ TEST_CASE("feature_replay: errors leave every output as it was") {
   replay_problem<float> const given(published, 8);
   replay_rows rows(given);
   auto const before = rows;
-  std::vector<std::byte> memory(
-      training::feature_replay_bytes<fkv::paper>(fkv::host, published, given.layer()));
+  std::vector<std::byte> memory(training::feature_replay_bytes<fkv::paper>(fkv::host, published, given.layer()));
   auto config = published;
   auto layer = given.layer();
   auto future = given.future_view();

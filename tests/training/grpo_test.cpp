@@ -39,8 +39,7 @@ struct problem {
   problem(grpo_shape const& given, std::uint64_t seed, double apart) : shape(given) {
     testing::random_source random(seed);
     for (std::size_t i = 0; i < shape.num_scores(); ++i) scores.push_back(static_cast<Real>(random.normal()));
-    for (std::size_t i = 0; i < shape.num_picks(); ++i)
-      picked.push_back(random.integer(0, shape.candidates - 1));
+    for (std::size_t i = 0; i < shape.num_picks(); ++i) picked.push_back(random.integer(0, shape.candidates - 1));
     for (int i = 0; i < shape.rollouts; ++i) advantages.push_back(static_cast<double>(random.normal()));
     auto const elsewhere = [&] {
       auto moved = scores;
@@ -54,8 +53,8 @@ struct problem {
   }
 
   [[nodiscard]] grpo_input<Real> view(bool with_reference = true) const {
-    return {scores.data(), picked.data(), old_log_probs.data(),
-            with_reference ? reference_log_probs.data() : nullptr, advantages.data()};
+    return {scores.data(), picked.data(), old_log_probs.data(), with_reference ? reference_log_probs.data() : nullptr,
+            advantages.data()};
   }
 };
 
@@ -70,8 +69,8 @@ outcome<Real> solve(problem<Real> const& given, grpo_config const& config = {}, 
                     fkv::host_execution exec = fkv::host) {
   outcome<Real> got{{}, std::vector<Real>(given.shape.num_scores(), Real{77})};
   std::vector<std::byte> memory(training::grpo_bytes(exec, given.shape));
-  REQUIRE(training::grpo(exec, config, given.shape, given.view(with_reference), got.gradient.data(),
-                         &got.result, {memory.data(), memory.size()})
+  REQUIRE(training::grpo(exec, config, given.shape, given.view(with_reference), got.gradient.data(), &got.result,
+                         {memory.data(), memory.size()})
               .ok());
   return got;
 }
@@ -84,16 +83,15 @@ double loss_of(problem<double> const& given, grpo_config const& config) {
     double const* const scores = given.scores.data() + row * static_cast<std::size_t>(shape.candidates);
     double total = 0.0;
     for (int c = 0; c < shape.candidates; ++c) total += std::exp(-scores[c]);
-    double const advantage = given.advantages[row / static_cast<std::size_t>(shape.kv_heads) %
-                                              static_cast<std::size_t>(shape.rollouts)];
+    double const advantage =
+        given.advantages[row / static_cast<std::size_t>(shape.kv_heads) % static_cast<std::size_t>(shape.rollouts)];
     for (int k = 0; k < shape.picks; ++k) {
       auto const at = row * static_cast<std::size_t>(shape.picks) + static_cast<std::size_t>(k);
       double const log_prob = std::log(std::exp(-scores[given.picked[at]]) / total);
       double const ratio = std::exp(std::min(10.0, std::max(-10.0, log_prob - given.old_log_probs[at])));
       double const held = std::min(1 + config.clip, std::max(1 - config.clip, ratio));
       double const apart = given.reference_log_probs[at] - log_prob;
-      sum +=
-          -std::min(ratio * advantage, held * advantage) + config.kl_weight * (std::exp(apart) - apart - 1);
+      sum += -std::min(ratio * advantage, held * advantage) + config.kl_weight * (std::exp(apart) - apart - 1);
     }
   }
   return config.scale * sum / static_cast<double>(shape.num_picks());
@@ -112,8 +110,7 @@ TEST_CASE("grpo: log-probabilities and entropy") {
   std::vector<double> const scores{0, 0, 0, 0, -std::log(4.0), 0, 0, 0};
   std::vector<std::int32_t> const picked{0, 3, 0, 1};
   std::vector<double> log_probs(4), entropies(2);
-  REQUIRE(training::pick_log_probs(fkv::host, shape, scores.data(), picked.data(), log_probs.data(),
-                                   entropies.data())
+  REQUIRE(training::pick_log_probs(fkv::host, shape, scores.data(), picked.data(), log_probs.data(), entropies.data())
               .ok());
   CHECK(log_probs[0] == doctest::Approx(-std::log(4.0)));
   CHECK(log_probs[1] == doctest::Approx(-std::log(4.0)));
@@ -151,8 +148,7 @@ TEST_CASE("grpo: the loss is the definition, the gradient its finite differences
 TEST_CASE("grpo: a common shift of a row changes nothing") {
   problem<double> given({2, 2, 2, 30, 8}, 5, 0.3);
   auto const before = solve(given);
-  for (std::size_t i = 0; i < given.scores.size(); ++i)
-    given.scores[i] += 100.0 * static_cast<double>(i / 30 + 1);
+  for (std::size_t i = 0; i < given.scores.size(); ++i) given.scores[i] += 100.0 * static_cast<double>(i / 30 + 1);
   auto const after = solve(given);
   CHECK(after.result.loss == doctest::Approx(before.result.loss).epsilon(1e-10));
   for (std::size_t row = 0; row < 8; ++row) {
@@ -173,12 +169,9 @@ TEST_CASE("grpo: a step along the gradient makes what earned more likelier") {
   for (std::size_t i = 0; i < given.scores.size(); ++i) given.scores[i] -= 0.1 * got.gradient[i];
   std::vector<double> after(6);
   REQUIRE(
-      training::pick_log_probs(fkv::host, given.shape, given.scores.data(), given.picked.data(), after.data())
-          .ok());
-  CHECK(after[0] + after[1] + after[2] >
-        given.old_log_probs[0] + given.old_log_probs[1] + given.old_log_probs[2]);
-  CHECK(after[3] + after[4] + after[5] <
-        given.old_log_probs[3] + given.old_log_probs[4] + given.old_log_probs[5]);
+      training::pick_log_probs(fkv::host, given.shape, given.scores.data(), given.picked.data(), after.data()).ok());
+  CHECK(after[0] + after[1] + after[2] > given.old_log_probs[0] + given.old_log_probs[1] + given.old_log_probs[2]);
+  CHECK(after[3] + after[4] + after[5] < given.old_log_probs[3] + given.old_log_probs[4] + given.old_log_probs[5]);
 }
 
 TEST_CASE("grpo: the reference is optional, and its weight may be 0") {
@@ -286,9 +279,9 @@ TEST_CASE("grpo: rows that are not finite are left out, and no other") {
     check(broken, {2, 3, 6, 7});
     std::vector<float> log_probs(given.shape.num_picks());
     broken.scores[35] = bad;
-    REQUIRE(training::pick_log_probs(fkv::host, given.shape, broken.scores.data(), given.picked.data(),
-                                     log_probs.data())
-                .ok());
+    REQUIRE(
+        training::pick_log_probs(fkv::host, given.shape, broken.scores.data(), given.picked.data(), log_probs.data())
+            .ok());
     for (std::size_t i = 0; i < log_probs.size(); ++i) CHECK(std::isnan(log_probs[i]) == (i / 3 == 3));
   }
   // Scores far apart are no reason: the softmax is one candidate.
@@ -300,8 +293,7 @@ TEST_CASE("grpo: rows that are not finite are left out, and no other") {
 }
 
 TEST_CASE("grpo: nothing to do") {
-  for (grpo_shape const& shape :
-       {grpo_shape{0, 2, 2, 5, 2}, grpo_shape{2, 0, 2, 5, 2}, grpo_shape{2, 2, 2, 0, 0}}) {
+  for (grpo_shape const& shape : {grpo_shape{0, 2, 2, 5, 2}, grpo_shape{2, 0, 2, 5, 2}, grpo_shape{2, 2, 2, 0, 0}}) {
     grpo_result result;
     result.loss = 3.0;
     float* const none = nullptr;
@@ -311,8 +303,7 @@ TEST_CASE("grpo: nothing to do") {
   }
   std::vector<float> gradient(20, 1.0f);
   grpo_result result;
-  CHECK(
-      training::grpo(fkv::host, {}, {2, 1, 2, 5, 0}, grpo_input<float>{}, gradient.data(), &result, {}).ok());
+  CHECK(training::grpo(fkv::host, {}, {2, 1, 2, 5, 0}, grpo_input<float>{}, gradient.data(), &result, {}).ok());
   CHECK(gradient == std::vector<float>(20, 0.0f));
 }
 
@@ -343,9 +334,8 @@ TEST_CASE("grpo: errors leave every output as it was") {
     auto shape = given.shape;
     change(shape);
     auto const code = call({}, shape, given.view(), gradient.data(), &result, scratch);
-    CHECK(
-        training::pick_log_probs(fkv::host, shape, given.scores.data(), given.picked.data(), log_probs.data())
-            .code == code);
+    CHECK(training::pick_log_probs(fkv::host, shape, given.scores.data(), given.picked.data(), log_probs.data()).code ==
+          code);
     return code;
   };
   CHECK(with_config([](auto& config) { config.clip = -0.1; }) == errc::invalid_config);
@@ -368,8 +358,7 @@ TEST_CASE("grpo: errors leave every output as it was") {
   }
   CHECK(call({}, given.shape, given.view(), gradient.data(), nullptr, scratch) == errc::null_pointer);
   CHECK(call({}, given.shape, given.view(), given.scores.data(), &result, scratch) == errc::overlap);
-  CHECK(call({}, given.shape, given.view(), gradient.data(), &result, {nullptr, bytes}) ==
-        errc::null_pointer);
+  CHECK(call({}, given.shape, given.view(), gradient.data(), &result, {nullptr, bytes}) == errc::null_pointer);
   CHECK(call({}, given.shape, given.view(), gradient.data(), &result, {memory.data(), bytes - 1}) ==
         errc::workspace_too_small);
   CHECK(training::pick_log_probs(fkv::host, given.shape, given.scores.data(), given.picked.data(),

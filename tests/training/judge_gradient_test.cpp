@@ -37,9 +37,8 @@ passes<Real> run(judge_problem<Key, Value> const& given, std::vector<Real> const
   auto const count = fkv::training::num_scores(given.shape, rows);
   passes<Real> got{std::vector<Real>(count * fkv::judge_shape::hidden), std::vector<Real>(count),
                    std::vector<Real>(weights.size())};
-  REQUIRE(fkv::training::judge_forward(exec, given.shape, weights.data(), rows, got.hidden.data(),
-                                       got.scores.data())
-              .ok());
+  REQUIRE(
+      fkv::training::judge_forward(exec, given.shape, weights.data(), rows, got.hidden.data(), got.scores.data()).ok());
   std::vector<std::byte> memory(fkv::training::judge_backward_bytes<Real>(exec, given.shape, rows));
   REQUIRE(fkv::training::judge_backward(exec, given.shape, weights.data(), rows, got.hidden.data(),
                                         score_gradient.data(), bias, got.gradient.data(),
@@ -77,8 +76,7 @@ void check_float_path(judge_problem<Key, Value> const& given) {
 
 TEST_CASE("judge_gradient: stored scores of the published network") {
   int files = 0;
-  for (auto const& entry :
-       std::filesystem::directory_iterator(testing::vectors_folder())) {
+  for (auto const& entry : std::filesystem::directory_iterator(testing::vectors_folder())) {
     auto const name = entry.path().filename().string();
     if (!name.starts_with("judge_forward")) continue;
     CAPTURE(name);
@@ -132,8 +130,8 @@ TEST_CASE("judge_gradient: every instruction set") {
     testing::guarded<float> hidden(77 * 16), scores(77), gradient(given.weights.size(), 0.0f);
     host::with_isa<Isa>([&](auto isa) __attribute__((always_inline)) {
       host::forward_row<decltype(isa)>(given.shape, given.weights.data(), row, hidden.data(), scores.data());
-      host::backward_row<decltype(isa)>(given.shape, given.weights.data(), row, hidden.data(),
-                                        given.slopes.data(), gradient.data());
+      host::backward_row<decltype(isa)>(given.shape, given.weights.data(), row, hidden.data(), given.slopes.data(),
+                                        gradient.data());
     });
     CHECK(relative(std::vector<float>(scores.begin(), scores.end()), expected.scores) <= 2e-6);
     CHECK(relative(std::vector<float>(gradient.begin(), gradient.end()), expected.gradient) <= 5e-6);
@@ -163,10 +161,8 @@ TEST_CASE("judge_gradient: the activation and its slope in single precision") {
         slope = second[0];
       });
       double const scale = std::max(1.0, std::fabs(static_cast<double>(z)));
-      worst = std::max(worst,
-                       std::fabs(static_cast<double>(active) - host::gelu(static_cast<double>(z))) / scale);
-      worst = std::max(
-          worst, std::fabs(static_cast<double>(slope) - host::gelu_slope(static_cast<double>(z))) / scale);
+      worst = std::max(worst, std::fabs(static_cast<double>(active) - host::gelu(static_cast<double>(z))) / scale);
+      worst = std::max(worst, std::fabs(static_cast<double>(slope) - host::gelu_slope(static_cast<double>(z))) / scale);
     }
     CHECK(worst <= 3e-7);
   };
@@ -201,8 +197,7 @@ TEST_CASE("judge_gradient: finite differences by every weight in double precisio
 
 TEST_CASE("judge_gradient: finite differences of the whole ranking loss in double precision") {
   judge_problem<float, float> given({1, 2, 2, 6, 5}, 3, 12, 20, 11);
-  for (std::size_t i = 0; i < given.slopes.size(); ++i)
-    given.slopes[i] = std::fabs(given.slopes[i]);  // labels
+  for (std::size_t i = 0; i < given.slopes.size(); ++i) given.slopes[i] = std::fabs(given.slopes[i]);  // labels
   auto weights = widened(given.weights);
   auto const rows = given.view();
   auto const count = fkv::training::num_scores(given.shape, rows);
@@ -211,16 +206,12 @@ TEST_CASE("judge_gradient: finite differences of the whole ranking loss in doubl
   std::vector<double> score_gradient(count);
   auto const loss = [&](std::vector<double> const& at) {
     std::vector<double> hidden(count * fkv::judge_shape::hidden), scores(count);
-    REQUIRE(
-        fkv::training::judge_forward(fkv::host, given.shape, at.data(), rows, hidden.data(), scores.data())
-            .ok());
+    REQUIRE(fkv::training::judge_forward(fkv::host, given.shape, at.data(), rows, hidden.data(), scores.data()).ok());
     fkv::training::ranking_rows<double> const input{scores.data(), given.slopes.data(), rows.steps * 2,
                                                     rows.candidates};
     testing::training_vectors::scratch memory(fkv::training::ranking_hinge_bytes(fkv::host, input));
     fkv::training::hinge_result result;
-    REQUIRE(
-        fkv::training::ranking_hinge(fkv::host, config, input, score_gradient.data(), &result, memory.view())
-            .ok());
+    REQUIRE(fkv::training::ranking_hinge(fkv::host, config, input, score_gradient.data(), &result, memory.view()).ok());
     return result.loss;
   };
   loss(weights);
@@ -243,8 +234,7 @@ TEST_CASE("judge_gradient: results do not depend on the number of threads") {
   judge_problem<float, float> const given({1, 3, 2, 32, 32}, 11, 37, 64, 13);
   auto const one = run(given, given.weights, given.slopes, output_bias::frozen, fkv::host.threads(1));
   for (int const threads : {2, 3, 7}) {
-    auto const many =
-        run(given, given.weights, given.slopes, output_bias::frozen, fkv::host.threads(threads));
+    auto const many = run(given, given.weights, given.slopes, output_bias::frozen, fkv::host.threads(threads));
     CHECK(many.scores == one.scores);
     CHECK(many.hidden == one.hidden);
     CHECK(many.gradient == one.gradient);
@@ -257,9 +247,8 @@ TEST_CASE("judge_gradient: calls add up, and every row belongs to its head") {
   auto const rows = given.view();
   auto twice = once.gradient;
   std::vector<std::byte> memory(fkv::training::judge_backward_bytes(fkv::host, given.shape, rows));
-  REQUIRE(fkv::training::judge_backward(fkv::host, given.shape, given.weights.data(), rows,
-                                        once.hidden.data(), given.slopes.data(), twice.data(),
-                                        {memory.data(), memory.size()})
+  REQUIRE(fkv::training::judge_backward(fkv::host, given.shape, given.weights.data(), rows, once.hidden.data(),
+                                        given.slopes.data(), twice.data(), {memory.data(), memory.size()})
               .ok());
   for (std::size_t i = 0; i < twice.size(); ++i) CHECK(twice[i] == 2.0f * once.gradient[i]);
 
@@ -307,8 +296,7 @@ TEST_CASE("judge_gradient: keys and values are read in place, by stride and posi
   rows.values = together.data() + 12;
   rows.key_strides = rows.value_strides = {20, 40};
   std::vector<float> hidden(expected.hidden.size()), scores(expected.scores.size());
-  REQUIRE(fkv::training::judge_forward(fkv::host, given.shape, given.weights.data(), rows, hidden.data(),
-                                       scores.data())
+  REQUIRE(fkv::training::judge_forward(fkv::host, given.shape, given.weights.data(), rows, hidden.data(), scores.data())
               .ok());
   CHECK(scores == expected.scores);
 }
@@ -324,8 +312,7 @@ TEST_CASE("judge_gradient: a row without slopes is not looked at") {
   auto const after = run(given, given.weights, given.slopes);
   CHECK(std::isnan(after.scores[3]));
   CHECK(std::equal(after.scores.begin() + 10, after.scores.end(), before.scores.begin() + 10));
-  CHECK(std::all_of(after.gradient.begin(), after.gradient.end(),
-                    [](float slope) { return std::isfinite(slope); }));
+  CHECK(std::all_of(after.gradient.begin(), after.gradient.end(), [](float slope) { return std::isfinite(slope); }));
 }
 
 TEST_CASE("judge_gradient: nothing to do") {
@@ -335,12 +322,11 @@ TEST_CASE("judge_gradient: nothing to do") {
     rows.candidates = candidates;
     fkv::judge_shape const shape{1, 2, 2, 8, 8};
     float* const none = nullptr;
-    CHECK(fkv::training::judge_forward(fkv::host, shape, static_cast<float const*>(nullptr), rows, none, none)
-              .ok());
+    CHECK(fkv::training::judge_forward(fkv::host, shape, static_cast<float const*>(nullptr), rows, none, none).ok());
     CHECK(fkv::training::judge_backward_bytes(fkv::host, shape, rows) == 0);
     CHECK(fkv::training::judge_backward(fkv::host, shape, static_cast<float const*>(nullptr), rows,
-                                        static_cast<float const*>(nullptr),
-                                        static_cast<float const*>(nullptr), none, {})
+                                        static_cast<float const*>(nullptr), static_cast<float const*>(nullptr), none,
+                                        {})
               .ok());
   }
 }
@@ -353,14 +339,14 @@ TEST_CASE("judge_gradient: errors leave every output as it was") {
   auto const bytes = fkv::training::judge_backward_bytes(fkv::host, given.shape, given.view());
   testing::guarded<std::byte> memory(bytes);
   using rows_type = fkv::training::judge_rows<float>;
-  auto const forward = [&](fkv::judge_shape const& shape, rows_type const& rows, float const* weights,
-                           float* units, float* out) {
+  auto const forward = [&](fkv::judge_shape const& shape, rows_type const& rows, float const* weights, float* units,
+                           float* out) {
     return fkv::training::judge_forward(fkv::host, shape, weights, rows, units, out).code;
   };
   auto const backward = [&](rows_type const& rows, float const* units, float const* slopes, float* out,
                             fkv::workspace scratch) {
-    return fkv::training::judge_backward(fkv::host, given.shape, given.weights.data(), rows, units, slopes,
-                                         out, scratch)
+    return fkv::training::judge_backward(fkv::host, given.shape, given.weights.data(), rows, units, slopes, out,
+                                         scratch)
         .code;
   };
   fkv::workspace const scratch{memory.data(), bytes};
@@ -395,12 +381,10 @@ TEST_CASE("judge_gradient: errors leave every output as it was") {
   CHECK(backward(rows, hidden.data(), nullptr, gradient.data(), scratch) == errc::null_pointer);
   CHECK(backward(rows, hidden.data(), given.slopes.data(), nullptr, scratch) == errc::null_pointer);
   CHECK(backward(rows, hidden.data(), given.slopes.data(), given.weights.data(), scratch) == errc::overlap);
-  CHECK(backward(rows, hidden.data(), given.slopes.data(), gradient.data(), {nullptr, bytes}) ==
-        errc::null_pointer);
+  CHECK(backward(rows, hidden.data(), given.slopes.data(), gradient.data(), {nullptr, bytes}) == errc::null_pointer);
   CHECK(backward(rows, hidden.data(), given.slopes.data(), gradient.data(), {memory.data(), bytes - 1}) ==
         errc::workspace_too_small);
-  CHECK(backward(rows, hidden.data(),
-                 reinterpret_cast<float const*>(reinterpret_cast<char*>(given.slopes.data()) + 2),
+  CHECK(backward(rows, hidden.data(), reinterpret_cast<float const*>(reinterpret_cast<char*>(given.slopes.data()) + 2),
                  gradient.data(), scratch) == errc::misaligned);
   CHECK(hidden.same_bytes(hidden_before));
   CHECK(scores.same_bytes(scores_before));

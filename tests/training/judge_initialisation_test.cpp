@@ -32,8 +32,8 @@ std::vector<float> begun(initialisation_config const& config) {
 }
 
 /// Eight statistics without `sum`.
-struct without_sum : fkv::judge_features<fkv::maximum, fkv::minimum, fkv::last<4>, fkv::last<16>,
-                                         fkv::last<8>, fkv::last<32>, fkv::accumulated, fkv::decayed> {};
+struct without_sum : fkv::judge_features<fkv::maximum, fkv::minimum, fkv::last<4>, fkv::last<16>, fkv::last<8>,
+                                         fkv::last<32>, fkv::accumulated, fkv::decayed> {};
 
 }  // namespace
 
@@ -73,8 +73,7 @@ TEST_CASE("judge_initialisation: started at the window's sum, a judge ranks by i
     testing::judge_problem<float, float> const given({1, 2, 3, 10, 7}, 4, 40, 50, 9);
     auto const count = training::num_scores(given.shape, given.view());
     std::vector<float> hidden(count * 16), scores(count);
-    REQUIRE(training::judge_forward(fkv::host, given.shape, packed.data(), given.view(), hidden.data(),
-                                    scores.data())
+    REQUIRE(training::judge_forward(fkv::host, given.shape, packed.data(), given.view(), hidden.data(), scores.data())
                 .ok());
     auto const sum_of = [&](std::size_t i) {
       double sum = 0.0;
@@ -98,14 +97,10 @@ TEST_CASE("judge_initialisation: errors leave the weights as they were") {
     return training::initialise_judge<fkv::paper>(fkv::host, config, given, to).code;
   };
   CHECK(code({.deviation = -1.0}, shape, packed.data()) == errc::invalid_config);
-  CHECK(code({.deviation = std::numeric_limits<double>::infinity()}, shape, packed.data()) ==
-        errc::invalid_config);
+  CHECK(code({.deviation = std::numeric_limits<double>::infinity()}, shape, packed.data()) == errc::invalid_config);
   CHECK(code({}, {}, packed.data()) == errc::invalid_shape);
   CHECK(code({}, shape, nullptr) == errc::null_pointer);
-  CHECK(training::initialise_judge<without_sum>(fkv::host, {}, shape, packed.data()).code ==
-        errc::invalid_config);
+  CHECK(training::initialise_judge<without_sum>(fkv::host, {}, shape, packed.data()).code == errc::invalid_config);
   CHECK(packed.same_bytes(before));
-  CHECK(
-      training::initialise_judge<without_sum>(fkv::host, {.start = judge_start::random}, shape, packed.data())
-          .ok());
+  CHECK(training::initialise_judge<without_sum>(fkv::host, {.start = judge_start::random}, shape, packed.data()).ok());
 }

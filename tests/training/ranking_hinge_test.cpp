@@ -63,8 +63,7 @@ struct outcome {
 };
 
 template <class Real>
-outcome<Real> solve(problem<Real> const& given, hinge_config const& config = {},
-                    fkv::host_execution exec = fkv::host) {
+outcome<Real> solve(problem<Real> const& given, hinge_config const& config = {}, fkv::host_execution exec = fkv::host) {
   outcome<Real> got{{}, {}, std::vector<Real>(given.scores.size(), Real{77})};
   std::vector<std::byte> memory(fkv::training::ranking_hinge_bytes(exec, given.view()));
   got.status = fkv::training::ranking_hinge(exec, config, given.view(), got.gradient.data(), &got.result,
@@ -202,8 +201,7 @@ TEST_CASE("ranking_hinge: orientation, shifts and permutations") {
   SUBCASE("a common shift of a row changes nothing, and the gradient sums to 0") {
     auto shifted = random_problem<double>(6, 90, 11);
     auto const before = solve(shifted);
-    for (std::size_t i = 0; i < shifted.scores.size(); ++i)
-      shifted.scores[i] += 1024.0 * static_cast<double>(i / 90);
+    for (std::size_t i = 0; i < shifted.scores.size(); ++i) shifted.scores[i] += 1024.0 * static_cast<double>(i / 90);
     auto const after = solve(shifted);
     CHECK(after.result.loss == doctest::Approx(before.result.loss).epsilon(1e-9));
     for (int row = 0; row < 6; ++row) {
@@ -226,8 +224,7 @@ TEST_CASE("ranking_hinge: orientation, shifts and permutations") {
       }
     auto const got = solve(permuted);
     for (std::size_t row = 0; row < 6; ++row)
-      for (std::size_t i = 0; i < 90; ++i)
-        CHECK(got.gradient[row * 90 + i] == base.gradient[row * 90 + order[i]]);
+      for (std::size_t i = 0; i < 90; ++i) CHECK(got.gradient[row * 90 + i] == base.gradient[row * 90 + order[i]]);
   }
   SUBCASE("raising a score whose gradient is negative lowers the loss") {
     for (std::size_t i = 0; i < given.scores.size(); i += 37) {
@@ -349,10 +346,8 @@ TEST_CASE("ranking_hinge: what a row draws depends on seed, step and its own num
   config.step = 9;
   auto const together = solve(given, config);
   // The last two rows as a call of their own: the mean is over fewer rows, which 2 / 5 undoes.
-  problem<float> const tail{2,
-                            60,
-                            {given.scores.begin() + 180, given.scores.end()},
-                            {given.labels.begin() + 180, given.labels.end()}};
+  problem<float> const tail{
+      2, 60, {given.scores.begin() + 180, given.scores.end()}, {given.labels.begin() + 180, given.labels.end()}};
   REQUIRE(together.result.rows == 5);
   config.first_row = 3;
   auto const apart = solve(tail, config);
@@ -379,8 +374,7 @@ TEST_CASE("ranking_hinge: rows without pairs are left out of the mean") {
   auto const got = solve(given), expected = solve(one_row);
   CHECK(got.result.rows == 1);
   CHECK(got.result.loss == expected.result.loss);
-  for (std::size_t i = 0; i < 48; ++i)
-    CHECK(got.gradient[i] == (i / 12 == 2 ? expected.gradient[i - 24] : 0.0f));
+  for (std::size_t i = 0; i < 48; ++i) CHECK(got.gradient[i] == (i / 12 == 2 ? expected.gradient[i - 24] : 0.0f));
   for (float& label : given.labels) label = -0.0f;
   for (std::size_t i = 0; i < 48; i += 2) given.labels[i] = 0.0f;
   auto const none = solve(given);
@@ -392,10 +386,8 @@ TEST_CASE("ranking_hinge: rows without pairs are left out of the mean") {
 TEST_CASE_TEMPLATE("ranking_hinge: NaN labels take part in no pair, infinite ones do", Real, float, double) {
   problem<Real> given{1, 6, {}, {1.0f, quiet_nan, 2.0f, -infinity, -quiet_nan, infinity}};
   for (double const score : {0.3, 0.1, 0.2, 0.0, 0.4, 0.2}) given.scores.push_back(static_cast<Real>(score));
-  problem<Real> const without{1,
-                              4,
-                              {given.scores[0], given.scores[2], given.scores[3], given.scores[5]},
-                              {1.0f, 2.0f, -infinity, infinity}};
+  problem<Real> const without{
+      1, 4, {given.scores[0], given.scores[2], given.scores[3], given.scores[5]}, {1.0f, 2.0f, -infinity, infinity}};
   for (double const margin : {0.01, 1.0}) {
     auto const expected = oracle(without, margin);
     for (int const shifts : {0, 100}) {
@@ -407,8 +399,7 @@ TEST_CASE_TEMPLATE("ranking_hinge: NaN labels take part in no pair, infinite one
       CHECK(got.result.pairs == 6);
       CHECK(got.result.active == expected.result.active);
       CHECK(got.result.loss == doctest::Approx(expected.result.loss).epsilon(1e-7));
-      CHECK(std::vector<Real>{got.gradient[0], got.gradient[2], got.gradient[3], got.gradient[5]} ==
-            expected.gradient);
+      CHECK(std::vector<Real>{got.gradient[0], got.gradient[2], got.gradient[3], got.gradient[5]} == expected.gradient);
       CHECK(got.gradient[1] == Real{0});
       CHECK(got.gradient[4] == Real{0});
     }
@@ -432,8 +423,7 @@ TEST_CASE("ranking_hinge: a score that is not finite takes its row out and no ot
     CHECK(got.result.rows == 2);
     CHECK(std::isfinite(got.result.loss));
     for (std::size_t i = 20; i < 40; ++i) CHECK(got.gradient[i] == 0.0f);
-    CHECK(std::any_of(got.gradient.begin(), got.gradient.begin() + 20,
-                      [](float slope) { return slope != 0.0f; }));
+    CHECK(std::any_of(got.gradient.begin(), got.gradient.begin() + 20, [](float slope) { return slope != 0.0f; }));
   }
   auto huge = random_problem(1, 64, 82);
   for (float& score : huge.scores) score *= 1e38f;
@@ -469,8 +459,8 @@ TEST_CASE("ranking_hinge: errors leave every output as it was") {
   testing::guarded<std::byte> memory(bytes);
   hinge_result result;
   result.loss = 42.0;
-  auto const call = [&](hinge_config const& config, ranking_rows<float> const& rows, float* slopes,
-                        hinge_result* out, fkv::workspace scratch) {
+  auto const call = [&](hinge_config const& config, ranking_rows<float> const& rows, float* slopes, hinge_result* out,
+                        fkv::workspace scratch) {
     return fkv::training::ranking_hinge(exec, config, rows, slopes, out, scratch).code;
   };
   fkv::workspace const scratch{memory.data(), bytes};
@@ -496,12 +486,10 @@ TEST_CASE("ranking_hinge: errors leave every output as it was") {
         errc::null_pointer);
   CHECK(call(config, given.view(), gradient.data(), nullptr, scratch) == errc::null_pointer);
   CHECK(call(config, given.view(), gradient.data(), &result, {nullptr, bytes}) == errc::null_pointer);
-  CHECK(call(config, given.view(), gradient.data(), &result, {memory.data(), bytes - 1}) ==
-        errc::workspace_too_small);
-  CHECK(call(config, given.view(), reinterpret_cast<float*>(reinterpret_cast<char*>(gradient.data()) + 1),
-             &result, scratch) == errc::misaligned);
-  CHECK(call(config, given.view(), const_cast<float*>(given.scores.data()) + 5, &result, scratch) ==
-        errc::overlap);
+  CHECK(call(config, given.view(), gradient.data(), &result, {memory.data(), bytes - 1}) == errc::workspace_too_small);
+  CHECK(call(config, given.view(), reinterpret_cast<float*>(reinterpret_cast<char*>(gradient.data()) + 1), &result,
+             scratch) == errc::misaligned);
+  CHECK(call(config, given.view(), const_cast<float*>(given.scores.data()) + 5, &result, scratch) == errc::overlap);
   CHECK(gradient.same_bytes(untouched));
   CHECK(result.loss == 42.0);
   CHECK(call(config, given.view(), gradient.data(), &result, scratch) == errc::ok);

@@ -112,8 +112,7 @@ TEST_CASE("reward: each rollout by its own losses") {
 TEST_CASE("reward: values that are not finite make it NaN, and are counted") {
   problem given{std::vector<float>(20, 1.0f), std::vector<float>(20, 1.0f), std::vector<float>(20, 1.0f)};
   auto const check = [&](std::vector<float>& values) {
-    for (float const bad :
-         {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    for (float const bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
       float const kept = std::exchange(values[7], bad);
       auto const got = solve(given, {.first_token = 4}).results[0];
       CHECK(std::isnan(got.reward));
@@ -154,8 +153,7 @@ TEST_CASE("reward: advantages of a group") {
 }
 
 TEST_CASE("reward: errors leave every output as it was") {
-  problem const given{std::vector<float>(20, 1.0f), std::vector<float>(20, 1.0f),
-                      std::vector<float>(20, 1.0f)};
+  problem const given{std::vector<float>(20, 1.0f), std::vector<float>(20, 1.0f), std::vector<float>(20, 1.0f)};
   auto const bytes = training::rewards_bytes(fkv::host, {}, given.view());
   testing::guarded<std::byte> memory(bytes);
   testing::guarded<reward_result> results(1);
@@ -171,8 +169,7 @@ TEST_CASE("reward: errors leave every output as it was") {
     return call({}, input, results.data(), scratch);
   };
   CHECK(call({.first_token = -1}, given.view(), results.data(), scratch) == errc::invalid_config);
-  CHECK(call({.entropy_fraction_dropped = 1.0}, given.view(), results.data(), scratch) ==
-        errc::invalid_config);
+  CHECK(call({.entropy_fraction_dropped = 1.0}, given.view(), results.data(), scratch) == errc::invalid_config);
   CHECK(call({.entropy_fraction_dropped = std::nan("")}, given.view(), results.data(), scratch) ==
         errc::invalid_config);
   CHECK(call({.threshold = std::nan("")}, given.view(), results.data(), scratch) == errc::invalid_config);

@@ -51,8 +51,7 @@ struct rollout_problem {
   }
 
   [[nodiscard]] training::recorded_rollout<Real> view(bool reference = true) const {
-    return {given.view(), picked.data(), old_log_probs.data(),
-            reference ? reference_log_probs.data() : nullptr, picks};
+    return {given.view(), picked.data(), old_log_probs.data(), reference ? reference_log_probs.data() : nullptr, picks};
   }
   [[nodiscard]] std::vector<Real> log_probs(std::vector<Real> const& by) const {
     std::vector<Real> found(picked.size());
@@ -120,8 +119,8 @@ TEST_CASE("rollout_gradient: adds to the gradient, the same bits whatever the nu
   auto twice = one;
   auto const rollout = problem.view(false);
   std::vector<std::byte> memory(training::rollout_bytes(fkv::host, problem.given.shape, rollout));
-  REQUIRE(training::rollout_gradient(fkv::host, {.scale = 0.25}, problem.given.shape, problem.weights.data(),
-                                     rollout, 1.0, twice.data(), &result, {memory.data(), memory.size()})
+  REQUIRE(training::rollout_gradient(fkv::host, {.scale = 0.25}, problem.given.shape, problem.weights.data(), rollout,
+                                     1.0, twice.data(), &result, {memory.data(), memory.size()})
               .ok());
   for (std::size_t i = 0; i < one.size(); ++i) CHECK(twice[i] == 2.0f * one[i]);
 }
@@ -137,15 +136,14 @@ TEST_CASE("rollout_gradient: steps over rollouts of a trace make evictions that 
   std::vector<float> mean(weights.size()), square(weights.size());
   auto const evicted_late = [&](testing::replay_rows const& rows) {
     int count = 0;
-    for (std::size_t i = 0; i < rows.evicted_positions.size(); ++i)
-      count += rows.evicted_positions[i] >= 60 ? 1 : 0;
+    for (std::size_t i = 0; i < rows.evicted_positions.size(); ++i) count += rows.evicted_positions[i] >= 60 ? 1 : 0;
     return count;
   };
   auto const average_late = [&] {
     double sum = 0.0;
     for (std::uint32_t i = 0; i < 20; ++i)
-      sum += evicted_late(testing::replayed<fkv::paper>(
-          given, {.weights = weights.data(), .sampled = true, .seed = 99, .rollout = i}));
+      sum += evicted_late(
+          testing::replayed<fkv::paper>(given, {.weights = weights.data(), .sampled = true, .seed = 99, .rollout = i}));
     return sum / 20;
   };
   double const before = average_late();
@@ -154,23 +152,19 @@ TEST_CASE("rollout_gradient: steps over rollouts of a trace make evictions that 
     std::vector<float> loss_evicted;
     int const tokens = 160;
     for (std::uint32_t i = 0; i < rollouts; ++i) {
-      rows.push_back(testing::replayed<fkv::paper>(given, {.weights = weights.data(),
-                                                           .sampled = true,
-                                                           .seed = static_cast<std::uint64_t>(iteration),
-                                                           .rollout = i}));
+      rows.push_back(testing::replayed<fkv::paper>(
+          given,
+          {.weights = weights.data(), .sampled = true, .seed = static_cast<std::uint64_t>(iteration), .rollout = i}));
       int const bad = evicted_late(rows.back());
       for (int t = 0; t < tokens; ++t) loss_evicted.push_back(t < bad ? 3.0f : 0.0f);
     }
     std::vector<float> const loss_full(static_cast<std::size_t>(tokens), 0.0f),
         entropy(static_cast<std::size_t>(tokens), 1.0f);
     training::reward_config const reward{.entropy_fraction_dropped = 0.0};
-    training::reward_input const losses{loss_full.data(), loss_evicted.data(), entropy.data(), rollouts,
-                                        tokens};
+    training::reward_input const losses{loss_full.data(), loss_evicted.data(), entropy.data(), rollouts, tokens};
     std::vector<training::reward_result> earned(rollouts);
     std::vector<std::byte> memory(training::rewards_bytes(fkv::host, reward, losses));
-    REQUIRE(
-        training::rewards(fkv::host, reward, losses, earned.data(), nullptr, {memory.data(), memory.size()})
-            .ok());
+    REQUIRE(training::rewards(fkv::host, reward, losses, earned.data(), nullptr, {memory.data(), memory.size()}).ok());
     std::vector<double> reward_values, advantages(rollouts);
     for (auto const& one : earned) reward_values.push_back(one.reward);
     REQUIRE(training::group_advantages(fkv::host, rollouts, reward_values.data(), advantages.data()).ok());
@@ -199,13 +193,11 @@ TEST_CASE("rollout_gradient: steps over rollouts of a trace make evictions that 
       rollout.old_log_probs = old.data();
       training::grpo_result result;
       REQUIRE(training::rollout_gradient(fkv::host, {.scale = 1.0 / rollouts}, shape, weights.data(), rollout,
-                                         advantages[i], gradient.data(), &result,
-                                         {scratch.data(), scratch.size()})
+                                         advantages[i], gradient.data(), &result, {scratch.data(), scratch.size()})
                   .ok());
     }
-    REQUIRE(training::adam_step(
-                fkv::host, {}, 0.02, iteration + 1, gradient.data(),
-                training::adam_state<float>{weights.data(), mean.data(), square.data(), weights.size()})
+    REQUIRE(training::adam_step(fkv::host, {}, 0.02, iteration + 1, gradient.data(),
+                                training::adam_state<float>{weights.data(), mean.data(), square.data(), weights.size()})
                 .ok());
   }
   CHECK(average_late() < before);
@@ -221,8 +213,8 @@ TEST_CASE("rollout_gradient: errors leave every output as it was") {
   training::grpo_result result{.loss = 77.0};
   training::grpo_config config;
   auto const expect = [&](errc expected) {
-    CHECK(training::rollout_gradient(fkv::host, config, shape, problem.weights.data(), rollout, 1.0,
-                                     gradient.data(), &result, {memory.data(), memory.size()})
+    CHECK(training::rollout_gradient(fkv::host, config, shape, problem.weights.data(), rollout, 1.0, gradient.data(),
+                                     &result, {memory.data(), memory.size()})
               .code == expected);
     CHECK(gradient.same_bytes(gradient_before));
     CHECK(result.loss == 77.0);

@@ -43,8 +43,8 @@ TEST_CASE("schedule: the published RL one overshoots once and then stays") {
 }
 
 TEST_CASE("schedule: steps outside, and no warm-up") {
-  for (auto const kind : {schedule_kind::warm_up_cosine, schedule_kind::constant,
-                          schedule_kind::published_supervised, schedule_kind::published_rl})
+  for (auto const kind : {schedule_kind::warm_up_cosine, schedule_kind::constant, schedule_kind::published_supervised,
+                          schedule_kind::published_rl})
     for (int const warm_up : {0, 1, 5, 20})
       for (int const total : {0, 1, 5, 10}) {
         schedule_config const config{kind, 1.0, warm_up, total};

@@ -37,28 +37,24 @@ template <class Key, class Value>
 measured measure(judge_problem<Key, Value> const& given, fkv::host_execution exec = fkv::host) {
   measured found(given.shape);
   REQUIRE(training::add_moments(exec, given.shape, given.view(), found.moments()).ok());
-  REQUIRE(training::finish_moments(exec, given.shape, found.moments(),
-                                   std::int64_t{given.steps} * given.candidates, found.mean.data(),
-                                   found.deviation.data())
+  REQUIRE(training::finish_moments(exec, given.shape, found.moments(), std::int64_t{given.steps} * given.candidates,
+                                   found.mean.data(), found.deviation.data())
               .ok());
   return found;
 }
 
 /// Input i of a candidate of a row.
 double input_of(judge_problem<float, float> const& given, int row, int candidate, int input) {
-  int const head = row % given.shape.num_kv_heads, key = given.shape.key_head_dim,
-            value = given.shape.value_head_dim;
+  int const head = row % given.shape.num_kv_heads, key = given.shape.key_head_dim, value = given.shape.value_head_dim;
   auto const at = static_cast<std::size_t>(row * given.candidates + candidate);
   auto const token = static_cast<std::size_t>(head * given.tokens + given.positions[at]);
   if (input < key)
-    return static_cast<double>(
-        given.keys[token * static_cast<std::size_t>(key) + static_cast<std::size_t>(input)]);
+    return static_cast<double>(given.keys[token * static_cast<std::size_t>(key) + static_cast<std::size_t>(input)]);
   input -= key;
   if (input < value)
-    return static_cast<double>(
-        given.values[token * static_cast<std::size_t>(value) + static_cast<std::size_t>(input)]);
-  return static_cast<double>(given.statistics[at * static_cast<std::size_t>(8 * given.shape.group) +
-                                              static_cast<std::size_t>(input - value)]);
+    return static_cast<double>(given.values[token * static_cast<std::size_t>(value) + static_cast<std::size_t>(input)]);
+  return static_cast<double>(
+      given.statistics[at * static_cast<std::size_t>(8 * given.shape.group) + static_cast<std::size_t>(input - value)]);
 }
 
 /// Scores of judges that read standardised inputs, from the definition.
@@ -76,8 +72,7 @@ std::vector<double> scores_of_standardised(judge_problem<float, float> const& gi
         double z = own[count * 16 + u];
         for (std::size_t i = 0; i < count; ++i)
           z += own[i * 16 + u] *
-               (input_of(given, row, c, static_cast<int>(i)) -
-                static_cast<double>(inputs.mean[head * count + i])) /
+               (input_of(given, row, c, static_cast<int>(i)) - static_cast<double>(inputs.mean[head * count + i])) /
                static_cast<double>(inputs.deviation[head * count + i]);
         score += own[(count + 1) * 16 + u] * 0.5 * z * (1.0 + std::erf(z / std::sqrt(2.0)));
       }
@@ -89,8 +84,7 @@ std::vector<double> scores_of_standardised(judge_problem<float, float> const& gi
 
 judge_problem<float, float> uneven_problem() {
   judge_problem<float, float> given({1, 2, 2, 6, 5}, 4, 15, 30, 3);
-  for (std::size_t i = 0; i < given.keys.size(); ++i)
-    given.keys[i] = 5.0f * given.keys[i] + static_cast<float>(i % 6);
+  for (std::size_t i = 0; i < given.keys.size(); ++i) given.keys[i] = 5.0f * given.keys[i] + static_cast<float>(i % 6);
   for (std::size_t i = 0; i < given.statistics.size(); ++i) given.statistics[i] *= 0.01f;
   return given;
 }
@@ -111,8 +105,7 @@ TEST_CASE("standardisation: means and deviations per head, whatever the number o
         for (int c = 0; c < 15; ++c) squares += std::pow(input_of(given, row, c, i) - mean, 2);
       auto const at = static_cast<std::size_t>(head * inputs + i);
       CHECK(static_cast<double>(found.mean[at]) == doctest::Approx(mean).epsilon(1e-6).scale(1.0));
-      CHECK(static_cast<double>(found.deviation[at]) ==
-            doctest::Approx(std::sqrt(squares / 60)).epsilon(1e-6));
+      CHECK(static_cast<double>(found.deviation[at]) == doctest::Approx(std::sqrt(squares / 60)).epsilon(1e-6));
     }
   auto const many = measure(given, fkv::host.threads(3));
   CHECK(many.sums == found.sums);
@@ -125,19 +118,15 @@ TEST_CASE("standardisation: folded weights give on raw inputs what was trained o
   std::vector<double> const trained(given.weights.begin(), given.weights.end());
   auto const expected = scores_of_standardised(given, inputs, trained);
   std::vector<double> folded(trained.size()), hidden(expected.size() * 16), scores(expected.size());
-  REQUIRE(training::fold_standardisation(fkv::host, given.shape, inputs.view(), trained.data(), folded.data())
-              .ok());
-  REQUIRE(training::judge_forward(fkv::host, given.shape, folded.data(), given.view(), hidden.data(),
-                                  scores.data())
-              .ok());
+  REQUIRE(training::fold_standardisation(fkv::host, given.shape, inputs.view(), trained.data(), folded.data()).ok());
+  REQUIRE(
+      training::judge_forward(fkv::host, given.shape, folded.data(), given.view(), hidden.data(), scores.data()).ok());
   testing::worst_difference difference;
   for (std::size_t i = 0; i < scores.size(); ++i) difference.add(scores[i], expected[i]);
   CHECK(difference.within(1e-12));
 
   auto in_place = trained;
-  REQUIRE(
-      training::fold_standardisation(fkv::host, given.shape, inputs.view(), in_place.data(), in_place.data())
-          .ok());
+  REQUIRE(training::fold_standardisation(fkv::host, given.shape, inputs.view(), in_place.data(), in_place.data()).ok());
   CHECK(in_place == folded);
 }
 
@@ -158,8 +147,7 @@ TEST_CASE("standardisation: unfolding is the inverse of folding") {
   REQUIRE(
       training::unfold_standardisation(fkv::host, given.shape, inputs.view(), in_place.data(), in_place.data()).ok());
   CHECK(in_place == trained);
-  REQUIRE(
-      training::fold_standardisation(fkv::host, given.shape, inputs.view(), in_place.data(), in_place.data()).ok());
+  REQUIRE(training::fold_standardisation(fkv::host, given.shape, inputs.view(), in_place.data(), in_place.data()).ok());
   testing::worst_difference back;
   for (std::size_t i = 0; i < raw.size(); ++i) back.add(in_place[i], raw[i]);
   CHECK(back.within(1e-12));
@@ -174,15 +162,12 @@ TEST_CASE("standardisation: the gradient by the trained weights, against finite 
   std::vector<double> const slopes(given.slopes.begin(), given.slopes.end());
   std::vector<double> folded(trained.size()), gradient(trained.size()), hidden(slopes.size() * 16),
       scores(slopes.size());
-  REQUIRE(training::fold_standardisation(fkv::host, given.shape, inputs.view(), trained.data(), folded.data())
-              .ok());
-  REQUIRE(training::judge_forward(fkv::host, given.shape, folded.data(), given.view(), hidden.data(),
-                                  scores.data())
-              .ok());
+  REQUIRE(training::fold_standardisation(fkv::host, given.shape, inputs.view(), trained.data(), folded.data()).ok());
+  REQUIRE(
+      training::judge_forward(fkv::host, given.shape, folded.data(), given.view(), hidden.data(), scores.data()).ok());
   std::vector<std::byte> memory(training::judge_backward_bytes<double>(fkv::host, given.shape, given.view()));
-  REQUIRE(training::judge_backward(fkv::host, given.shape, folded.data(), given.view(), hidden.data(),
-                                   slopes.data(), training::output_bias::trained, gradient.data(),
-                                   {memory.data(), memory.size()})
+  REQUIRE(training::judge_backward(fkv::host, given.shape, folded.data(), given.view(), hidden.data(), slopes.data(),
+                                   training::output_bias::trained, gradient.data(), {memory.data(), memory.size()})
               .ok());
   REQUIRE(training::standardise_gradient(fkv::host, given.shape, inputs.view(), gradient.data()).ok());
   auto const loss = [&] {
@@ -234,8 +219,7 @@ TEST_CASE("standardisation: errors leave every output as it was") {
     auto broken = inputs;
     broken.deviation.back() = bad;
     CHECK(fold(broken.view(), given.weights.data(), folded.data()) == errc::invalid_config);
-    CHECK(training::standardise_gradient(fkv::host, shape, broken.view(), folded.data()).code ==
-          errc::invalid_config);
+    CHECK(training::standardise_gradient(fkv::host, shape, broken.view(), folded.data()).code == errc::invalid_config);
   }
   inputs.mean.back() = std::numeric_limits<float>::quiet_NaN();
   CHECK(fold(inputs.view(), given.weights.data(), folded.data()) == errc::invalid_config);
@@ -243,9 +227,8 @@ TEST_CASE("standardisation: errors leave every output as it was") {
   measured target(shape);
   CHECK(training::add_moments(fkv::host, shape, given.view(), {nullptr, target.squares.data()}).code ==
         errc::null_pointer);
-  CHECK(training::finish_moments(fkv::host, shape, target.moments(), 0, target.mean.data(),
-                                 target.deviation.data())
+  CHECK(training::finish_moments(fkv::host, shape, target.moments(), 0, target.mean.data(), target.deviation.data())
             .code == errc::invalid_shape);
-  CHECK(training::finish_moments(fkv::host, shape, target.moments(), 5, nullptr, target.deviation.data())
-            .code == errc::null_pointer);
+  CHECK(training::finish_moments(fkv::host, shape, target.moments(), 5, nullptr, target.deviation.data()).code ==
+        errc::null_pointer);
 }

@@ -7,8 +7,8 @@
 #include <numeric>
 #include <vector>
 
-#include <foresightkv/verbs/append.hpp>
 #include <foresightkv/foresightkv.hpp>
+#include <foresightkv/verbs/append.hpp>
 
 #include "support/random.hpp"
 #include "support/state_fixture.hpp"
@@ -19,7 +19,13 @@ using testing::state_fixture;
 
 namespace {
 
-constexpr fkv::cache_shape shape{.num_layers = 2, .num_sequences = 3, .num_kv_heads = 2, .group = 2, .key_head_dim = 4, .value_head_dim = 4, .capacity = 64};
+constexpr fkv::cache_shape shape{.num_layers = 2,
+                                 .num_sequences = 3,
+                                 .num_kv_heads = 2,
+                                 .group = 2,
+                                 .key_head_dim = 4,
+                                 .value_head_dim = 4,
+                                 .capacity = 64};
 constexpr fkv::sequence_list everyone{nullptr, nullptr, 3, 64};
 
 bool has_flag(fkv::row_state const& state, int sequence, fkv::sequence_flag flag) {
@@ -194,7 +200,9 @@ TEST_CASE("append keeps what a chunked prompt has carried, though it gets longer
     lists.evicted = gone.data();
     lists.evicted_count = count.data();
     lists.capacity = 40;
-    REQUIRE(fkv::evict(testing::exec, fkv::batch{policy, cache, list, fixture.state, scratch}, second, {new_lengths.data(), lists}).ok());
+    REQUIRE(fkv::evict(testing::exec, fkv::batch{policy, cache, list, fixture.state, scratch}, second,
+                       {new_lengths.data(), lists})
+                .ok());
     CHECK(fixture.state.flags[0] == 0);
     gone.resize(static_cast<std::size_t>(count[0]));
     return gone;
@@ -209,10 +217,12 @@ TEST_CASE("append keeps what a chunked prompt has carried, though it gets longer
       for (int k = 0; k < visible; ++k) {
         double product = 0.0;
         for (int d = 0; d < 8; ++d)
-          product += double{queries[static_cast<std::size_t>(r * 8 + d)]} * double{keys[static_cast<std::size_t>(k * 8 + d)]};
+          product +=
+              double{queries[static_cast<std::size_t>(r * 8 + d)]} * double{keys[static_cast<std::size_t>(k * 8 + d)]};
         total += weight[static_cast<std::size_t>(k)] = std::exp(product / std::sqrt(8.0));
       }
-      for (int k = 0; k < visible; ++k) sums[static_cast<std::size_t>(k)] += weight[static_cast<std::size_t>(k)] / total;
+      for (int k = 0; k < visible; ++k)
+        sums[static_cast<std::size_t>(k)] += weight[static_cast<std::size_t>(k)] / total;
     }
   };
   add(20, 20);
@@ -262,8 +272,8 @@ TEST_CASE("append refuses bad arguments and writes nothing") {
   expect(fkv::errc::null_pointer, cache, fixture.state, everyone, nullptr);
   expect(fkv::errc::invalid_shape, cache, fixture.state, {nullptr, nullptr, -1, 0}, counts.data());
   expect(fkv::errc::null_pointer, cache, {}, everyone, counts.data());
-  expect(fkv::errc::null_pointer, fkv::dense_cache<float>::hnd(token.data(), token.data(), nullptr, shape), fixture.state,
-         everyone, counts.data());
+  expect(fkv::errc::null_pointer, fkv::dense_cache<float>::hnd(token.data(), token.data(), nullptr, shape),
+         fixture.state, everyone, counts.data());
   auto other = shape;
   other.num_kv_heads = 1;
   expect(fkv::errc::invalid_shape, fkv::dense_cache<float>::hnd(token.data(), token.data(), lengths.data(), other),

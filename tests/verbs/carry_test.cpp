@@ -5,8 +5,8 @@
 #include <vector>
 
 #include <foresightkv/caches/dense.hpp>
-#include <foresightkv/verbs/carry.hpp>
 #include <foresightkv/foresightkv.hpp>
+#include <foresightkv/verbs/carry.hpp>
 
 #include "support/policy_bench.hpp"
 #include "support/vector_file.hpp"
@@ -54,9 +54,9 @@ void check_carry(bench& made, bool observed_before) {
                made.positions[index][static_cast<std::size_t>(slot)];
       for (int place = 0; place < 2; ++place)
         for (int j = 0; j < made.shape.group; ++j)
-          worst.add(made.state.view.carried_at(row, slot)[place * made.shape.group + j],
-                    wanted[static_cast<std::size_t>(slot)][static_cast<std::size_t>(place)]
-                          [static_cast<std::size_t>(j)]);
+          worst.add(
+              made.state.view.carried_at(row, slot)[place * made.shape.group + j],
+              wanted[static_cast<std::size_t>(slot)][static_cast<std::size_t>(place)][static_cast<std::size_t>(j)]);
     }
   });
   CHECK(wrong == 0);
@@ -85,8 +85,7 @@ TEST_CASE("carry: window after window, tokens arriving in between") {
     // The rows are still pristine: tokens that arrive take the next positions.
     made.each_row([&](fkv::row_index at) {
       auto& positions = made.positions[static_cast<std::size_t>(made.shape.row(at))];
-      while (static_cast<int>(positions.size()) < length)
-        positions.push_back(static_cast<int>(positions.size()));
+      while (static_cast<int>(positions.size()) < length) positions.push_back(static_cast<int>(positions.size()));
       made.row_end[static_cast<std::size_t>(made.shape.row(at))] = length;
       made.cache.length(at) = length;
     });
@@ -113,7 +112,9 @@ namespace {
 /// A user's own carried statistic: the highest peak that any window showed, forgotten by a tenth each time.
 struct fading_peak {
   using window = fkv::maximum;
-  FORESIGHTKV_HOST_DEVICE static constexpr float carry(float old, float now) { return 0.9f * old > now ? 0.9f * old : now; }
+  FORESIGHTKV_HOST_DEVICE static constexpr float carry(float old, float now) {
+    return 0.9f * old > now ? 0.9f * old : now;
+  }
 };
 
 struct peak_scorer {
@@ -223,24 +224,23 @@ TEST_CASE("carry: what the host can see is refused before anything is written") 
   };
   using fkv::errc;
   auto const& policy = made.policy;
-  refused(errc::invalid_config, change(policy, [](auto& p) { p.config.budget = 0; }), cache, list, window,
-          state, work.view());
-  refused(errc::invalid_shape, policy, change(cache, [](auto& c) { c.extents.num_layers = 0; }), list, window,
-          state, work.view());
+  refused(errc::invalid_config, change(policy, [](auto& p) { p.config.budget = 0; }), cache, list, window, state,
+          work.view());
+  refused(errc::invalid_shape, policy, change(cache, [](auto& c) { c.extents.num_layers = 0; }), list, window, state,
+          work.view());
   refused(errc::invalid_shape, policy, cache, change(list, [](auto& l) { l.max_length = -1; }), window, state,
           work.view());
-  refused(errc::null_pointer, policy, cache, list, change(window, [](auto& w) { w.queries = nullptr; }),
-          state, work.view());
+  refused(errc::null_pointer, policy, cache, list, change(window, [](auto& w) { w.queries = nullptr; }), state,
+          work.view());
   refused(errc::unsupported, policy, cache, list, change(window, [](auto& w) { w.continues = true; }), state,
           work.view());
   refused(errc::null_pointer, policy, cache, list, fkv::observed<bench::window_list>{}, state, work.view());
   refused(errc::invalid_shape, policy, cache, list,
           fkv::observed<bench::window_list>{{made.statistics.values.data(), -1}}, state, work.view());
-  refused(errc::null_pointer, policy, cache, list, window,
-          change(state, [](auto& s) { s.carried = nullptr; }), work.view());
-  refused(errc::invalid_shape, policy, cache, list, window,
-          change(state, [](auto& s) { s.num_sequences += 1; }), work.view());
-  refused(errc::workspace_too_small, policy, cache, list, window, state,
-          {work.memory.data(), work.memory.size() - 1});
+  refused(errc::null_pointer, policy, cache, list, window, change(state, [](auto& s) { s.carried = nullptr; }),
+          work.view());
+  refused(errc::invalid_shape, policy, cache, list, window, change(state, [](auto& s) { s.num_sequences += 1; }),
+          work.view());
+  refused(errc::workspace_too_small, policy, cache, list, window, state, {work.memory.data(), work.memory.size() - 1});
   refused(errc::null_pointer, policy, cache, list, window, state, {nullptr, work.memory.size()});
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <doctest/doctest.h>
 
-#include <foresightkv/verbs/collect_due.hpp>
 #include <foresightkv/foresightkv.hpp>
+#include <foresightkv/verbs/collect_due.hpp>
 #include <vector>
 
 #include "support/state_fixture.hpp"
@@ -13,7 +13,13 @@ using testing::state_fixture;
 
 namespace {
 
-constexpr fkv::cache_shape shape{.num_layers = 1, .num_sequences = 6, .num_kv_heads = 2, .group = 1, .key_head_dim = 2, .value_head_dim = 2, .capacity = 64};
+constexpr fkv::cache_shape shape{.num_layers = 1,
+                                 .num_sequences = 6,
+                                 .num_kv_heads = 2,
+                                 .group = 1,
+                                 .key_head_dim = 2,
+                                 .value_head_dim = 2,
+                                 .capacity = 64};
 constexpr fkv::eviction_config config{.budget = 16, .interval = 4};
 
 template <class Compaction>
@@ -24,7 +30,9 @@ struct setting {
   fkv::status collect(fkv::sequence_list const& list) {
     return fkv::collect_due(testing::exec, fkv::batch{rule, cache(), list, state.state}, due.data(), count.data());
   }
-  [[nodiscard]] auto cache() { return fkv::dense_cache<float>::hnd(tokens.data(), tokens.data(), lengths.data(), shape); }
+  [[nodiscard]] auto cache() {
+    return fkv::dense_cache<float>::hnd(tokens.data(), tokens.data(), lengths.data(), shape);
+  }
   [[nodiscard]] std::vector<std::int32_t> listed() const { return {due.begin(), due.begin() + count[0]}; }
 
   std::vector<std::int32_t> lengths;
@@ -68,8 +76,14 @@ TEST_CASE("collect_due refuses bad arguments and writes nothing") {
   CHECK(made.collect({nullptr, nullptr, 6, 64}).code == fkv::errc::invalid_config);
   made.rule.config = config;
   CHECK(made.collect({nullptr, nullptr, -1, 64}).code == fkv::errc::invalid_shape);
-  CHECK(fkv::collect_due(testing::exec, fkv::batch{made.rule, made.cache(), {nullptr, nullptr, 6, 64}, made.state.state}, nullptr, made.count.data()).code == fkv::errc::null_pointer);
-  CHECK(fkv::collect_due(testing::exec, fkv::batch{made.rule, made.cache(), {nullptr, nullptr, 6, 64}, made.state.state}, made.due.data(), nullptr).code == fkv::errc::null_pointer);
+  CHECK(fkv::collect_due(testing::exec,
+                         fkv::batch{made.rule, made.cache(), {nullptr, nullptr, 6, 64}, made.state.state}, nullptr,
+                         made.count.data())
+            .code == fkv::errc::null_pointer);
+  CHECK(fkv::collect_due(testing::exec,
+                         fkv::batch{made.rule, made.cache(), {nullptr, nullptr, 6, 64}, made.state.state},
+                         made.due.data(), nullptr)
+            .code == fkv::errc::null_pointer);
   CHECK(made.due == std::vector<std::int32_t>(6, -7));
   CHECK(made.count[0] == -1);
   CHECK(made.state.snapshot() == before);

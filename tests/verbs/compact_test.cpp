@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <vector>
 
-#include <foresightkv/verbs/compact.hpp>
 #include <foresightkv/compactions/fill_holes.hpp>
 #include <foresightkv/compactions/ordered.hpp>
+#include <foresightkv/verbs/compact.hpp>
 
 #include "support/compaction_bench.hpp"
 
@@ -40,8 +40,7 @@ TEST_CASE("compact: ordered and fill_holes keep the same tokens") {
       if (a.lists.count(row) > 0) {
         // At most one token moved per evicted one.
         int moved = 0;
-        for (std::size_t slot = 0; slot < filled.size(); ++slot)
-          moved += filled[slot] != static_cast<int>(slot);
+        for (std::size_t slot = 0; slot < filled.size(); ++slot) moved += filled[slot] != static_cast<int>(slot);
         CHECK(moved <= a.lists.count(row));
       }
       std::sort(filled.begin(), filled.end());
@@ -81,9 +80,8 @@ TEST_CASE("compact: data that breaks a rule flags its sequence and leaves it alo
     CHECK(broken.state.view.flags[1] == static_cast<std::uint32_t>(expected));
     CHECK(broken.new_lengths[1] == -7);
     int changed = 0;
-    broken.each_row([&](fkv::row_index at) {
-      changed += testing::changes(broken, at.sequence == 1 ? before : sound, at);
-    });
+    broken.each_row(
+        [&](fkv::row_index at) { changed += testing::changes(broken, at.sequence == 1 ? before : sound, at); });
     CHECK(changed == 0);
     CHECK((broken.state.view.flags[0] == 0 && broken.state.view.flags[2] == 0));
   };
@@ -109,8 +107,8 @@ TEST_CASE("compact: what the host can see is refused before anything is written"
     return value;
   };
   auto const refused = [&](fkv::errc expected, auto const& policy, auto const& tokens,
-                           fkv::sequence_list const& visited, fkv::selection const& chosen,
-                           auto const& columns, std::int32_t* lengths, fkv::workspace scratch) {
+                           fkv::sequence_list const& visited, fkv::selection const& chosen, auto const& columns,
+                           std::int32_t* lengths, fkv::workspace scratch) {
     CHECK(fkv::compact(testing::exec, fkv::batch{policy, tokens, visited, columns, scratch}, chosen, lengths).code ==
           expected);
     CHECK(made.cache.same_tokens(before.cache));
@@ -121,8 +119,8 @@ TEST_CASE("compact: what the host can see is refused before anything is written"
   auto const& policy = made.policy;
   std::int32_t* const lengths = made.new_lengths.data();
   auto const shifted = reinterpret_cast<std::int32_t*>(reinterpret_cast<std::uintptr_t>(lengths) + 1);
-  refused(errc::invalid_config, change(policy, [](auto& p) { p.config.interval = 0; }), cache, list, lists,
-          state, lengths, work.view());
+  refused(errc::invalid_config, change(policy, [](auto& p) { p.config.interval = 0; }), cache, list, lists, state,
+          lengths, work.view());
   refused(errc::null_pointer, policy,
           change(cache,
                  [](auto& c) {
@@ -130,22 +128,22 @@ TEST_CASE("compact: what the host can see is refused before anything is written"
                    c.key_layers = nullptr;
                  }),
           list, lists, state, lengths, work.view());
-  refused(errc::invalid_shape, policy, cache, change(list, [](auto& l) { l.max_count = -2; }), lists, state,
+  refused(errc::invalid_shape, policy, cache, change(list, [](auto& l) { l.max_count = -2; }), lists, state, lengths,
+          work.view());
+  refused(errc::null_pointer, policy, cache, list, change(lists, [](auto& l) { l.kept = nullptr; }), state, lengths,
+          work.view());
+  refused(errc::null_pointer, policy, cache, list, change(lists, [](auto& l) { l.evicted = nullptr; }), state, lengths,
+          work.view());
+  refused(errc::null_pointer, policy, cache, list, change(lists, [](auto& l) { l.evicted_count = nullptr; }), state,
           lengths, work.view());
-  refused(errc::null_pointer, policy, cache, list, change(lists, [](auto& l) { l.kept = nullptr; }), state,
-          lengths, work.view());
-  refused(errc::null_pointer, policy, cache, list, change(lists, [](auto& l) { l.evicted = nullptr; }), state,
-          lengths, work.view());
-  refused(errc::null_pointer, policy, cache, list, change(lists, [](auto& l) { l.evicted_count = nullptr; }),
-          state, lengths, work.view());
-  refused(errc::invalid_shape, policy, cache, list, change(lists, [](auto& l) { l.capacity = -1; }), state,
-          lengths, work.view());
-  refused(errc::null_pointer, policy, cache, list, lists, change(state, [](auto& s) { s.carried = nullptr; }),
-          lengths, work.view());
-  refused(errc::invalid_shape, policy, cache, list, lists, change(state, [](auto& s) { s.num_carried = 1; }),
-          lengths, work.view());
-  refused(errc::invalid_shape, policy, cache, list, lists, change(state, [](auto& s) { s.capacity = 0; }),
-          lengths, work.view());
+  refused(errc::invalid_shape, policy, cache, list, change(lists, [](auto& l) { l.capacity = -1; }), state, lengths,
+          work.view());
+  refused(errc::null_pointer, policy, cache, list, lists, change(state, [](auto& s) { s.carried = nullptr; }), lengths,
+          work.view());
+  refused(errc::invalid_shape, policy, cache, list, lists, change(state, [](auto& s) { s.num_carried = 1; }), lengths,
+          work.view());
+  refused(errc::invalid_shape, policy, cache, list, lists, change(state, [](auto& s) { s.capacity = 0; }), lengths,
+          work.view());
   refused(errc::null_pointer, policy, cache, list, lists, state, nullptr, work.view());
   refused(errc::misaligned, policy, cache, list, lists, state, shifted, work.view());
   refused(errc::overlap, policy, cache, list, lists, state, made.cache.lengths.data(), work.view());

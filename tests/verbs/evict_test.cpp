@@ -6,11 +6,11 @@
 #include <cstring>
 #include <vector>
 
-#include <foresightkv/verbs/append.hpp>
 #include <foresightkv/budgets/per_sequence.hpp>
 #include <foresightkv/caches/dense.hpp>
-#include <foresightkv/verbs/evict.hpp>
 #include <foresightkv/foresightkv.hpp>
+#include <foresightkv/verbs/append.hpp>
+#include <foresightkv/verbs/evict.hpp>
 
 #include "support/lifetime.hpp"
 #include "support/policy_bench.hpp"
@@ -32,8 +32,7 @@ using run_time_policy = fkv::policy<fkv::eviction_config, mixed_scorer, fkv::top
 using filling = run_time_policy<fkv::fill_holes>;
 using listing = run_time_policy<fkv::slot_list>;
 using ordering = run_time_policy<fkv::ordered>;
-using sampling =
-    fkv::policy<fkv::eviction_config, mixed_scorer, fkv::sampled_top_k, fkv::ordered, fkv::per_sequence>;
+using sampling = fkv::policy<fkv::eviction_config, mixed_scorer, fkv::sampled_top_k, fkv::ordered, fkv::per_sequence>;
 
 using filling_bench = testing::policy_bench<filling>;
 using listing_bench = testing::policy_bench<listing>;
@@ -140,8 +139,8 @@ TEST_CASE("evict: drawn tokens, budgets per sequence, bfloat16, a length for eve
       wrong += made.new_length(at) != length - goes;
       wrong += made.lists.evicted_of(row) != staged.lists.evicted_of(row) ||
                made.lists.kept_of(row, length) != staged.lists.kept_of(row, length);
-      wrong += goes > 0 ? differences(made, staged, at, length - goes)
-                        : differences(made, before, at, made.shape.capacity);
+      wrong +=
+          goes > 0 ? differences(made, staged, at, length - goes) : differences(made, before, at, made.shape.capacity);
     });
     CHECK(wrong == 0);
   }
@@ -183,15 +182,13 @@ TEST_CASE("evict: a row within its budget keeps every byte") {
       CAPTURE(seed);
       CAPTURE(length);
       auto made = make_bench<filling_bench>(seed);
-      for (int s = 0; s < made.shape.num_sequences; ++s)
-        made.place(s, static_cast<history>(seed % 3), length);
+      for (int s = 0; s < made.shape.num_sequences; ++s) made.place(s, static_cast<history>(seed % 3), length);
       auto const before = made;
       REQUIRE(made.evict().ok());
       CHECK(made.cache.same_tokens(before.cache));
       CHECK(made.state.memory.same_bytes(before.state.memory));
       CHECK(made.cache.lengths.same_bytes(before.cache.lengths));
-      for (int s = 0; s < made.shape.num_sequences; ++s)
-        CHECK(made.new_lengths[static_cast<std::size_t>(s)] == length);
+      for (int s = 0; s < made.shape.num_sequences; ++s) CHECK(made.new_lengths[static_cast<std::size_t>(s)] == length);
       made.each_row([&](fkv::row_index at) {
         auto const kept = made.lists.kept_of(made.shape.row(at), length);
         CHECK(made.lists.count(made.shape.row(at)) == 0);
@@ -216,7 +213,10 @@ TEST_CASE("evict: a prompt longer than the state's columns has implicit position
       std::vector<std::int32_t> counts;
       for (int s = 0; s < wide.shape.num_sequences; ++s)
         counts.push_back(wide.cache.lengths[static_cast<std::size_t>(s)]);
-      REQUIRE(fkv::append(testing::exec, fkv::batch{narrow.policy, narrow.cache.view(), narrow.list(), narrow.state.view}, counts.data()).ok());
+      REQUIRE(fkv::append(testing::exec,
+                          fkv::batch{narrow.policy, narrow.cache.view(), narrow.list(), narrow.state.view},
+                          counts.data())
+                  .ok());
     }
     REQUIRE((wide.evict().ok() && narrow.evict().ok()));
     CHECK(narrow.cache.same_tokens(wide.cache));
@@ -265,8 +265,7 @@ TEST_CASE("evict: a sequence's life against the oracle, slots reused") {
 }
 
 TEST_CASE("evict: a config fixed at compile time gives the bits of the same config at run time") {
-  using fixed_bench =
-      testing::policy_bench<fkv::policy<fkv::fixed<small>, mixed_scorer, fkv::top_k, fkv::fill_holes>>;
+  using fixed_bench = testing::policy_bench<fkv::policy<fkv::fixed<small>, mixed_scorer, fkv::top_k, fkv::fill_holes>>;
   for (std::uint64_t seed = 500; seed < 508; ++seed) {
     CAPTURE(seed);
     auto run_time = make_bench<filling_bench>(seed);
@@ -317,7 +316,9 @@ TEST_CASE("evict: a dry run writes lengths and lists alone; without lists the re
     CHECK(dry.new_lengths.same_bytes(real.new_lengths));
 
     auto work = testing::workspace_for<filling>(silent.shape, silent.list(), 9);
-    REQUIRE(fkv::evict(testing::exec, fkv::batch{silent.policy, silent.cache.view(), silent.list(), silent.state.view, work.view()}, silent.window.view(), {silent.new_lengths.data()})
+    REQUIRE(fkv::evict(testing::exec,
+                       fkv::batch{silent.policy, silent.cache.view(), silent.list(), silent.state.view, work.view()},
+                       silent.window.view(), {silent.new_lengths.data()})
                 .ok());
     CHECK(silent.cache.same_tokens(real.cache));
     CHECK(silent.state.memory.same_bytes(real.state.memory));
@@ -327,7 +328,9 @@ TEST_CASE("evict: a dry run writes lengths and lists alone; without lists the re
     silent = before;
     fkv::eviction_output output{silent.new_lengths.data(), silent.lists.view()};
     output.lists.capacity = 0;
-    REQUIRE(fkv::evict(testing::exec, fkv::batch{silent.policy, silent.cache.view(), silent.list(), silent.state.view, work.view()}, silent.window.view(), output)
+    REQUIRE(fkv::evict(testing::exec,
+                       fkv::batch{silent.policy, silent.cache.view(), silent.list(), silent.state.view, work.view()},
+                       silent.window.view(), output)
                 .ok());
     CHECK(silent.cache.same_tokens(real.cache));
     CHECK(silent.lists.same(before.lists));
@@ -345,8 +348,8 @@ TEST_CASE("evict: slots out of range are passed over, repeats visited once, a co
   auto blank = before;
   int wrong = 0;
   made.each_row([&](fkv::row_index at) {
-    wrong += at.sequence == 1 ? differences(made, blank, at, made.shape.capacity)
-                              : differences(made, all, at, small.budget);
+    wrong +=
+        at.sequence == 1 ? differences(made, blank, at, made.shape.capacity) : differences(made, all, at, small.budget);
     wrong += made.new_length(at) != (at.sequence == 1 ? -7 : small.budget);
   });
   CHECK(wrong == 0);
@@ -360,7 +363,9 @@ TEST_CASE("evict: slots out of range are passed over, repeats visited once, a co
     guarded<std::int32_t> in_memory(1, count);
     fkv::sequence_list const list{nullptr, in_memory.data(), 3, counted.most};  // null slots: 0, 1, 2
     auto work = testing::workspace_for<filling>(counted.shape, list, 9);
-    REQUIRE(fkv::evict(testing::exec, fkv::batch{counted.policy, counted.cache.view(), list, counted.state.view, work.view()}, counted.window.view(), {counted.new_lengths.data()})
+    REQUIRE(fkv::evict(testing::exec,
+                       fkv::batch{counted.policy, counted.cache.view(), list, counted.state.view, work.view()},
+                       counted.window.view(), {counted.new_lengths.data()})
                 .ok());
     for (int s = 0; s < 3; ++s)
       CHECK(counted.new_lengths[static_cast<std::size_t>(s)] == (s < count ? small.budget : -7));
@@ -400,16 +405,13 @@ TEST_CASE("evict: data that breaks a rule flags its sequence and leaves it alone
   for (int s = 0; s < 3; ++s) made.place(s, history::ordered, 50);
   int const last = made.shape.row({made.shape.num_layers - 1, 1, made.shape.num_kv_heads - 1});
   for (int const length : {-1, made.most + 1, made.shape.capacity + 1, 0x7fffffff})
-    check_flag(made, fkv::sequence_flag::bad_length, [&](filling_bench& b) {
-      b.cache.length({0, 1, 0}) = length;
-    });
+    check_flag(made, fkv::sequence_flag::bad_length, [&](filling_bench& b) { b.cache.length({0, 1, 0}) = length; });
   for (int const seen : {51, 0x7fffffff})
     check_flag(made, fkv::sequence_flag::length_mismatch,
                [&](filling_bench& b) { b.state.view.seen_length[last] = seen; });
   made.window.has_counts = true;
   for (int const count : {-1, 10})
-    check_flag(made, fkv::sequence_flag::bad_window,
-               [&](filling_bench& b) { b.window.query_count[1] = count; });
+    check_flag(made, fkv::sequence_flag::bad_window, [&](filling_bench& b) { b.window.query_count[1] = count; });
 
   auto slots = three_sequences<listing_bench>(581);
   for (int s = 0; s < 3; ++s) slots.place(s, history::pristine, s == 1 ? 60 : 40);
@@ -500,8 +502,8 @@ TEST_CASE("evict: what the host can see is refused before anything is written") 
   auto const& policy = made.policy;
   for (fkv::eviction_config const config :
        {fkv::eviction_config{0, 8, 6, 2}, {24, 0, 6, 2}, {24, 8, 23, 2}, {24, 8, 6, -1}, {24, 25, -1, 0}})
-    refused(errc::invalid_config, change(policy, [&](auto& p) { p.config = config; }), cache, list, window,
-            state, output, work.view());
+    refused(errc::invalid_config, change(policy, [&](auto& p) { p.config = config; }), cache, list, window, state,
+            output, work.view());
 
   auto const cache_case = [&](errc expected, auto const& edit) {
     refused(expected, policy, change(cache, edit), list, window, state, output, work.view());
@@ -545,8 +547,7 @@ TEST_CASE("evict: what the host can see is refused before anything is written") 
   window_case(errc::misaligned, [&](auto& w) { w.queries = shifted(w.queries); });
   window_case(errc::misaligned, [&](auto& w) { w.lse = shifted(before.window.lse.data()); });
   window_case(errc::invalid_shape, [](auto& w) { w.max_queries = -1; });
-  window_case(errc::unsupported,
-              [](auto& w) { w.continues = true; });  // there is nothing that it could continue
+  window_case(errc::unsupported, [](auto& w) { w.continues = true; });  // there is nothing that it could continue
   window_case(errc::invalid_shape, [](auto& w) { w.soft_cap = -1.0f; });
   refused(errc::null_pointer, policy, cache, list, fkv::observed<filling_bench::window_list>{}, state, output,
           work.view());
@@ -588,7 +589,9 @@ TEST_CASE("evict: a workspace of any alignment does, and of any content") {
     std::size_t const bytes = fkv::evict_bytes(testing::exec, filling{}, again.shape, again.list(), 9);
     testing::owned_workspace work(bytes, shift);
     std::memset(work.memory.data(), shift % 2 == 1 ? 0xFF : 0x7F, bytes);  // NaN, or large numbers
-    REQUIRE(fkv::evict(testing::exec, fkv::batch{again.policy, again.cache.view(), again.list(), again.state.view, work.view()}, again.window.view(), {again.new_lengths.data()})
+    REQUIRE(fkv::evict(testing::exec,
+                       fkv::batch{again.policy, again.cache.view(), again.list(), again.state.view, work.view()},
+                       again.window.view(), {again.new_lengths.data()})
                 .ok());
     CHECK(work.memory.intact());
     CHECK(again.cache.same_tokens(made.cache));

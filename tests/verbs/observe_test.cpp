@@ -18,8 +18,8 @@ using testing::random_source;
 
 namespace {
 
-using all_statistics = fkv::statistics<fkv::maximum, fkv::minimum, fkv::sum, fkv::last<1>, fkv::last<8>,
-                                       fkv::last<32>, fkv::sum_of_squares>;
+using all_statistics = fkv::statistics<fkv::maximum, fkv::minimum, fkv::sum, fkv::last<1>, fkv::last<8>, fkv::last<32>,
+                                       fkv::sum_of_squares>;
 
 // A policy that stores nothing but positions.
 using position_policy = fkv::detail::observer<fkv::statistics<>>;
@@ -45,8 +45,7 @@ struct bench : testing::token_bench<position_policy, Element, fkv::length_domain
 
   fkv::status observe(fkv::observation<Query, Base> const& seen, testing::execution exec = testing::exec) {
     testing::owned_workspace work(fkv::observe_bytes<List>(exec, shape, base::list(), seen.max_queries));
-    fkv::status const done =
-        fkv::observe(exec, cache.view(), base::list(), seen, state.view, out.view(), work.view());
+    fkv::status const done = fkv::observe(exec, cache.view(), base::list(), seen, state.view, out.view(), work.view());
     CHECK(work.memory.intact());
     CHECK((out.values.intact() && cache.intact() && state.intact() && window.intact()));
     return done;
@@ -67,8 +66,7 @@ struct bench : testing::token_bench<position_policy, Element, fkv::length_domain
             // Sums of many queries are held to a relative error.
             double const expected = oracle::evaluate(wanted[s], seen, slot);
             double const size = std::max(1.0, std::fabs(expected));
-            difference.add(out.at(row, static_cast<int>(slot), static_cast<int>(s), j) / size,
-                           expected / size);
+            difference.add(out.at(row, static_cast<int>(slot), static_cast<int>(s), j) / size, expected / size);
           }
       }
     });
@@ -78,8 +76,7 @@ struct bench : testing::token_bench<position_policy, Element, fkv::length_domain
     window.has_lse = true;
     base::each_row([&](fkv::row_index at) {
       auto const row = static_cast<std::size_t>(shape.row(at));
-      window.fill_lse(at, testing::oracle_row(cache.view(), at, positions[row]), row_end[row], masked,
-                      random);
+      window.fill_lse(at, testing::oracle_row(cache.view(), at, positions[row]), row_end[row], masked, random);
     });
   }
 };
@@ -104,8 +101,7 @@ void check_random(std::uint64_t seed, bool long_window = false, int most_queries
   auto& window = made.window;
   if (choice.chance(long_window ? 0.1 : 0.4)) {
     window.has_counts = true;
-    for (auto& count : window.query_count)
-      count = choice.chance(0.25) ? 0 : choice.integer(0, window.max_queries);
+    for (auto& count : window.query_count) count = choice.chance(0.25) ? 0 : choice.integer(0, window.max_queries);
   }
   auto const end_of = [&](int sequence) {
     return made.row_end[static_cast<std::size_t>(made.shape.row({0, sequence, 0}))];
@@ -133,13 +129,11 @@ TEST_CASE("observe: statistics of random windows, float") {
 }
 
 TEST_CASE("observe: statistics of random windows, half with base-2 log-sum-exps") {
-  for (std::uint64_t seed = 100; seed < 130; ++seed)
-    check_random<fkv::half, fkv::half, fkv::log_base::two>(seed);
+  for (std::uint64_t seed = 100; seed < 130; ++seed) check_random<fkv::half, fkv::half, fkv::log_base::two>(seed);
 }
 
 TEST_CASE("observe: statistics of random windows, bfloat16 keys and float queries") {
-  for (std::uint64_t seed = 200; seed < 230; ++seed)
-    check_random<fkv::bfloat16, float, fkv::log_base::natural>(seed);
+  for (std::uint64_t seed = 200; seed < 230; ++seed) check_random<fkv::bfloat16, float, fkv::log_base::natural>(seed);
 }
 
 TEST_CASE("observe: statistics of random windows, fp8 keys and bfloat16 queries") {
@@ -163,7 +157,8 @@ using float_bench = bench<float, float, fkv::log_base::natural>;
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("observe: a fold that depends on the order of queries sees the oldest first", Element, float, fkv::half) {
+TEST_CASE_TEMPLATE("observe: a fold that depends on the order of queries sees the oldest first", Element, float,
+                   fkv::half) {
   bench<Element, Element, fkv::log_base::natural, fkv::statistics<fading>> made(31, 60, 30);
   made.place(history::ordered);
   REQUIRE(made.observe(made.window.view()).ok());
@@ -247,9 +242,7 @@ TEST_CASE("observe: a query sees no token behind it, whatever that token holds")
   made.window.has_counts = true;
   for (auto& count : made.window.query_count) count = 1;
   made.window.has_end = true;
-  auto const end_of = [&](int s) {
-    return made.row_end[static_cast<std::size_t>(made.shape.row({0, s, 0}))];
-  };
+  auto const end_of = [&](int s) { return made.row_end[static_cast<std::size_t>(made.shape.row({0, s, 0}))]; };
   for (int s = 0; s < made.shape.num_sequences; ++s)
     made.window.window_end[static_cast<std::size_t>(s)] = end_of(s) / 2;
   REQUIRE(made.observe(made.window.view()).ok());
@@ -275,8 +268,7 @@ TEST_CASE_TEMPLATE("observe: a window in chunks gives the statistics of the whol
     auto& window = made.window;
     auto const whole = window.view();
     int const total = window.max_queries;
-    std::vector<std::int32_t> ends, firsts(static_cast<std::size_t>(made.shape.num_sequences)),
-        counts(firsts.size());
+    std::vector<std::int32_t> ends, firsts(static_cast<std::size_t>(made.shape.num_sequences)), counts(firsts.size());
     for (int s = 0; s < made.shape.num_sequences; ++s)
       ends.push_back(made.row_end[static_cast<std::size_t>(made.shape.row({0, s, 0}))]);
     for (int from = 0; from < total;) {
@@ -296,14 +288,15 @@ TEST_CASE_TEMPLATE("observe: a window in chunks gives the statistics of the whol
   }
 }
 
-TEST_CASE_TEMPLATE("observe: every sequence has chunks of its own, of any size, and tokens join between them", Element, float,
-                   fkv::half) {
+TEST_CASE_TEMPLATE("observe: every sequence has chunks of its own, of any size, and tokens join between them", Element,
+                   float, fkv::half) {
   for (std::uint64_t seed = 420; seed < 440; ++seed) {
     CAPTURE(seed);
     random_source choice(seed);
     bench<Element, Element, fkv::log_base::natural> made(seed, 60, 37);
     auto const& shape = made.shape;
-    for (int s = 0; s < shape.num_sequences; ++s) made.place(s, history::pristine, choice.chance(0.3) ? 37 : choice.integer(37, 60));
+    for (int s = 0; s < shape.num_sequences; ++s)
+      made.place(s, history::pristine, choice.chance(0.3) ? 37 : choice.integer(37, 60));
     if (choice.chance(0.5)) made.fill_lse(0.1);
     auto const sequences = static_cast<std::size_t>(shape.num_sequences);
     int const total = made.window.max_queries;
@@ -370,7 +363,8 @@ TEST_CASE_TEMPLATE("observe: a later chunk of no queries changes nothing, a firs
   CHECK(made.worst() == 0.0);
 }
 
-TEST_CASE_TEMPLATE("observe: a chunk without a query leaves tokens that joined before it with zeros", Element, float, fkv::half) {
+TEST_CASE_TEMPLATE("observe: a chunk without a query leaves tokens that joined before it with zeros", Element, float,
+                   fkv::half) {
   bench<Element, Element, fkv::log_base::natural> made(25, 60, 8);
   auto& window = made.window;
   for (int s = 0; s < made.shape.num_sequences; ++s) {
@@ -397,8 +391,13 @@ TEST_CASE_TEMPLATE("observe: a chunk without a query leaves tokens that joined b
 }
 
 TEST_CASE_TEMPLATE("observe: a window may begin in a later chunk before all cached tokens", Element, float, fkv::half) {
-  constexpr fkv::cache_shape shape{.num_layers = 1, .num_sequences = 1, .num_kv_heads = 1, .group = 1, .key_head_dim = 16,
-                                   .value_head_dim = 16, .capacity = 8};
+  constexpr fkv::cache_shape shape{.num_layers = 1,
+                                   .num_sequences = 1,
+                                   .num_kv_heads = 1,
+                                   .group = 1,
+                                   .key_head_dim = 16,
+                                   .value_head_dim = 16,
+                                   .capacity = 8};
   testing::owned_state<position_policy> state(shape, 8);
   state.view.step[0] = 1;
   state.view.seen_length[0] = 2;
@@ -415,7 +414,9 @@ TEST_CASE_TEMPLATE("observe: a window may begin in a later chunk before all cach
   auto const observe = [&](fkv::observation<Element> const& window, std::vector<float>& out) {
     fkv::sequence_list const all{nullptr, nullptr, 1, 8};
     testing::owned_workspace work(fkv::observe_bytes<list>(testing::exec, shape, all, 2));
-    CHECK(fkv::observe(testing::exec, cache, all, window, state.view, fkv::statistics_view<list>{out.data(), 8}, work.view()).ok());
+    CHECK(fkv::observe(testing::exec, cache, all, window, state.view, fkv::statistics_view<list>{out.data(), 8},
+                       work.view())
+              .ok());
   };
   auto window = fkv::observation<Element>::hnd(queries.data(), shape, 2);
   window.first_position = first.data();
@@ -438,7 +439,8 @@ TEST_CASE("observe: a later chunk of no statistics reads none") {
   later.continues = true;
   CHECK(made.observe(later).ok());
   fkv::statistics_view<fkv::statistics<>> const nowhere{nullptr, made.shape.capacity};
-  testing::owned_workspace work(fkv::observe_bytes<fkv::statistics<>>(testing::exec, made.shape, made.list(), later.max_queries));
+  testing::owned_workspace work(
+      fkv::observe_bytes<fkv::statistics<>>(testing::exec, made.shape, made.list(), later.max_queries));
   CHECK(fkv::observe(testing::exec, made.cache.view(), made.list(), later, made.state.view, nowhere, work.view()).ok());
 }
 
@@ -452,8 +454,7 @@ TEST_CASE("observe: masked queries give nothing, a fully masked window zeros") {
     int const row = made.shape.row(at);
     for (int slot = 0; slot < made.cache.length(at); ++slot)
       for (int s = 0; s < all_statistics::size; ++s)
-        for (int j = 0; j < made.shape.group; ++j)
-          all_zero = all_zero && made.out.at(row, slot, s, j) == 0.0f;
+        for (int j = 0; j < made.shape.group; ++j) all_zero = all_zero && made.out.at(row, slot, s, j) == 0.0f;
   });
   CHECK(all_zero);
 }
@@ -487,7 +488,8 @@ TEST_CASE("observe: what a query does not see has no share, however low the logi
 }
 
 #if !defined(__FAST_MATH__)  // which knows no NaN
-TEST_CASE_TEMPLATE("observe: a key that is no number masks who sees it, and its sequence says so", Element, float, fkv::half) {
+TEST_CASE_TEMPLATE("observe: a key that is no number masks who sees it, and its sequence says so", Element, float,
+                   fkv::half) {
   bench<Element, Element, fkv::log_base::natural, fkv::statistics<fkv::sum>> made(31, 40, 6);
   while (made.shape.num_sequences < 2)
     made = bench<Element, Element, fkv::log_base::natural, fkv::statistics<fkv::sum>>(made.random.bits(), 40, 6);
@@ -534,16 +536,15 @@ TEST_CASE("observe: one statistic alone is the same bits as among others, and so
   one.place(history::pristine);
   testing::owned_workspace work(
       fkv::observe_bytes<fkv::statistics<fkv::last<8>>>(testing::exec, one.shape, one.list(), 20));
-  REQUIRE(fkv::observe(testing::exec, one.cache.view(), one.list(), one.window.view(), fkv::row_state{},
-                       one.out.view(), work.view())
+  REQUIRE(fkv::observe(testing::exec, one.cache.view(), one.list(), one.window.view(), fkv::row_state{}, one.out.view(),
+                       work.view())
               .ok());
   bool same = true;
   constexpr int place = all_statistics::index<fkv::last<8>>();
   all.each_row([&](fkv::row_index at) {
     for (int slot = 0; slot < all.cache.length(at); ++slot)
       for (int j = 0; j < all.shape.group; ++j)
-        same = same &&
-               all.out.at(all.shape.row(at), slot, place, j) == one.out.at(one.shape.row(at), slot, 0, j);
+        same = same && all.out.at(all.shape.row(at), slot, place, j) == one.out.at(one.shape.row(at), slot, 0, j);
   });
   CHECK(same);
 }
@@ -571,8 +572,7 @@ TEST_CASE("observe: data that breaks a rule flags its sequence and leaves it alo
   };
   fkv::row_index const last_row{made.shape.num_layers - 1, 1, made.shape.num_kv_heads - 1};
   for (int const length : {-1, made.most + 1, 0x7fffffff})
-    rule(fkv::sequence_flag::bad_length,
-         [&](float_bench& broken) { broken.cache.length(last_row) = length; });
+    rule(fkv::sequence_flag::bad_length, [&](float_bench& broken) { broken.cache.length(last_row) = length; });
   for (int const count : {-1, 7, 0x7fffffff})
     rule(fkv::sequence_flag::bad_window, [&](float_bench& broken) {
       broken.window.has_counts = true;
@@ -606,9 +606,9 @@ TEST_CASE("observe: what the host can see is refused before anything is written"
   auto const cache = made.cache.view();
   std::size_t const bytes = fkv::observe_bytes<all_statistics>(testing::exec, made.shape, list, 6);
   testing::owned_workspace work(bytes);
-  auto const refused = [&](fkv::errc expected, auto const& tokens, fkv::sequence_list const& visited,
-                           auto const& seen, fkv::row_state const& state,
-                           fkv::statistics_view<all_statistics> const& out, fkv::workspace scratch) {
+  auto const refused = [&](fkv::errc expected, auto const& tokens, fkv::sequence_list const& visited, auto const& seen,
+                           fkv::row_state const& state, fkv::statistics_view<all_statistics> const& out,
+                           fkv::workspace scratch) {
     fkv::status const done = fkv::observe(testing::exec, tokens, visited, seen, state, out, scratch);
     CHECK(done.code == expected);
     CHECK(made.out.values.same_bytes(before));
@@ -625,32 +625,29 @@ TEST_CASE("observe: what the host can see is refused before anything is written"
   refused(errc::null_pointer, cache, list, window, state, out, {nullptr, bytes});
   refused(errc::null_pointer, cache, list, window, state, {nullptr, out.capacity}, work.view());
   refused(errc::invalid_shape, cache, list, window, state, {out.data, -1}, work.view());
-  refused(errc::null_pointer, change(cache, [](auto& c) { c.row_lengths = nullptr; }), list, window, state,
-          out, work.view());
+  refused(errc::null_pointer, change(cache, [](auto& c) { c.row_lengths = nullptr; }), list, window, state, out,
+          work.view());
   refused(errc::invalid_shape, change(cache, [](auto& c) { c.extents.group = 0; }), list, window, state, out,
           work.view());
-  refused(errc::invalid_shape, cache, change(list, [](auto& l) { l.max_count = -1; }), window, state, out,
-          work.view());
+  refused(errc::invalid_shape, cache, change(list, [](auto& l) { l.max_count = -1; }), window, state, out, work.view());
   refused(errc::invalid_shape, cache, change(list, [](auto& l) { l.max_length = -1; }), window, state, out,
           work.view());
   refused(errc::null_pointer, cache, list, change(window, [](auto& w) { w.queries = nullptr; }), state, out,
           work.view());
   refused(errc::invalid_shape, cache, list, change(window, [](auto& w) { w.max_queries = -1; }), state, out,
           work.view());
-  refused(errc::invalid_shape, cache, list, change(window, [](auto& w) { w.softmax_scale = -1.0f; }), state,
-          out, work.view());
-  refused(errc::invalid_shape, cache, list, change(window, [](auto& w) { w.soft_cap = std::nanf(""); }),
-          state, out, work.view());
-  refused(errc::misaligned, cache, list,
-          change(window,
-                 [](auto& w) {
-                   w.queries = reinterpret_cast<float const*>(reinterpret_cast<char const*>(w.queries) + 1);
-                 }),
-          state, out, work.view());
+  refused(errc::invalid_shape, cache, list, change(window, [](auto& w) { w.softmax_scale = -1.0f; }), state, out,
+          work.view());
+  refused(errc::invalid_shape, cache, list, change(window, [](auto& w) { w.soft_cap = std::nanf(""); }), state, out,
+          work.view());
+  refused(
+      errc::misaligned, cache, list,
+      change(window,
+             [](auto& w) { w.queries = reinterpret_cast<float const*>(reinterpret_cast<char const*>(w.queries) + 1); }),
+      state, out, work.view());
   refused(errc::null_pointer, cache, list, window, change(state, [](auto& s) { s.position = nullptr; }), out,
           work.view());
-  refused(errc::invalid_shape, cache, list, window, change(state, [](auto& s) { s.group += 1; }), out,
-          work.view());
+  refused(errc::invalid_shape, cache, list, window, change(state, [](auto& s) { s.group += 1; }), out, work.view());
 }
 
 TEST_CASE("observe: a list of no sequences, and threads, change no result") {

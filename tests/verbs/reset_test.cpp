@@ -14,7 +14,13 @@ using policy = testing::carried_policy<fkv::ordered>;
 
 namespace {
 
-constexpr fkv::cache_shape shape{.num_layers = 2, .num_sequences = 3, .num_kv_heads = 2, .group = 1, .key_head_dim = 4, .value_head_dim = 4, .capacity = 64};
+constexpr fkv::cache_shape shape{.num_layers = 2,
+                                 .num_sequences = 3,
+                                 .num_kv_heads = 2,
+                                 .group = 1,
+                                 .key_head_dim = 4,
+                                 .value_head_dim = 4,
+                                 .capacity = 64};
 
 }  // namespace
 

@@ -15,7 +15,13 @@ using fixture_type = testing::state_fixture<policy>;
 
 namespace {
 
-constexpr fkv::cache_shape shape{.num_layers = 2, .num_sequences = 3, .num_kv_heads = 2, .group = 2, .key_head_dim = 4, .value_head_dim = 4, .capacity = 64};
+constexpr fkv::cache_shape shape{.num_layers = 2,
+                                 .num_sequences = 3,
+                                 .num_kv_heads = 2,
+                                 .group = 2,
+                                 .key_head_dim = 4,
+                                 .value_head_dim = 4,
+                                 .capacity = 64};
 
 std::vector<std::byte> saved_bytes(fkv::row_state const& state, int sequence) {
   std::vector<std::byte> buffer(fkv::save_bytes(state) + 1);
@@ -55,7 +61,8 @@ TEST_CASE("a saved sequence comes back in another slot, and in a state of anothe
         CHECK(target.state.next_position[to] == 12 + layer);
         CHECK(target.state.step[to] == 1);
         for (int slot = 0; slot < 4; ++slot)
-          for (int i = 0; i < 4; ++i) CHECK(target.state.carried_at(to, slot)[i] == source.state.carried_at(from, slot)[i]);
+          for (int i = 0; i < 4; ++i)
+            CHECK(target.state.carried_at(to, slot)[i] == source.state.carried_at(from, slot)[i]);
       }
     CHECK(target.state.request_id[2] == 77);
     CHECK(target.state.seed[2] == 0x123456789abcdefull);
@@ -97,7 +104,14 @@ TEST_CASE("restore refuses what does not fit and writes nothing") {
   bytes[0] ^= std::byte{1};  // another version
   CHECK(refuses(target.state, 0, bytes, fkv::errc::invalid_shape));
 
-  fixture_type other(fkv::cache_shape{.num_layers = 2, .num_sequences = 3, .num_kv_heads = 2, .group = 1, .key_head_dim = 4, .value_head_dim = 4, .capacity = 64}, 8);
+  fixture_type other(fkv::cache_shape{.num_layers = 2,
+                                      .num_sequences = 3,
+                                      .num_kv_heads = 2,
+                                      .group = 1,
+                                      .key_head_dim = 4,
+                                      .value_head_dim = 4,
+                                      .capacity = 64},
+                     8);
   bytes = saved;
   CHECK(refuses(other.state, 0, bytes, fkv::errc::invalid_shape));
   fixture_type small(shape, 3);  // four tokens are stored
@@ -114,7 +128,8 @@ TEST_CASE("a damaged saved sequence is refused or restored whole: its counts nev
   for (int round = 0; round < 500; ++round) {
     auto bytes = saved;
     // Header and row records: what restore believes.
-    auto const at = static_cast<std::size_t>(random.integer(0, static_cast<int>(fkv::detail::saved_sequence::positions(source.state)) - 1));
+    auto const at = static_cast<std::size_t>(
+        random.integer(0, static_cast<int>(fkv::detail::saved_sequence::positions(source.state)) - 1));
     bytes[at] ^= static_cast<std::byte>(1u << random.integer(0, 7));
     fixture_type target(shape, 8);
     auto const reason = restore(target.state, 1, bytes);
@@ -135,7 +150,8 @@ TEST_CASE("save refuses bad arguments and writes nothing") {
   std::vector<std::byte> buffer(fkv::save_bytes(source.state), std::byte{0x11});
   auto const before = buffer;
   CHECK(fkv::save(testing::exec, source.state, 3, {buffer.data(), buffer.size()}).code == fkv::errc::invalid_shape);
-  CHECK(fkv::save(testing::exec, source.state, 0, {buffer.data(), buffer.size() - 1}).code == fkv::errc::workspace_too_small);
+  CHECK(fkv::save(testing::exec, source.state, 0, {buffer.data(), buffer.size() - 1}).code ==
+        fkv::errc::workspace_too_small);
   CHECK(fkv::save(testing::exec, source.state, 0, {nullptr, buffer.size()}).code == fkv::errc::null_pointer);
   CHECK(fkv::save(testing::exec, fkv::row_state{}, 0, {buffer.data(), buffer.size()}).code == fkv::errc::null_pointer);
   CHECK(buffer == before);
@@ -147,7 +163,8 @@ TEST_CASE("a pristine row longer than the columns is saved as it is: its positio
   std::vector<float> token(1);
   auto lengths = counts;
   auto const cache = fkv::dense_cache<float>::hnd(token.data(), token.data(), lengths.data(), shape);
-  CHECK(fkv::append(testing::exec, fkv::batch{policy{}, cache, {nullptr, nullptr, 3, 64}, source.state}, counts.data()).ok());
+  CHECK(fkv::append(testing::exec, fkv::batch{policy{}, cache, {nullptr, nullptr, 3, 64}, source.state}, counts.data())
+            .ok());
   auto saved = saved_bytes(source.state, 0);
   fixture_type target(shape, 4);
   CHECK(restore(target.state, 1, saved).ok());
@@ -167,7 +184,8 @@ TEST_CASE("a row of more slots than positions before its next one is restored: t
   std::vector<std::int32_t> const back{-2, 0, 0}, lengths{6, 0, 0};
   std::vector<float> token(1);
   auto const cache = fkv::dense_cache<float>::hnd(token.data(), token.data(), lengths.data(), shape);
-  REQUIRE(fkv::append(testing::exec, fkv::batch{sparse{}, cache, {nullptr, nullptr, 3, 64}, source.state}, back.data()).ok());
+  REQUIRE(fkv::append(testing::exec, fkv::batch{sparse{}, cache, {nullptr, nullptr, 3, 64}, source.state}, back.data())
+              .ok());
   auto saved = saved_bytes(source.state, 0);
   CHECK(restore(target.state, 0, saved).ok());
   rows([&](fkv::row_index at) {

@@ -132,15 +132,11 @@ TEST_CASE("score: what a token tells a scorer") {
   ask(question::value_head_dim, 0, [&](fkv::row_index, int) { return made.shape.value_head_dim; });
   ask(question::group, 0, [&](fkv::row_index, int) { return made.shape.group; });
   for (int const dim : {0, made.shape.key_head_dim - 1})
-    ask(question::key, dim,
-        [&](fkv::row_index at, int slot) { return fkv::to_float(cache.key(at, slot)[dim]); });
+    ask(question::key, dim, [&](fkv::row_index at, int slot) { return fkv::to_float(cache.key(at, slot)[dim]); });
   for (int const dim : {0, made.shape.value_head_dim - 1})
-    ask(question::value, dim,
-        [&](fkv::row_index at, int slot) { return fkv::to_float(cache.value(at, slot)[dim]); });
+    ask(question::value, dim, [&](fkv::row_index at, int slot) { return fkv::to_float(cache.value(at, slot)[dim]); });
   auto const carried = [&](fkv::row_index at, int slot, int j) {
-    return slot < made.state.seen(made.shape.row(at))
-               ? made.state.view.carried_at(made.shape.row(at), slot)[j]
-               : 0.0f;
+    return slot < made.state.seen(made.shape.row(at)) ? made.state.view.carried_at(made.shape.row(at), slot)[j] : 0.0f;
   };
   for (int const j : {0, last_head}) {
     ask(question::sum, j,
@@ -153,8 +149,7 @@ TEST_CASE("score: what a token tells a scorer") {
     return total / static_cast<float>(last_head + 1);
   });
   for (int const count : {0, 1, 2, 15, 16, 17, 33, 70}) {  // small whole numbers: sums are exact in any order
-    ask(question::lane_sum, count,
-        [&](fkv::row_index, int slot) { return (slot + 1) * count * (count + 1) / 2; });
+    ask(question::lane_sum, count, [&](fkv::row_index, int slot) { return (slot + 1) * count * (count + 1) / 2; });
     ask(question::lane_max, count, [&](fkv::row_index, int slot) {
       int largest = count > 0 ? -1000000 : 0;
       for (int i = 0; i < count; ++i) largest = std::max(largest, (i * 7) % (count + 1) - slot - count);
@@ -176,7 +171,8 @@ struct neighbour_scorer {
     float* const norm = row.scratch(0);
     float* const shifted = row.scratch(1);
     block.for_each_token(row.length(), [&](auto const& lanes, int slot) {
-      lanes.store(norm[slot], lanes.sum(row.key_head_dim(), [&](int d) { return row.key(slot, d) * row.key(slot, d); }));
+      lanes.store(norm[slot],
+                  lanes.sum(row.key_head_dim(), [&](int d) { return row.key(slot, d) * row.key(slot, d); }));
     });
     block.for_each(row.length(), [&](int slot) { shifted[slot] = slot > 0 ? norm[slot - 1] : 0.0f; });
     float const largest = block.max(row.length(), [&](int slot) { return norm[slot]; });
@@ -203,8 +199,8 @@ TEST_CASE("score: a row scorer of the user's own, with scratch rows") {
       for (std::size_t slot = 0; slot < tokens.length(); ++slot) {
         double const own = oracle::dot(tokens.key[slot], tokens.key[slot]);
         double const before = slot > 0 ? oracle::dot(tokens.key[slot - 1], tokens.key[slot - 1]) : 0.0;
-        bool const free = oracle::candidate(loose, tokens.position[slot],
-                                            made.row_end[static_cast<std::size_t>(made.shape.row(at))]);
+        bool const free =
+            oracle::candidate(loose, tokens.position[slot], made.row_end[static_cast<std::size_t>(made.shape.row(at))]);
         worst.add(made.scores.at(made.shape.row(at), static_cast<int>(slot)),
                   (own + before) / (1.0 + largest) - (free ? 0.0 : 100.0));
       }
@@ -227,8 +223,7 @@ mixed_bench three_sequences(std::uint64_t seed) {
 
 }  // namespace
 
-TEST_CASE(
-    "score: a window and its statistics give the same bits; the state and other rows stay as they were") {
+TEST_CASE("score: a window and its statistics give the same bits; the state and other rows stay as they were") {
   mixed_bench made = three_sequences(2);
   made.slots = {2, 0};
   auto const state = made.state;
@@ -270,9 +265,8 @@ TEST_CASE("score: data that breaks a rule flags its sequence and leaves its scor
     b.window.has_counts = true;
     b.window.query_count[1] = 10;
   });
-  rule(fkv::sequence_flag::length_mismatch, [&](mixed_bench& b) {
-    b.state.view.seen_length[made.shape.row(last_row)] = made.length(last_row) + 1;
-  });
+  rule(fkv::sequence_flag::length_mismatch,
+       [&](mixed_bench& b) { b.state.view.seen_length[made.shape.row(last_row)] = made.length(last_row) + 1; });
 }
 
 TEST_CASE("score: a long row needs columns for what it carries, and none where it carries nothing") {
@@ -324,9 +318,7 @@ TEST_CASE("score: what the host can see is refused before anything is written") 
   };
   using fkv::errc;
   auto const& policy = made.policy;
-  auto const judge = [&](auto const& edit) {
-    return change(policy, [&](auto& p) { edit(p.scorer.weights); });
-  };
+  auto const judge = [&](auto const& edit) { return change(policy, [&](auto& p) { edit(p.scorer.weights); }); };
   refused(errc::null_pointer, judge([](auto& w) { w.packed = nullptr; }), cache, list, window, state, scores,
           work.view());
   refused(errc::misaligned, judge([](auto& w) {
@@ -335,14 +327,14 @@ TEST_CASE("score: what the host can see is refused before anything is written") 
           cache, list, window, state, scores, work.view());
   refused(errc::invalid_shape, judge([](auto& w) { w.shape.group += 1; }), cache, list, window, state, scores,
           work.view());
-  refused(errc::invalid_shape, judge([](auto& w) { w.shape.key_head_dim += 1; }), cache, list, window, state,
-          scores, work.view());
-  refused(errc::invalid_shape, judge([](auto& w) { w.shape.value_head_dim += 1; }), cache, list, window,
-          state, scores, work.view());
-  refused(errc::invalid_shape, judge([](auto& w) { w.shape.num_kv_heads += 1; }), cache, list, window, state,
-          scores, work.view());
-  refused(errc::invalid_shape, judge([](auto& w) { w.shape.num_layers -= 1; }), cache, list, window, state,
-          scores, work.view());
+  refused(errc::invalid_shape, judge([](auto& w) { w.shape.key_head_dim += 1; }), cache, list, window, state, scores,
+          work.view());
+  refused(errc::invalid_shape, judge([](auto& w) { w.shape.value_head_dim += 1; }), cache, list, window, state, scores,
+          work.view());
+  refused(errc::invalid_shape, judge([](auto& w) { w.shape.num_kv_heads += 1; }), cache, list, window, state, scores,
+          work.view());
+  refused(errc::invalid_shape, judge([](auto& w) { w.shape.num_layers -= 1; }), cache, list, window, state, scores,
+          work.view());
   std::vector<int> const far_layers{0, 99}, no_layers{-1, 0};
   for (auto const& layers : {far_layers, no_layers}) {
     auto const other = change(cache, [&](auto& c) { c.extents.layers = layers.data(); });
@@ -359,8 +351,8 @@ TEST_CASE("score: what the host can see is refused before anything is written") 
       state.flags[sequence] = 0;
     }
   }
-  refused(errc::invalid_config, change(policy, [](auto& p) { p.config.sink_tokens = -1; }), cache, list,
-          window, state, scores, work.view());
+  refused(errc::invalid_config, change(policy, [](auto& p) { p.config.sink_tokens = -1; }), cache, list, window, state,
+          scores, work.view());
   refused(errc::null_pointer, policy,
           change(cache,
                  [](auto& c) {
@@ -368,16 +360,16 @@ TEST_CASE("score: what the host can see is refused before anything is written") 
                    c.value_layers = nullptr;
                  }),
           list, window, state, scores, work.view());
-  refused(errc::invalid_shape, policy, cache, change(list, [](auto& l) { l.max_count = -1; }), window, state,
-          scores, work.view());
-  refused(errc::null_pointer, policy, cache, list, change(window, [](auto& w) { w.queries = nullptr; }),
-          state, scores, work.view());
-  refused(errc::unsupported, policy, cache, list, change(window, [](auto& w) { w.continues = true; }), state,
-          scores, work.view());
-  refused(errc::invalid_shape, policy, cache, list, window, change(state, [](auto& s) { s.capacity = 3; }),
-          scores, work.view());
-  refused(errc::null_pointer, policy, cache, list, window, change(state, [](auto& s) { s.flags = nullptr; }),
-          scores, work.view());
+  refused(errc::invalid_shape, policy, cache, change(list, [](auto& l) { l.max_count = -1; }), window, state, scores,
+          work.view());
+  refused(errc::null_pointer, policy, cache, list, change(window, [](auto& w) { w.queries = nullptr; }), state, scores,
+          work.view());
+  refused(errc::unsupported, policy, cache, list, change(window, [](auto& w) { w.continues = true; }), state, scores,
+          work.view());
+  refused(errc::invalid_shape, policy, cache, list, window, change(state, [](auto& s) { s.capacity = 3; }), scores,
+          work.view());
+  refused(errc::null_pointer, policy, cache, list, window, change(state, [](auto& s) { s.flags = nullptr; }), scores,
+          work.view());
   refused(errc::null_pointer, policy, cache, list, window, state, {nullptr, 30}, work.view());
   refused(errc::invalid_shape, policy, cache, list, window, state, {scores.data, -1}, work.view());
   refused(errc::workspace_too_small, policy, cache, list, window, state, scores,
@@ -397,7 +389,8 @@ void compare_scaled(Scorer const& scorer, bool in_order) {
   scaled.place(in_order ? history::ordered : history::filled);
   auto const& shape = scaled.shape;
   constexpr bool by_token = Storage<Element>::token_bytes > 0;
-  auto const count = static_cast<std::size_t>(by_token ? shape.num_rows() * shape.capacity : shape.num_layers * shape.num_kv_heads);
+  auto const count =
+      static_cast<std::size_t>(by_token ? shape.num_rows() * shape.capacity : shape.num_layers * shape.num_kv_heads);
   testing::guarded<float> key_scales(count), value_scales(count);
   for (std::size_t i = 0; i < count; ++i) {
     key_scales[i] = i % 2 == 0 ? 0.25f : 2.0f;
@@ -405,8 +398,9 @@ void compare_scaled(Scorer const& scorer, bool in_order) {
   }
   scaled.cache.order = testing::layout::hnd;
   using cache_type = fkv::dense_cache<Storage<Element>>;
-  auto const view = cache_type::hnd(scaled.cache.keys.data(), scaled.cache.values.data(), scaled.cache.lengths.data(), shape)
-                        .with_scales(key_scales.data(), value_scales.data());
+  auto const view =
+      cache_type::hnd(scaled.cache.keys.data(), scaled.cache.values.data(), scaled.cache.lengths.data(), shape)
+          .with_scales(key_scales.data(), value_scales.data());
   auto plain = scaled;
   plain.each_row([&](fkv::row_index at) {
     auto const multiply = [](Element* first, int dims, float factor) {
@@ -419,7 +413,8 @@ void compare_scaled(Scorer const& scorer, bool in_order) {
   });
   auto const score = [](auto& made, auto const& cache) {
     auto work = testing::workspace_for<in_order_policy<Scorer>>(made.shape, made.list(), made.window.max_queries);
-    REQUIRE(fkv::score(testing::exec, fkv::batch{made.policy, cache, made.list(), made.state.view, work.view()}, made.window.view(), made.scores.view())
+    REQUIRE(fkv::score(testing::exec, fkv::batch{made.policy, cache, made.list(), made.state.view, work.view()},
+                       made.window.view(), made.scores.view())
                 .ok());
   };
   score(plain, plain.cache.view());
@@ -452,11 +447,12 @@ void compare_scaled_scorers() {
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("score: a cache with scales by head is one whose elements carry them", Element, float, fkv::bfloat16) {
+TEST_CASE_TEMPLATE("score: a cache with scales by head is one whose elements carry them", Element, float,
+                   fkv::bfloat16) {
   compare_scaled_scorers<fkv::scaled_by_head, Element>();
 }
 
-TEST_CASE_TEMPLATE("score: a cache with scales by token is one whose elements carry them", Element, float, fkv::bfloat16) {
+TEST_CASE_TEMPLATE("score: a cache with scales by token is one whose elements carry them", Element, float,
+                   fkv::bfloat16) {
   compare_scaled_scorers<fkv::scaled_by_token, Element>();
 }
-

@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <vector>
 
-#include <foresightkv/verbs/select.hpp>
 #include <foresightkv/selectors/top_k.hpp>
+#include <foresightkv/verbs/select.hpp>
 
 #include "support/select_bench.hpp"
 #include "support/tight_budget.hpp"
@@ -40,8 +40,7 @@ TEST_CASE("select: lists that nobody asked for are not written, the others are t
     CHECK(made.lists.kept.same_bytes((wanted & 1) != 0 ? all.kept : blank.kept));
     CHECK(made.lists.evicted.same_bytes((wanted & 2) != 0 ? all.evicted : blank.evicted));
     CHECK(made.lists.evicted_count.same_bytes((wanted & 4) != 0 ? all.evicted_count : blank.evicted_count));
-    CHECK(made.lists.evicted_positions.same_bytes((wanted & 8) != 0 ? all.evicted_positions
-                                                                    : blank.evicted_positions));
+    CHECK(made.lists.evicted_positions.same_bytes((wanted & 8) != 0 ? all.evicted_positions : blank.evicted_positions));
   }
 }
 
@@ -105,9 +104,8 @@ TEST_CASE("select: data that breaks a rule flags its sequence and leaves its lis
     rule(fkv::sequence_flag::bad_length, [&](top_bench& broken) { broken.cache.length({0, 1, 0}) = length; });
   for (int const budget : {-1, 5, made.shape.capacity + 1})
     rule(fkv::sequence_flag::bad_budget, [&](top_bench& broken) { broken.budgets[1] = budget; });
-  rule(fkv::sequence_flag::length_mismatch, [&](top_bench& broken) {
-    broken.state.view.seen_length[made.shape.row(last_row)] = made.length(last_row) + 1;
-  });
+  rule(fkv::sequence_flag::length_mismatch,
+       [&](top_bench& broken) { broken.state.view.seen_length[made.shape.row(last_row)] = made.length(last_row) + 1; });
 }
 
 TEST_CASE("select: a list may repeat slots, name none, and take its count from memory") {
@@ -123,9 +121,8 @@ TEST_CASE("select: a list may repeat slots, name none, and take its count from m
   CHECK(made.state.view.flags[0] == static_cast<std::uint32_t>(fkv::sequence_flag::duplicate));
   CHECK(made.state.view.flags[1] == 0);
   CHECK(made.state.view.flags[2] == static_cast<std::uint32_t>(fkv::sequence_flag::duplicate));
-  made.each_row(1, [&](fkv::row_index at) {
-    CHECK(made.same_row(blank.kept, made.lists.kept, at, made.shape.capacity));
-  });
+  made.each_row(1,
+                [&](fkv::row_index at) { CHECK(made.same_row(blank.kept, made.lists.kept, at, made.shape.capacity)); });
 
   made.policy.budget.budgets = made.budgets.data();
   std::vector<std::int32_t> count{1};
@@ -133,7 +130,8 @@ TEST_CASE("select: a list may repeat slots, name none, and take its count from m
   auto work = testing::workspace_for<top_bench::policy_type>(made.shape, list, 0);
   auto const run = [&] {
     made.lists = blank;
-    return fkv::select(testing::exec, fkv::batch{made.policy, made.cache.view(), list, made.state.view, work.view()}, made.scores.view(), made.lists.view());
+    return fkv::select(testing::exec, fkv::batch{made.policy, made.cache.view(), list, made.state.view, work.view()},
+                       made.scores.view(), made.lists.view());
   };
   REQUIRE(run().ok());
   made.slots = {2};
@@ -162,9 +160,10 @@ TEST_CASE("select: what the host can see is refused before anything is written")
     return value;
   };
   auto const refused = [&](fkv::errc expected, auto const& policy, auto const& tokens,
-                           fkv::sequence_list const& visited, fkv::score_view const& scores,
-                           auto const& state, fkv::selection const& lists, fkv::workspace scratch) {
-    CHECK(fkv::select(testing::exec, fkv::batch{policy, tokens, visited, state, scratch}, scores, lists).code == expected);
+                           fkv::sequence_list const& visited, fkv::score_view const& scores, auto const& state,
+                           fkv::selection const& lists, fkv::workspace scratch) {
+    CHECK(fkv::select(testing::exec, fkv::batch{policy, tokens, visited, state, scratch}, scores, lists).code ==
+          expected);
     CHECK(made.lists.same(blank));
   };
   using fkv::errc;
@@ -172,36 +171,34 @@ TEST_CASE("select: what the host can see is refused before anything is written")
   auto const scores = made.scores.view();
   auto const state = made.state.view;
   auto const lists = made.lists.view();
-  refused(errc::invalid_config, change(policy, [](auto& p) { p.config.sink_tokens = 2; }), cache, list,
-          scores, state, lists, work.view());
-  refused(errc::null_pointer, change(policy, [](auto& p) { p.budget.budgets = nullptr; }), cache, list,
-          scores, state, lists, work.view());
-  refused(errc::null_pointer, policy, change(cache, [](auto& c) { c.row_lengths = nullptr; }), list, scores,
-          state, lists, work.view());
-  refused(errc::invalid_shape, policy, cache, change(list, [](auto& l) { l.max_length = -1; }), scores, state,
+  refused(errc::invalid_config, change(policy, [](auto& p) { p.config.sink_tokens = 2; }), cache, list, scores, state,
           lists, work.view());
+  refused(errc::null_pointer, change(policy, [](auto& p) { p.budget.budgets = nullptr; }), cache, list, scores, state,
+          lists, work.view());
+  refused(errc::null_pointer, policy, change(cache, [](auto& c) { c.row_lengths = nullptr; }), list, scores, state,
+          lists, work.view());
+  refused(errc::invalid_shape, policy, cache, change(list, [](auto& l) { l.max_length = -1; }), scores, state, lists,
+          work.view());
   refused(errc::null_pointer, policy, cache, list, {nullptr, scores.capacity}, state, lists, work.view());
   refused(errc::invalid_shape, policy, cache, list, {scores.data, -1}, state, lists, work.view());
-  refused(errc::null_pointer, policy, cache, list, scores, change(state, [](auto& s) { s.step = nullptr; }),
-          lists, work.view());
-  refused(errc::invalid_shape, policy, cache, list, scores,
-          change(state, [](auto& s) { s.num_kv_heads += 1; }), lists, work.view());
-  refused(errc::invalid_shape, policy, cache, list, scores, state,
-          change(lists, [](auto& l) { l.capacity = -1; }), work.view());
+  refused(errc::null_pointer, policy, cache, list, scores, change(state, [](auto& s) { s.step = nullptr; }), lists,
+          work.view());
+  refused(errc::invalid_shape, policy, cache, list, scores, change(state, [](auto& s) { s.num_kv_heads += 1; }), lists,
+          work.view());
+  refused(errc::invalid_shape, policy, cache, list, scores, state, change(lists, [](auto& l) { l.capacity = -1; }),
+          work.view());
   auto const shifted = []<class Pointer>(Pointer* pointer) {
     return reinterpret_cast<Pointer*>(reinterpret_cast<std::uintptr_t>(pointer) + 1);
   };
-  refused(errc::misaligned, policy, cache, list, {shifted(scores.data), scores.capacity}, state, lists,
-          work.view());
+  refused(errc::misaligned, policy, cache, list, {shifted(scores.data), scores.capacity}, state, lists, work.view());
   refused(errc::misaligned, policy, cache, list, scores, state,
           change(lists, [&](auto& l) { l.evicted = shifted(l.evicted); }), work.view());
-  refused(errc::misaligned, policy, cache, change(list, [&](auto& l) { l.slots = shifted(l.slots); }), scores,
-          state, lists, work.view());
-  refused(errc::misaligned, policy, cache, list, scores,
-          change(state, [&](auto& s) { s.seed = shifted(s.seed); }), lists, work.view());
-  refused(errc::misaligned, policy, change(cache, [&](auto& c) { c.row_lengths = shifted(c.row_lengths); }),
-          list, scores, state, lists, work.view());
-  refused(errc::workspace_too_small, policy, cache, list, scores, state, lists,
-          {work.memory.data(), bytes - 1});
+  refused(errc::misaligned, policy, cache, change(list, [&](auto& l) { l.slots = shifted(l.slots); }), scores, state,
+          lists, work.view());
+  refused(errc::misaligned, policy, cache, list, scores, change(state, [&](auto& s) { s.seed = shifted(s.seed); }),
+          lists, work.view());
+  refused(errc::misaligned, policy, change(cache, [&](auto& c) { c.row_lengths = shifted(c.row_lengths); }), list,
+          scores, state, lists, work.view());
+  refused(errc::workspace_too_small, policy, cache, list, scores, state, lists, {work.memory.data(), bytes - 1});
   refused(errc::null_pointer, policy, cache, list, scores, state, lists, {nullptr, bytes});
 }

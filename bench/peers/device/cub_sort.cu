@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <cub/device/device_segmented_radix_sort.cuh>
-#include <numeric>
 #include <thrust/iterator/counting_iterator.h>
 #include <thrust/iterator/transform_iterator.h>
+#include <cub/device/device_segmented_radix_sort.cuh>
+#include <numeric>
 
 #include "support/scored_rows.cuh"
 
@@ -47,8 +47,7 @@ class sorted_rows {
     auto const begins = thrust::make_transform_iterator(thrust::make_counting_iterator(0), row_begin{extents_.tokens});
     require(cub::DeviceSegmentedRadixSort::SortPairsDescending(
         scratch, bytes, scores_.data(), sorted_.data(), indices_.data(), order_.data(),
-        static_cast<int>(extents_.cells()), extents_.rows, begins, begins + 1, 0, 32,
-        stream));
+        static_cast<int>(extents_.cells()), extents_.rows, begins, begins + 1, 0, 32, stream));
   }
   std::size_t scratch_bytes() const {
     std::size_t bytes = 0;

@@ -4,8 +4,8 @@
 
 #include "support/scored_rows.cuh"
 
-// FlashInfer's top-k, from its own source: deterministic, of equal scores the lowest index first, and sorted by score as
-// far as it sorts on the device (k to 2048). It lists one side: the kept tokens or the evicted ones.
+// FlashInfer's top-k, from its own source: deterministic, of equal scores the lowest index first, and sorted by score
+// as far as it sorts on the device (k to 2048). It lists one side: the kept tokens or the evicted ones.
 namespace {
 
 using namespace benchmarks;

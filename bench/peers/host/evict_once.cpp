@@ -5,11 +5,11 @@
 
 #include <foresightkv/caches/dense.hpp>
 #include <foresightkv/compactions/ordered.hpp>
-#include <foresightkv/verbs/evict.hpp>
 #include <foresightkv/judge.hpp>
 #include <foresightkv/scorers/foresight.hpp>
 #include <foresightkv/selectors/sampled_top_k.hpp>
 #include <foresightkv/selectors/top_k.hpp>
+#include <foresightkv/verbs/evict.hpp>
 
 #include <algorithm>
 #include <cstdint>
@@ -59,9 +59,7 @@ class layer_state {
         memory_(fkv::state_bytes(policy, shape(), length)),
         columns_(fkv::make_state(policy, shape(), length, memory_)) {}
 
-  [[nodiscard]] auto cache() {
-    return fkv::dense_cache<float>::hnd(keys_.data(), values_.data(), &length_, shape());
-  }
+  [[nodiscard]] auto cache() { return fkv::dense_cache<float>::hnd(keys_.data(), values_.data(), &length_, shape()); }
   [[nodiscard]] fkv::eviction_state<Policy> const& columns() const { return columns_; }
 
   void restore() {
@@ -97,11 +95,10 @@ int serve(peers::options const& given, Selector selector) {
   constexpr fkv::judge_shape judge{1, peers::kv_heads, peers::group, peers::head_dim, peers::head_dim};
   constexpr fkv::eviction_config config{.budget = peers::budget, .interval = interval};
   auto const packed = read_judge(given, judge);
-  auto const policy =
-      fkv::compose<config>(fkv::foresight<>{{packed.data(), judge}}, selector, fkv::ordered{});
+  auto const policy = fkv::compose<config>(fkv::foresight<>{{packed.data(), judge}}, selector, fkv::ordered{});
 
-  auto const queries = peers::read(
-      given.inputs, "query", rows * peers::group * static_cast<std::size_t>(interval) * peers::head_dim);
+  auto const queries =
+      peers::read(given.inputs, "query", rows * peers::group * static_cast<std::size_t>(interval) * peers::head_dim);
   auto const lse = peers::read(given.inputs, "lse", rows * peers::group * static_cast<std::size_t>(interval));
   auto window = fkv::observation<float>::hnd(queries.data(), shape(), interval);
   if (given.lse) window = window.with_lse(lse.data());

@@ -35,8 +35,8 @@ std::vector<std::int32_t> read_positions(std::string const& directory) {
 
 std::vector<float> read_weights(std::string const& directory) {
   constexpr auto hidden = static_cast<std::size_t>(fkv::judge_shape::hidden);
-  auto const fc1_weight = peers::read(directory, "fc1_weight",
-                                      peers::kv_heads * static_cast<std::size_t>(shape.inputs()) * hidden);
+  auto const fc1_weight =
+      peers::read(directory, "fc1_weight", peers::kv_heads * static_cast<std::size_t>(shape.inputs()) * hidden);
   auto const fc1_bias = peers::read(directory, "fc1_bias", peers::kv_heads * hidden);
   auto const fc2_weight = peers::read(directory, "fc2_weight", peers::kv_heads * hidden);
   auto const fc2_bias = peers::read(directory, "fc2_bias", peers::kv_heads);
@@ -53,8 +53,7 @@ class trainer {
       : exec_(fkv::host.threads(given.threads)),
         keys_(peers::read(given.inputs, "key", std::size_t{peers::kv_heads} * tokens * peers::head_dim)),
         values_(peers::read(given.inputs, "value", std::size_t{peers::kv_heads} * tokens * peers::head_dim)),
-        statistics_(
-            peers::read(given.inputs, "statistics", candidates * fkv::judge_shape::features * peers::group)),
+        statistics_(peers::read(given.inputs, "statistics", candidates * fkv::judge_shape::features * peers::group)),
         labels_(peers::read(given.inputs, "label", candidates)),
         weights_(read_weights(given.inputs)),
         positions_(read_positions(given.inputs)) {
@@ -65,25 +64,22 @@ class trainer {
   void step() {
     std::fill(gradient_.begin(), gradient_.end(), 0.0f);
     check(training::judge_forward(exec_, shape, weights_.data(), rows(), hidden_.data(), scores_.data()));
-    check(training::ranking_hinge(exec_, {}, ranking(), slopes_.data(), &result_,
-                                  ranking_memory_));
+    check(training::ranking_hinge(exec_, {}, ranking(), slopes_.data(), &result_, ranking_memory_));
     check(training::judge_backward(exec_, shape, weights_.data(), rows(), hidden_.data(), slopes_.data(),
                                    gradient_.data(), backward_memory_));
     double norm = 0.0;
     training::clip_result clipped;
     check(training::clip_gradient(exec_, {}, shape, gradient_.data(), &norm, &clipped));
-    check(training::adam_step(
-        exec_, {}, 0.0, ++number_, gradient_.data(),
-        training::adam_state<float>{weights_.data(), mean_.data(), square_.data(), weight_count}));
+    check(
+        training::adam_step(exec_, {}, 0.0, ++number_, gradient_.data(),
+                            training::adam_state<float>{weights_.data(), mean_.data(), square_.data(), weight_count}));
   }
 
   void save(std::string const& directory) const {
     constexpr auto hidden = static_cast<std::size_t>(fkv::judge_shape::hidden);
     std::vector<float> fc1_weight(peers::kv_heads * static_cast<std::size_t>(shape.inputs()) * hidden);
-    std::vector<float> fc1_bias(peers::kv_heads * hidden), fc2_weight(fc1_bias.size()),
-        fc2_bias(peers::kv_heads);
-    fkv::mutable_judge_layer const layer{fc1_weight.data(), fc1_bias.data(), fc2_weight.data(),
-                                         fc2_bias.data()};
+    std::vector<float> fc1_bias(peers::kv_heads * hidden), fc2_weight(fc1_bias.size()), fc2_bias(peers::kv_heads);
+    fkv::mutable_judge_layer const layer{fc1_weight.data(), fc1_bias.data(), fc2_weight.data(), fc2_bias.data()};
     check(fkv::unpack_judge({gradient_.data(), shape}, &layer));
     peers::write<float>(directory, "fc1_weight.f32", fc1_weight);
     peers::write<float>(directory, "fc1_bias.f32", fc1_bias);
@@ -96,15 +92,7 @@ class trainer {
     if (!done.ok()) peers::fail(done.message());
   }
   [[nodiscard]] training::judge_rows<float> rows() const {
-    return {keys_.data(),
-            values_.data(),
-            positions_.data(),
-            statistics_.data(),
-            steps,
-            peers::budget,
-            tokens,
-            {},
-            {}};
+    return {keys_.data(), values_.data(), positions_.data(), statistics_.data(), steps, peers::budget, tokens, {}, {}};
   }
   [[nodiscard]] training::ranking_rows<float> ranking() const {
     return {scores_.data(), labels_.data(), steps * peers::kv_heads, peers::budget};

@@ -54,8 +54,7 @@ inline options parse(int count, char** words) {
     }
   }
   if (result.inputs.empty() || result.threads < 1) fail("needs --inputs DIR and --threads of at least 1");
-  if (result.selector != "sampled_top_k" && result.selector != "top_k")
-    fail("--selector: sampled_top_k or top_k");
+  if (result.selector != "sampled_top_k" && result.selector != "top_k") fail("--selector: sampled_top_k or top_k");
 #ifndef _OPENMP
   if (result.threads > 1) fail("--threads above 1 needs a build with OpenMP");
 #endif
@@ -94,8 +93,8 @@ double seconds_of(Call&& call) {
 template <class Run, class Save>
 int serve(std::string_view name, options const& given, Run&& run, Save&& save) {
   std::cout << "{\"ready\": \"" << name << "\", \"threads\": " << given.threads << ", \"foresightkv\": \""
-            << foresightkv::version_major << '.' << foresightkv::version_minor << '.'
-            << foresightkv::version_patch << "\", \"compiler\": \"" << __VERSION__ << "\"}" << std::endl;
+            << foresightkv::version_major << '.' << foresightkv::version_minor << '.' << foresightkv::version_patch
+            << "\", \"compiler\": \"" << __VERSION__ << "\"}" << std::endl;
   for (std::string line; std::getline(std::cin, line) && line != "quit";) {
     if (line == "run") {
       std::cout << "{\"seconds\": " << run() << '}' << std::endl;

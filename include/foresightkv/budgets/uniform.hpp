@@ -9,8 +9,7 @@ namespace foresightkv::inline v0 {
 struct uniform {
   static constexpr length_domain domain = length_domain::sequence;
 
-  FORESIGHTKV_HOST_DEVICE constexpr int operator()(eviction_config const& config, cache_shape const&,
-                                                   row_index) const {
+  FORESIGHTKV_HOST_DEVICE constexpr int operator()(eviction_config const& config, cache_shape const&, row_index) const {
     return config.budget;
   }
 };

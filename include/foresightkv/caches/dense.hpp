@@ -75,19 +75,21 @@ struct dense_cache {
     return strided(keys, values, lengths, shape, &cache_strides::nhd);
   }
 
-  /// The same cache with its scales. By head: [layer][kv_head]. By token: laid out as the tokens are, without the last extent,
-  /// and moved with them.
+  /// The same cache with its scales. By head: [layer][kv_head]. By token: laid out as the tokens are, without the last
+  /// extent, and moved with them.
   template <class Scale>
-  [[nodiscard]] constexpr dense_cache with_key_scales(Scale* scales) const
-    requires requires(key_storage storage) { storage.scales = scales; }
+  [[nodiscard]] constexpr dense_cache with_key_scales(Scale* scales) const requires requires(key_storage storage) {
+    storage.scales = scales;
+  }
   {
     dense_cache cache = *this;
     cache.stored_keys.scales = scales;
     return cache;
   }
   template <class Scale>
-  [[nodiscard]] constexpr dense_cache with_value_scales(Scale* scales) const
-    requires requires(value_storage storage) { storage.scales = scales; }
+  [[nodiscard]] constexpr dense_cache with_value_scales(Scale* scales) const requires requires(value_storage storage) {
+    storage.scales = scales;
+  }
   {
     dense_cache cache = *this;
     cache.stored_values.scales = scales;
@@ -99,10 +101,8 @@ struct dense_cache {
   }
 
   /// Of values within_keys: the elements [first, first + value_head_dim) of the keys, which stand as hnd has them.
-  [[nodiscard]] static constexpr dense_cache latent(key_element* data, std::int32_t const* lengths, cache_shape const& shape,
-                                                    int first = 0)
-    requires values_in_keys
-  {
+  [[nodiscard]] static constexpr dense_cache latent(key_element* data, std::int32_t const* lengths,
+                                                    cache_shape const& shape, int first = 0) requires values_in_keys {
     dense_cache cache = hnd(data, data + first, lengths, shape);
     cache.value_strides = cache.key_strides;
     return cache;
@@ -114,13 +114,17 @@ struct dense_cache {
     return row_lengths[detail::length_index(Domain, extents, at)];
   }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr strided_vectors<key_storage> keys(row_index at) const {
-    return {start(key_data, key_layers, key_strides, at), static_cast<int>(key_strides.token), stored_keys.of_row(extents, at)};
+    return {start(key_data, key_layers, key_strides, at), static_cast<int>(key_strides.token),
+            stored_keys.of_row(extents, at)};
   }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr strided_vectors<value_storage> values(row_index at) const {
-    return {start(value_data, value_layers, value_strides, at), static_cast<int>(value_strides.token), stored_values.of_row(extents, at)};
+    return {start(value_data, value_layers, value_strides, at), static_cast<int>(value_strides.token),
+            stored_values.of_row(extents, at)};
   }
   /// For engines: elements of one token.
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr key_element* key(row_index at, int slot) const { return keys(at).at(slot); }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr key_element* key(row_index at, int slot) const {
+    return keys(at).at(slot);
+  }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr value_element* value(row_index at, int slot) const {
     return values(at).at(slot);
   }
@@ -157,8 +161,10 @@ struct dense_cache {
         check_that(fits(value_strides, extents.value_head_dim, value_layers != nullptr), errc::invalid_shape,
                    argument::values));
     if constexpr (values_in_keys) {
-      static_assert(std::same_as<key_element, value_element>, "foresightkv: values within keys have the keys' element type");
-      bool const inside = value_data >= key_data && value_data + extents.value_head_dim <= key_data + extents.key_head_dim;
+      static_assert(std::same_as<key_element, value_element>,
+                    "foresightkv: values within keys have the keys' element type");
+      bool const inside =
+          value_data >= key_data && value_data + extents.value_head_dim <= key_data + extents.key_head_dim;
       return detail::first_of(checked,
                               check_that(key_layers != nullptr || inside, errc::invalid_shape, argument::values));
     }
@@ -185,8 +191,8 @@ struct dense_cache {
     return key_storage::token_bytes > 0 && part == (values_in_keys ? 1 : 2);
   }
   template <class Element>
-  FORESIGHTKV_HOST_DEVICE static constexpr Element* start(Element* base, Element* const* layers, cache_strides const& strides,
-                                                          row_index at) {
+  FORESIGHTKV_HOST_DEVICE static constexpr Element* start(Element* base, Element* const* layers,
+                                                          cache_strides const& strides, row_index at) {
     return (layers == nullptr ? base + at.layer * strides.layer : layers[at.layer]) + strides.in_layer(at);
   }
   [[nodiscard]] bool fits(cache_strides const& strides, int head_dim, bool per_layer) const {

@@ -93,9 +93,7 @@ struct weighted_sum : detail::alternate<detail::weighted_terms<>, Scorers...>::t
     this->for_each([&](float, auto const& of_term) { all = all && detail::covers_layer(of_term, model_layer); });
     return all;
   }
-  [[nodiscard]] status check(cache_shape const& shape) const {
-    return this->check_terms(shape);
-  }
+  [[nodiscard]] status check(cache_shape const& shape) const { return this->check_terms(shape); }
 };
 
 }  // namespace foresightkv::inline v0

@@ -12,8 +12,7 @@ namespace foresightkv::inline v0::detail {
 template <class Real>
 bool all_finite(Real const* values, std::size_t count) {
   bool finite = true;
-  for (std::size_t i = 0; i < count; ++i)
-    finite &= is_finite(values[i]);  // no early exit: this loop vectorises
+  for (std::size_t i = 0; i < count; ++i) finite &= is_finite(values[i]);  // no early exit: this loop vectorises
   return finite;
 }
 
@@ -51,8 +50,7 @@ status check_buffer(Element const*... buffers) {
 }
 
 template <class First, class Second>
-status check_apart(First const* first, std::size_t first_count, Second const* second,
-                   std::size_t second_count) {
+status check_apart(First const* first, std::size_t first_count, Second const* second, std::size_t second_count) {
   if (first == nullptr || second == nullptr) return {};
   auto const a = reinterpret_cast<std::uintptr_t>(first), b = reinterpret_cast<std::uintptr_t>(second);
   return check_that(a + first_count * sizeof(First) <= b || b + second_count * sizeof(Second) <= a, errc::overlap);

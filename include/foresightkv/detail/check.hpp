@@ -113,7 +113,9 @@ template <class Policy, class Window>
 constexpr bool check_policy_window() {
   if constexpr (check_window_type<Window>()) {
     constexpr bool enough = is_observation<Window> || !needs_queries<typename Policy::scorer_type>();
-    static_assert(enough, "foresightkv: this scorer reads the window's queries: hand over an observation, not observed statistics");
+    static_assert(
+        enough,
+        "foresightkv: this scorer reads the window's queries: hand over an observation, not observed statistics");
     return enough;
   } else {
     return false;

@@ -16,8 +16,8 @@ FORESIGHTKV_HOST_DEVICE constexpr std::uint32_t order_key(float score) {
   std::uint32_t const magnitude = bits & 0x7fffffffu;
   std::uint32_t const negative = bits >> 31;
   std::uint32_t const key = negative ? ~bits : bits | 0x80000000u;
-  if (magnitude > 0x7f800000u) return 0;           // NaN
-  return magnitude == 0 ? 0x80000000u : key;       // both zeros
+  if (magnitude > 0x7f800000u) return 0;      // NaN
+  return magnitude == 0 ? 0x80000000u : key;  // both zeros
 }
 
 /// The lowest keys of a row: every key below `threshold`, and the first `ties` of those that equal it.

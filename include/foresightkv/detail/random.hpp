@@ -31,9 +31,8 @@ FORESIGHTKV_HOST_DEVICE constexpr std::uint32_t model_row(int layer, int kv_head
 }
 
 /// Names the draw that belongs to a cached token at an eviction step: independent of slots, batch order and sharding.
-FORESIGHTKV_HOST_DEVICE constexpr std::uint32_t draw(std::uint64_t seed, std::int32_t position,
-                                                     std::uint32_t request, std::uint32_t model_row,
-                                                     std::uint32_t step) {
+FORESIGHTKV_HOST_DEVICE constexpr std::uint32_t draw(std::uint64_t seed, std::int32_t position, std::uint32_t request,
+                                                     std::uint32_t model_row, std::uint32_t step) {
   return philox({{static_cast<std::uint32_t>(position), request, model_row, step}}, seed).word[0];
 }
 
@@ -93,7 +92,8 @@ struct draw_source {
 
 /// `count` different ones of the numbers 1, ..., most, every such set equally likely (Floyd's rule; a
 /// multiplication maps 32 random bits to a range, which is off by 2^-32 of the range at most). O(count^2).
-FORESIGHTKV_HOST_DEVICE inline void draw_distances(random_counter at, std::uint64_t seed, int most, int count, std::int32_t* drawn) {
+FORESIGHTKV_HOST_DEVICE inline void draw_distances(random_counter at, std::uint64_t seed, int most, int count,
+                                                   std::int32_t* drawn) {
   for (int i = 0; i < count; ++i) {
     int const top = most - count + 1 + i;
     at.word[0] = static_cast<std::uint32_t>(i);

@@ -36,7 +36,9 @@ struct one_lane {
 };
 
 /// Rows of a sequence, and one of them by its number in (layer, head) order.
-FORESIGHTKV_HOST_DEVICE inline int rows_of_sequence(row_state const& state) { return state.num_layers * state.num_kv_heads; }
+FORESIGHTKV_HOST_DEVICE inline int rows_of_sequence(row_state const& state) {
+  return state.num_layers * state.num_kv_heads;
+}
 FORESIGHTKV_HOST_DEVICE inline int row_of_sequence(row_state const& state, int sequence, int index) {
   return state.row({index / state.num_kv_heads, sequence, index % state.num_kv_heads});
 }
@@ -74,7 +76,8 @@ FORESIGHTKV_HOST_DEVICE int count_slots(Lanes const& lanes, row_state const& sta
 
 // --- tokens that join
 
-/// Whether `count` tokens can join a row with so many empty slots. A pristine row has implicit positions and any length.
+/// Whether `count` tokens can join a row with so many empty slots. A pristine row has implicit positions and any
+/// length.
 /// More empty slots never make it impossible.
 FORESIGHTKV_HOST_DEVICE inline bool can_append(row_state const& state, int row, int count, int empty) {
   int const behind = count - empty;
@@ -133,7 +136,8 @@ FORESIGHTKV_HOST_DEVICE void append_row(Lanes const& lanes, row_state const& sta
   int const filled = empties && state.step[row] != 0 ? fill_empty(lanes, state, row, count) : 0;
   int const behind = count - filled;
   int const stored = smaller(behind, state.capacity - seen);
-  for (int i = lanes.rank(); i < stored; i += lanes.width()) state.position[state.column(row, seen + i)] = next + filled + i;
+  for (int i = lanes.rank(); i < stored; i += lanes.width())
+    state.position[state.column(row, seen + i)] = next + filled + i;
   int const values = stored * state.num_carried * state.group;
   for (int i = lanes.rank(); i < values; i += lanes.width()) state.carried_at(row, seen)[i] = 0.0f;
   settle_row(lanes, state, row, seen + behind, next + count);
@@ -142,10 +146,11 @@ FORESIGHTKV_HOST_DEVICE void append_row(Lanes const& lanes, row_state const& sta
 // --- tokens that leave again
 
 /// Tokens that leave a row's columns when its sequence takes `count` back, its cache having `length` slots afterwards;
-/// negative if that cannot be. Where slots may be empty those of a row that was evicted from stay: its cache is as long as
-/// before, and all tokens have been appended. Other rows lose what the state has seen beyond the cache's end: a token that it
-/// has not seen leaves no trace.
-FORESIGHTKV_HOST_DEVICE inline int tokens_to_take_back(row_state const& state, int row, int count, int length, bool empties) {
+/// negative if that cannot be. Where slots may be empty those of a row that was evicted from stay: its cache is as long
+/// as before, and all tokens have been appended. Other rows lose what the state has seen beyond the cache's end: a
+/// token that it has not seen leaves no trace.
+FORESIGHTKV_HOST_DEVICE inline int tokens_to_take_back(row_state const& state, int row, int count, int length,
+                                                       bool empties) {
   int const seen = state.seen_length[row];
   if (empties && state.step[row] != 0) return length == seen && count <= state.next_position[row] ? count : -1;
   int const beyond = seen - length;
@@ -201,7 +206,8 @@ struct fork_pairs {
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE bool exists(row_state const& state, int pair) const {
     int const source = sources[pair];
     int const target = targets[pair];
-    return source >= 0 && source < state.num_sequences && target >= 0 && target < state.num_sequences && source != target;
+    return source >= 0 && source < state.num_sequences && target >= 0 && target < state.num_sequences &&
+           source != target;
   }
   /// Whether another pair names the target of this one: then it is not written, so that nobody reads a row that another
   /// pair writes.
@@ -243,8 +249,8 @@ FORESIGHTKV_HOST_DEVICE Value load_bytes(std::byte const* from) {
 
 /// Saves row `index` of a sequence. `copy(to, from, bytes)` takes any alignment.
 template <class Lanes, class Copy>
-FORESIGHTKV_HOST_DEVICE void save_row(Lanes const& lanes, row_state const& state, int sequence, int index, std::byte* out,
-                                      Copy const& copy) {
+FORESIGHTKV_HOST_DEVICE void save_row(Lanes const& lanes, row_state const& state, int sequence, int index,
+                                      std::byte* out, Copy const& copy) {
   auto const place = static_cast<std::size_t>(index);
   int const row = row_of_sequence(state, sequence, index);
   if (lanes.rank() == 0 && index == 0) store_bytes(out, saved_sequence::header_of(state, sequence));
@@ -275,7 +281,8 @@ FORESIGHTKV_HOST_DEVICE void restore_row(Lanes const& lanes, row_state const& st
        saved_sequence::column_bytes(slots));
   if (state.num_carried > 0)
     copy(state.carried_at(row, 0),
-         saved + saved_sequence::carried(state, saved_capacity) + place * saved_sequence::carried_bytes(state, saved_capacity),
+         saved + saved_sequence::carried(state, saved_capacity) +
+             place * saved_sequence::carried_bytes(state, saved_capacity),
          saved_sequence::carried_bytes(state, slots));
   // Slots of a pristine row that the saved columns did not reach.
   for (int slot = slots + lanes.rank(); slot < known; slot += lanes.width()) clear_carried(state, row, slot);
@@ -292,7 +299,8 @@ FORESIGHTKV_HOST_DEVICE inline void copy_flags(row_state const& state, int sourc
   if (!sound) state.started[target] = 0;
 }
 
-FORESIGHTKV_HOST_DEVICE inline void restore_request(row_state const& state, int sequence, saved_sequence::header const& header) {
+FORESIGHTKV_HOST_DEVICE inline void restore_request(row_state const& state, int sequence,
+                                                    saved_sequence::header const& header) {
   state.request_id[sequence] = header.request_id;
   state.seed[sequence] = header.seed;
   state.flags[sequence] = header.flags;

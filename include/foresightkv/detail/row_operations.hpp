@@ -2,8 +2,8 @@
 #pragma once
 
 // What row scorers and combinators have in common, written once for every backend. A backend may supply a faster
-// form of the heavy ones: a function bulk_<name> with the same arguments, in the namespace of its block. The host's are host
-// code: nvcc need not warn of them, a kernel never gets one.
+// form of the heavy ones: a function bulk_<name> with the same arguments, in the namespace of its block. The host's are
+// host code: nvcc need not warn of them, a kernel never gets one.
 
 #include <cmath>
 #include <cstdint>
@@ -57,8 +57,8 @@ FORESIGHTKV_HOST_DEVICE void window_logits(Block const& block, Row const& row, i
         bool const seen = row.position(slot) <= row.query_position(first + r);
         for (int j = 0; seen && j < row.group(); ++j) {
           if (row.masked(first + r, j)) continue;
-          float const product = lanes.sum(
-              row.key_head_dim(), [&](int dim) { return row.query(first + r, j, dim) * row.key(slot, dim); });
+          float const product =
+              lanes.sum(row.key_head_dim(), [&](int dim) { return row.query(first + r, j, dim) * row.key(slot, dim); });
           float logit = product * row.softmax_scale();
           if (row.soft_cap() > 0.0f) logit = row.soft_cap() * tanhf(logit / row.soft_cap());
           logit = bounded_logit(logit);
@@ -75,8 +75,7 @@ template <class Block, class Row>
 FORESIGHTKV_HOST_DEVICE void inverse_key_norms(Block const& block, Row const& row, float* inverse) {
   block.for_each_token(row.length(), [&](auto const& lanes, int slot) {
     auto const token = row.token(slot);
-    float const norm =
-        sqrtf(lanes.sum(token.key_head_dim(), [&](int dim) { return token.key(dim) * token.key(dim); }));
+    float const norm = sqrtf(lanes.sum(token.key_head_dim(), [&](int dim) { return token.key(dim) * token.key(dim); }));
     lanes.store(inverse[slot], row.occupied(slot) ? 1.0f / (norm > 1e-8f ? norm : 1e-8f) : 0.0f);
   });
 }
@@ -120,8 +119,8 @@ FORESIGHTKV_HOST_DEVICE void last_similar_keys(Block const& block, Row const& ro
       float found = 0.0f;
       int other = row.length();
       while (--other >= 0) {
-        float const product = lanes.sum(row.key_head_dim(),
-                                        [&](int dim) { return row.key(slot, dim) * row.key(other, dim); });
+        float const product =
+            lanes.sum(row.key_head_dim(), [&](int dim) { return row.key(slot, dim) * row.key(other, dim); });
         found = other == slot ? 0.0f : product * inverse[slot] * inverse[other];
         if (found > threshold) break;
       }

@@ -19,7 +19,9 @@ struct row_positions {
     return slot < seen ? column[slot] : next + (slot - seen);
   }
   /// One past the newest position of a row of `length` slots.
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE int end(int length) const { return column == nullptr ? length : next + (length - seen); }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE int end(int length) const {
+    return column == nullptr ? length : next + (length - seen);
+  }
 };
 
 FORESIGHTKV_HOST_DEVICE inline row_positions positions_of(row_state const& state, int row) {
@@ -28,8 +30,8 @@ FORESIGHTKV_HOST_DEVICE inline row_positions positions_of(row_state const& state
   return {state.position + state.column(row, 0), state.seen_length[row], state.next_position[row]};
 }
 
-/// Carried statistics of a row as they stood before this call: zero for tokens that the state has not seen, and beyond the
-/// columns of a pristine row that is longer than they are.
+/// Carried statistics of a row as they stood before this call: zero for tokens that the state has not seen, and beyond
+/// the columns of a pristine row that is longer than they are.
 struct row_carried {
   float const* values = nullptr;  // [slot][num_carried][group]
   int stored = 0;                 // slots that have values
@@ -45,8 +47,8 @@ FORESIGHTKV_HOST_DEVICE inline row_carried carried_of(row_state const& state, in
 template <class Row>
 class token_view;
 
-/// One row as a scorer sees it, on every backend. `Reads` is what the policy reads: window statistics and carried columns lie
-/// apart, both token by token.
+/// One row as a scorer sees it, on every backend. `Reads` is what the policy reads: window statistics and carried
+/// columns lie apart, both token by token.
 template <class Cache, class Window, class Reads>
 class row_view {
  public:
@@ -108,7 +110,9 @@ class row_view {
     return to_float(queries(r, j)[dim]);
   }
   /// The elements of query head j's query r.
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE auto const* queries(int r, int j) const { return window->query(at, at.kv_head * group() + j, r); }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE auto const* queries(int r, int j) const {
+    return window->query(at, at.kv_head * group() + j, r);
+  }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE bool masked(int r, int j) const {
     if (window->lse == nullptr) return false;
     // By its bits: -ffast-math folds the usual tests away.
@@ -130,11 +134,9 @@ class row_view {
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE float const* statistic_of(int slot) const {
     auto const token_index = static_cast<std::ptrdiff_t>(slot);
     if constexpr (carried_statistic<Statistic>)
-      return carried +
-             (token_index * carried_list::size + carried_list::template index<Statistic>()) * group();
+      return carried + (token_index * carried_list::size + carried_list::template index<Statistic>()) * group();
     else
-      return observed +
-             (token_index * window_list::size + window_list::template index<Statistic>()) * group();
+      return observed + (token_index * window_list::size + window_list::template index<Statistic>()) * group();
   }
 
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE float* scratch(int index) const {
@@ -154,7 +156,9 @@ class token_view {
   FORESIGHTKV_HOST_DEVICE token_view(Row const* row, int slot)
       : row_(row), slot_(slot), key_(row->keys(slot)), value_(row->values(slot)) {}
 
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE float key(int dim) const { return to_float(key_[dim]) * row_->row_keys().scale(slot_); }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE float key(int dim) const {
+    return to_float(key_[dim]) * row_->row_keys().scale(slot_);
+  }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE float value(int dim) const {
     return to_float(value_[dim]) * row_->row_values().scale(slot_);
   }

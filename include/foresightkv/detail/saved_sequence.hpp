@@ -54,7 +54,8 @@ struct saved_sequence {
             state.num_carried,
             state.capacity,
             state.request_id[sequence],
-            state.flags[sequence] | (is_started(state, sequence) ? 0 : static_cast<std::uint32_t>(sequence_flag::not_reset)),
+            state.flags[sequence] |
+                (is_started(state, sequence) ? 0 : static_cast<std::uint32_t>(sequence_flag::not_reset)),
             state.seed[sequence]};
   }
   FORESIGHTKV_HOST_DEVICE static row_record record_of(row_state const& state, int row) {

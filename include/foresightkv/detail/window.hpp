@@ -33,7 +33,8 @@ FORESIGHTKV_HOST_DEVICE window_place place_window(Window const& window, int sequ
 /// probabilities gives it, and whose sign a later chunk reads.
 inline constexpr std::uint32_t unobserved = 0x80000000u;
 
-/// Stores a statistic, or the mark in its place: as an integer, since under -ffast-math one zero is as good as the other.
+/// Stores a statistic, or the mark in its place: as an integer, since under -ffast-math one zero is as good as the
+/// other.
 FORESIGHTKV_HOST_DEVICE inline void store_or_mark(bool begun, float statistic, float* to) {
   std::uint32_t const bits = begun ? float_bits(statistic) : unobserved;
   std::memcpy(to, &bits, sizeof bits);
@@ -96,7 +97,8 @@ FORESIGHTKV_HOST_DEVICE inline int visible_prefix(row_positions const& positions
 template <class Reads, class Cache, class Window>
 FORESIGHTKV_HOST_DEVICE row_view<Cache, Window, Reads> view_row(Cache const& cache, Window const& window,
                                                                 eviction_config const& config, row_state const& state,
-                                                                row_index at, int length, row_positions const& positions) {
+                                                                row_index at, int length,
+                                                                row_positions const& positions) {
   row_view<Cache, Window, Reads> view;
   view.cache = &cache;
   view.window = &window;

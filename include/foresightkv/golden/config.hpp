@@ -53,9 +53,7 @@ struct golden_config {
            rules >= golden_rules::exact && rules <= golden_rules::published;
   }
   /// Whether block means can be built from queries and keys under these rules.
-  [[nodiscard]] constexpr bool aligned() const {
-    return rules == golden_rules::published || budget % interval == 0;
-  }
+  [[nodiscard]] constexpr bool aligned() const { return rules == golden_rules::published || budget % interval == 0; }
 
   /// Evictions of a sequence: one while more than budget + interval tokens survive.
   [[nodiscard]] constexpr int steps(int tokens) const {
@@ -63,9 +61,7 @@ struct golden_config {
   }
   /// Index of the first query block that the first step has not seen.
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr int first_block() const { return 1 + budget / interval; }
-  [[nodiscard]] constexpr int num_blocks(int tokens) const {
-    return tokens / interval + (tokens % interval != 0);
-  }
+  [[nodiscard]] constexpr int num_blocks(int tokens) const { return tokens / interval + (tokens % interval != 0); }
   /// Blocks from first_block() on: columns of the block means. At least steps(tokens), and one more at most.
   [[nodiscard]] constexpr int future_blocks(int tokens) const {
     return std::max(0, num_blocks(tokens) - first_block());
@@ -141,13 +137,11 @@ struct golden_means {
   std::int64_t block_stride = 0;
 
   /// [kv_heads][tokens][blocks]
-  [[nodiscard]] static constexpr golden_means token_major(float const* data, int kv_heads, int tokens,
-                                                          int blocks) {
+  [[nodiscard]] static constexpr golden_means token_major(float const* data, int kv_heads, int tokens, int blocks) {
     return {data, kv_heads, tokens, blocks, std::int64_t{tokens} * blocks, blocks, 1};
   }
   /// [kv_heads][blocks][tokens], as `block_means` writes it.
-  [[nodiscard]] static constexpr golden_means block_major(float const* data, int kv_heads, int tokens,
-                                                          int blocks) {
+  [[nodiscard]] static constexpr golden_means block_major(float const* data, int kv_heads, int tokens, int blocks) {
     return {data, kv_heads, tokens, blocks, std::int64_t{tokens} * blocks, 1, tokens};
   }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr float at(int head, int token, int block) const {

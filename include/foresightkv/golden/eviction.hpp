@@ -22,11 +22,11 @@
 
 #include <foresightkv/detail/backend.hpp>
 #include <foresightkv/detail/buffer.hpp>
-#include <foresightkv/golden/detail/host.hpp>
-#include <foresightkv/golden/detail/kernels.hpp>
 #include <foresightkv/detail/order_key.hpp>
 #include <foresightkv/execution.hpp>
 #include <foresightkv/golden/config.hpp>
+#include <foresightkv/golden/detail/host.hpp>
+#include <foresightkv/golden/detail/kernels.hpp>
 #include <foresightkv/status.hpp>
 #include <foresightkv/workspace.hpp>
 
@@ -58,8 +58,7 @@ constexpr void fold_future(golden_config const& config, float* rows, int blocks,
 constexpr std::uint64_t golden_threshold(golden_config const& config, float const* scores,
                                          golden_scratch const& scratch) {
   for (int i = 0; i < config.budget; ++i)
-    scratch.order[i] =
-        std::uint64_t{order_key(scores[scratch.candidates[i]])} << 32 | static_cast<std::uint32_t>(i);
+    scratch.order[i] = std::uint64_t{order_key(scores[scratch.candidates[i]])} << 32 | static_cast<std::uint32_t>(i);
   auto* const last = scratch.order + (config.interval - 1);
   std::nth_element(scratch.order, last, scratch.order + config.budget);
   return *last;
@@ -83,8 +82,7 @@ constexpr void evict_golden(golden_config const& config, int head, int kv_heads,
         continue;
       }
       if (output.evicted != nullptr) output.evicted[row * config.interval + gone] = i;
-      if (output.evicted_positions != nullptr)
-        output.evicted_positions[row * config.interval + gone] = position;
+      if (output.evicted_positions != nullptr) output.evicted_positions[row * config.interval + gone] = position;
       ++gone;
     }
     // The tokens that this step protected are the newest candidates of the next one.
@@ -113,8 +111,7 @@ template <golden_config Config, std::size_t Tokens, std::size_t Blocks>
 struct golden_plan {
   static constexpr auto budget = static_cast<std::size_t>(Config.budget);
   static constexpr auto interval = static_cast<std::size_t>(Config.interval);
-  static constexpr auto steps =
-      std::min(Blocks, static_cast<std::size_t>(Config.steps(static_cast<int>(Tokens))));
+  static constexpr auto steps = std::min(Blocks, static_cast<std::size_t>(Config.steps(static_cast<int>(Tokens))));
 
   std::array<std::array<float, budget>, steps> labels{};
   std::array<std::array<std::int32_t, interval>, steps> evicted{};
@@ -143,8 +140,7 @@ template <golden_config Config, std::size_t Tokens, std::size_t Blocks>
   for (std::size_t step = 0; step < plan::steps; ++step) {
     std::copy_n(labels.begin() + step * plan::budget, plan::budget, result.labels[step].begin());
     std::copy_n(evicted.begin() + step * plan::interval, plan::interval, result.evicted[step].begin());
-    std::copy_n(positions.begin() + step * plan::interval, plan::interval,
-                result.evicted_positions[step].begin());
+    std::copy_n(positions.begin() + step * plan::interval, plan::interval, result.evicted_positions[step].begin());
     std::copy_n(future.begin() + step * Tokens, Tokens, result.future[step].begin());
   }
   return result;
@@ -165,9 +161,8 @@ inline status check_golden(golden_config const& config, golden_shape const& shap
   if (shape.kv_heads < 1 || shape.group < 1 || shape.tokens < 0 || shape.head_dim < 1)
     return {errc::invalid_shape, 0, argument::shape};
   std::int64_t const tokens = shape.tokens, heads = shape.kv_heads;
-  bool const fit =
-      extents_fit({heads, shape.group, tokens, shape.head_dim}) &&
-      extents_fit({heads, shape.group, config.future_blocks(shape.tokens) + 1, tokens + config.budget});
+  bool const fit = extents_fit({heads, shape.group, tokens, shape.head_dim}) &&
+                   extents_fit({heads, shape.group, config.future_blocks(shape.tokens) + 1, tokens + config.budget});
   return check_that(fit, errc::invalid_shape, argument::shape);
 }
 
@@ -175,11 +170,10 @@ inline status check_golden(golden_config const& config, golden_means const& mean
   if (!config.valid()) return {errc::invalid_config, 0, argument::config};
   bool const sound = means.kv_heads >= 1 && means.tokens >= 0 && means.blocks >= 0 && means.head_stride >= 0 &&
                      means.token_stride >= 0 && means.block_stride >= 0;
-  bool const fit = extents_fit({means.kv_heads, means.blocks + std::int64_t{1},
-                                std::int64_t{means.tokens} + config.budget}) &&
-                   extents_fit({means.kv_heads, means.head_stride}) &&
-                   extents_fit({means.tokens, means.token_stride}) &&
-                   extents_fit({means.blocks, means.block_stride});
+  bool const fit =
+      extents_fit({means.kv_heads, means.blocks + std::int64_t{1}, std::int64_t{means.tokens} + config.budget}) &&
+      extents_fit({means.kv_heads, means.head_stride}) && extents_fit({means.tokens, means.token_stride}) &&
+      extents_fit({means.blocks, means.block_stride});
   return check_that(sound && fit, errc::invalid_shape, argument::input);
 }
 
@@ -229,14 +223,13 @@ host::block_means_plan plan_block_means(golden_config const& config, Input const
 }
 
 template <class Element>
-host::token_vectors<Element> vectors_of(Element const* data, golden_strides const& given,
-                                        golden_shape const& shape, int dim) {
+host::token_vectors<Element> vectors_of(Element const* data, golden_strides const& given, golden_shape const& shape,
+                                        int dim) {
   golden_strides const strides = given.of(shape, dim);
   return {data, strides.head, strides.token};
 }
 
-inline golden_scratch take_golden_scratch(arena& memory, golden_config const& config, int tokens,
-                                          int blocks) {
+inline golden_scratch take_golden_scratch(arena& memory, golden_config const& config, int tokens, int blocks) {
   auto const budget = static_cast<std::size_t>(config.budget);
   golden_scratch scratch{};
   scratch.future = memory.take<float>(static_cast<std::size_t>(tokens) * static_cast<std::size_t>(blocks));
@@ -245,8 +238,8 @@ inline golden_scratch take_golden_scratch(arena& memory, golden_config const& co
   return scratch;
 }
 
-inline golden_scratch* take_golden_scratches(arena& memory, golden_config const& config, int tokens,
-                                             int blocks, int count) {
+inline golden_scratch* take_golden_scratches(arena& memory, golden_config const& config, int tokens, int blocks,
+                                             int count) {
   auto* const all = memory.take<golden_scratch>(static_cast<std::size_t>(count));
   for (int i = 0; i < count; ++i) {
     auto const scratch = take_golden_scratch(memory, config, tokens, blocks);
@@ -292,8 +285,7 @@ void stream_block_means(host::block_means_plan const& plan, Input const& input, 
   for (int first = 0; first < plan.kv_heads; first += memory.heads) {
     int const heads = std::min(memory.heads, plan.kv_heads - first);
     host::pack_heads(plan, keys, first, heads, memory.threads, memory.packed);
-    host::block_means_heads(plan, queries, lse, first, heads, memory.threads, memory.packed,
-                            memory.threads_scratch,
+    host::block_means_heads(plan, queries, lse, first, heads, memory.threads, memory.packed, memory.threads_scratch,
                             [&](int head, int block) { return row_of(first, head, block); });
     done(first, heads);
   }
@@ -301,8 +293,7 @@ void stream_block_means(host::block_means_plan const& plan, Input const& input, 
 
 /// The verbs on the host: (KV head, query block) pairs in parallel.
 struct golden_host {
-  static std::size_t block_means_bytes(host_execution exec, golden_config const& config,
-                                       golden_shape const& shape) {
+  static std::size_t block_means_bytes(host_execution exec, golden_config const& config, golden_shape const& shape) {
     arena counting;
     golden_memory::take(counting, exec, plan_block_means(config, shape), nullptr);
     return counting.bytes();
@@ -318,14 +309,13 @@ struct golden_host {
   static std::size_t golden_eviction_bytes(host_execution exec, golden_config const& config,
                                            golden_means const& means) {
     arena counting;
-    take_golden_scratches(counting, config, means.tokens, means.blocks,
-                          host::num_threads(exec, means.kv_heads));
+    take_golden_scratches(counting, config, means.tokens, means.blocks, host::num_threads(exec, means.kv_heads));
     return counting.bytes();
   }
 
   template <class Input>
-  static status block_means(host_execution exec, golden_config const& config, Input const& input,
-                            float* means, workspace scratch) {
+  static status block_means(host_execution exec, golden_config const& config, Input const& input, float* means,
+                            workspace scratch) {
     auto const plan = plan_block_means(config, input);
     arena cutting{scratch};
     auto const memory = golden_memory::take(cutting, exec, plan, nullptr);
@@ -362,9 +352,8 @@ struct golden_host {
     int const threads = host::num_threads(exec, means.kv_heads);
     arena cutting{scratch};
     auto const* const memory = take_golden_scratches(cutting, config, means.tokens, means.blocks, threads);
-    host::parallel_for(threads, means.kv_heads, [&](int head, int thread) {
-      golden_head(config, means, head, steps, memory[thread], output);
-    });
+    host::parallel_for(threads, means.kv_heads,
+                       [&](int head, int thread) { golden_head(config, means, head, steps, memory[thread], output); });
     return {};
   }
 };
@@ -376,8 +365,7 @@ using golden_backend = std::conditional_t<host_executor<Exec>, golden_host, kern
 
 /// Bytes of workspace of `block_means`; 0 if config or shape is invalid. Device: 8 per query that it reads.
 template <class Exec>
-[[nodiscard]] std::size_t block_means_bytes(Exec exec, golden_config const& config,
-                                            golden_shape const& shape) {
+[[nodiscard]] std::size_t block_means_bytes(Exec exec, golden_config const& config, golden_shape const& shape) {
   if (!detail::check_golden(config, shape).ok() || config.future_blocks(shape.tokens) == 0) return 0;
   return detail::golden_backend<Exec>::block_means_bytes(exec, config, shape);
 }
@@ -389,8 +377,8 @@ template <class Exec>
 /// golden_rules::exact), invalid_shape, null_pointer, misaligned, workspace_too_small, unsupported (a
 /// device's grid of more than 2^31 - 1 blocks).
 template <class Exec, element Query, element Key, log_base Base>
-status block_means(Exec exec, golden_config const& config, golden_input<Query, Key, Base> const& input,
-                   float* means, workspace scratch) {
+status block_means(Exec exec, golden_config const& config, golden_input<Query, Key, Base> const& input, float* means,
+                   workspace scratch) {
   if (auto const checked = detail::check_golden(config, input.shape); !checked.ok()) return checked;
   if (config.future_blocks(input.shape.tokens) == 0) return {};
   if (auto const checked = detail::check_golden_input(input); !checked.ok()) return checked;
@@ -406,8 +394,7 @@ status block_means(Exec exec, golden_config const& config, golden_input<Query, K
 /// all threads busy, else as many KV heads as that takes. Device: O(heads T (T / interval + group)), of as
 /// many KV heads as have 1 GiB of block means together, but at least one.
 template <class Exec>
-[[nodiscard]] std::size_t golden_eviction_bytes(Exec exec, golden_config const& config,
-                                                golden_shape const& shape) {
+[[nodiscard]] std::size_t golden_eviction_bytes(Exec exec, golden_config const& config, golden_shape const& shape) {
   if (!detail::check_golden(config, shape).ok() || config.steps(shape.tokens) == 0) return 0;
   return detail::golden_backend<Exec>::golden_eviction_bytes(exec, config, shape);
 }
@@ -434,10 +421,8 @@ status golden_eviction(Exec exec, golden_config const& config, golden_input<Quer
 
 /// Bytes of workspace of `golden_eviction` from block means; 0 if config or extents are invalid.
 template <class Exec>
-[[nodiscard]] std::size_t golden_eviction_bytes(Exec exec, golden_config const& config,
-                                                golden_means const& means) {
-  if (!detail::check_golden(config, means).ok() || std::min(config.steps(means.tokens), means.blocks) == 0)
-    return 0;
+[[nodiscard]] std::size_t golden_eviction_bytes(Exec exec, golden_config const& config, golden_means const& means) {
+  if (!detail::check_golden(config, means).ok() || std::min(config.steps(means.tokens), means.blocks) == 0) return 0;
   return detail::golden_backend<Exec>::golden_eviction_bytes(exec, config, means);
 }
 
@@ -447,8 +432,8 @@ template <class Exec>
 ///
 /// Errors before anything is written: as `block_means`.
 template <class Exec>
-status golden_eviction(Exec exec, golden_config const& config, golden_means const& means,
-                       golden_output const& output, workspace scratch) {
+status golden_eviction(Exec exec, golden_config const& config, golden_means const& means, golden_output const& output,
+                       workspace scratch) {
   if (auto const checked = detail::check_golden(config, means); !checked.ok()) return checked;
   if (std::min(config.steps(means.tokens), means.blocks) == 0) return {};
   auto const checked =

@@ -25,9 +25,7 @@ namespace foresightkv::inline v0::io {
 namespace detail {
 
 /// `path` as it stands at the front of every message.
-[[nodiscard]] inline std::string label(std::filesystem::path const& path) {
-  return printable(path.string(), 4096);
-}
+[[nodiscard]] inline std::string label(std::filesystem::path const& path) { return printable(path.string(), 4096); }
 
 [[noreturn]] inline void fail_system(std::filesystem::path const& path, char const* what, int number) {
   throw error(label(path) + ": " + what + ": " + std::generic_category().message(number));
@@ -78,9 +76,7 @@ class mapped_file {
     data_ = {static_cast<std::byte*>(data), detail::unmap{size}};
   }
 
-  [[nodiscard]] std::span<std::byte const> bytes() const {
-    return {data_.get(), data_ ? data_.get_deleter().size : 0};
-  }
+  [[nodiscard]] std::span<std::byte const> bytes() const { return {data_.get(), data_ ? data_.get_deleter().size : 0}; }
 
  private:
   std::unique_ptr<std::byte, detail::unmap> data_;

@@ -36,8 +36,7 @@ namespace detail {
 /// 16 hexadecimal digits.
 [[nodiscard]] inline std::string fingerprint_text(std::uint64_t value) {
   std::string text(16, '0');
-  for (auto digit = text.rbegin(); digit != text.rend(); ++digit, value >>= 4)
-    *digit = "0123456789abcdef"[value & 15];
+  for (auto digit = text.rbegin(); digit != text.rend(); ++digit, value >>= 4) *digit = "0123456789abcdef"[value & 15];
   return text;
 }
 

@@ -39,7 +39,7 @@ struct judge_file_layer {
 
 /// The judges of a model as a file holds them: fp32, published layout and orientation.
 struct judge_file {
-  judge_shape shape;  ///< num_layers: one more than the highest layer present, or the caller's
+  judge_shape shape;                       ///< num_layers: one more than the highest layer present, or the caller's
   std::map<int, judge_file_layer> layers;  ///< by layer number in the model
   metadata_map metadata;
   std::vector<std::string> ignored;  ///< tensors outside any judge, such as a LayerNorm that is never applied
@@ -111,12 +111,10 @@ namespace detail {
   int named = 0;
   auto const [end, problem] = std::from_chars(text->data(), text->data() + text->size(), named);
   if (problem != std::errc() || end != text->data() + text->size() || named < 1 || named > 65536) {
-    throw error(file.label() + ": metadata '" + key + "' must be a positive number, is '" + printable(*text) +
-                "'");
+    throw error(file.label() + ": metadata '" + key + "' must be a positive number, is '" + printable(*text) + "'");
   }
   if (given != 0 && given != named) {
-    throw error(file.label() + ": metadata '" + key + "' is " + *text + ", expected " +
-                std::to_string(given));
+    throw error(file.label() + ": metadata '" + key + "' is " + *text + ", expected " + std::to_string(given));
   }
   return named;
 }
@@ -137,8 +135,8 @@ namespace detail {
   return expected;
 }
 
-[[nodiscard]] inline judge_file_layer read_judge_layer(safetensors_file const& file,
-                                                       std::string const& prefix, judge_shape const& shape) {
+[[nodiscard]] inline judge_file_layer read_judge_layer(safetensors_file const& file, std::string const& prefix,
+                                                       judge_shape const& shape) {
   auto const read = [&](char const* part, std::initializer_list<std::int64_t> extents) {
     return file.at(prefix + part).expect_shape(extents).expect_finite().to_float();
   };
@@ -160,8 +158,7 @@ namespace detail {
 /// Extents of `expected` that are not 0 must agree with the file. The others come from the tensors and from
 /// the metadata `group`, `key_head_dim`, `value_head_dim` or `head_dim`; a value head dim named nowhere is
 /// the key's. Throws `io::error` naming file, tensor and reason.
-[[nodiscard]] inline judge_file load_judge(std::filesystem::path const& path,
-                                           judge_shape const& expected = {},
+[[nodiscard]] inline judge_file load_judge(std::filesystem::path const& path, judge_shape const& expected = {},
                                            std::string_view prefix = published_judge_prefix) {
   safetensors_file const file(path);
   judge_file judge{.shape = {}, .layers = {}, .metadata = file.metadata(), .ignored = {}};

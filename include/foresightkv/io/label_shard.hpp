@@ -77,8 +77,7 @@ class label_metadata {
  public:
   explicit label_metadata(safetensors_file const& file) : file_(file) {
     if (file.metadata("format") != label_format)
-      throw error(file.label() + ": is no label shard: metadata 'format' must be '" +
-                  std::string(label_format) + "'");
+      throw error(file.label() + ": is no label shard: metadata 'format' must be '" + std::string(label_format) + "'");
   }
 
   [[nodiscard]] std::string text(char const* key) const {
@@ -174,8 +173,7 @@ inline void check_label_shard(std::string const& file, label_source const& sourc
 class label_shard {
  public:
   /// Checks everything, values included. Throws `io::error` naming file, tensor and reason.
-  explicit label_shard(std::filesystem::path const& path)
-      : file_(path), source_(detail::read_label_source(file_)) {
+  explicit label_shard(std::filesystem::path const& path) : file_(path), source_(detail::read_label_source(file_)) {
     detail::check_label_shard(file_.label(), source_, file_.at("labels"), file_.at("evicted"));
   }
 
@@ -185,9 +183,7 @@ class label_shard {
   /// [steps][kv_heads][budget] future score of each candidate, in order of time: higher = keep.
   [[nodiscard]] std::span<float const> labels() const { return file_.at("labels").as<float>(); }
   /// [steps][kv_heads][interval] indices among the candidates, ascending.
-  [[nodiscard]] std::span<std::int32_t const> evicted() const {
-    return file_.at("evicted").as<std::int32_t>();
-  }
+  [[nodiscard]] std::span<std::int32_t const> evicted() const { return file_.at("evicted").as<std::int32_t>(); }
 
  private:
   safetensors_file file_;
@@ -232,8 +228,7 @@ inline void write_label_shard(std::filesystem::path const& path, label_source co
   safetensors_writer file(path);
   file.add("labels", {source.steps(), source.kv_heads, config.budget}, labels);
   file.add("evicted", {source.steps(), source.kv_heads, config.interval}, evicted);
-  detail::check_label_shard(detail::label(path), source, file.tensors().at("labels"),
-                            file.tensors().at("evicted"));
+  detail::check_label_shard(detail::label(path), source, file.tensors().at("labels"), file.tensors().at("evicted"));
   file.metadata("format", std::string(detail::label_format))
       .metadata("trace", source.trace)
       .metadata("fingerprint", source.fingerprint)

@@ -56,8 +56,7 @@ inline constexpr std::string_view metadata_key = "__metadata__";
 }
 
 /// Bytes of a tensor; std::nullopt if the product overflows.
-[[nodiscard]] inline std::optional<std::uint64_t> byte_count(dtype type,
-                                                             std::span<std::int64_t const> shape) {
+[[nodiscard]] inline std::optional<std::uint64_t> byte_count(dtype type, std::span<std::int64_t const> shape) {
   std::uint64_t bytes = element_size(type);
   for (std::int64_t const extent : shape) {
     if (extent < 0 || __builtin_mul_overflow(bytes, static_cast<std::uint64_t>(extent), &bytes)) {
@@ -99,8 +98,7 @@ class header_reader {
 
   bool key(std::string& text) {
     if (place_ == place::top) {
-      bool const repeated =
-          text == metadata_key ? std::exchange(has_metadata_, true) : tensors_.contains(text);
+      bool const repeated = text == metadata_key ? std::exchange(has_metadata_, true) : tensors_.contains(text);
       name_ = std::move(text);
       if (repeated) fail("stands twice in the header");
     } else {
@@ -197,17 +195,12 @@ class header_reader {
     fail("has the unknown dtype '" + printable(text) + "'");
   }
 
-  [[nodiscard]] bool metadata_repeats() const {
-    return place_ == place::metadata && metadata_.contains(field_);
-  }
+  [[nodiscard]] bool metadata_repeats() const { return place_ == place::metadata && metadata_.contains(field_); }
 
   [[noreturn]] void fail(std::string const& reason) const {
-    throw error((name_ == metadata_key ? file_ + ": __metadata__" : tensor_label(file_, name_)) + " " +
-                reason);
+    throw error((name_ == metadata_key ? file_ + ": __metadata__" : tensor_label(file_, name_)) + " " + reason);
   }
-  [[noreturn]] void fail_field(char const* reason) const {
-    fail("field '" + printable(field_) + "' " + reason);
-  }
+  [[noreturn]] void fail_field(char const* reason) const { fail("field '" + printable(field_) + "' " + reason); }
   [[noreturn]] void unexpected(char const* what) const {
     if (place_ == place::outside) throw error(file_ + ": header must be one JSON object");
     if (place_ == place::top) fail(std::string("must be an object, is ") + what);
@@ -329,8 +322,7 @@ concept tensor_range = std::ranges::contiguous_range<Range> && std::ranges::borr
 /// its element.
 class safetensors_writer {
  public:
-  explicit safetensors_writer(std::filesystem::path path)
-      : path_(std::move(path)), label_(detail::label(path_)) {}
+  explicit safetensors_writer(std::filesystem::path path) : path_(std::move(path)), label_(detail::label(path_)) {}
 
   /// Throws if the name is taken or reserved, or if the shape does not fit the number of bytes.
   safetensors_writer& add(std::string const& name, dtype type, std::vector<std::int64_t> shape,

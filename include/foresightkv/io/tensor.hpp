@@ -19,8 +19,7 @@
 
 namespace foresightkv::inline v0::io {
 
-static_assert(std::endian::native == std::endian::little,
-              "foresightkv: io must run on a little-endian machine");
+static_assert(std::endian::native == std::endian::little, "foresightkv: io must run on a little-endian machine");
 
 /// Element types of the safetensors format that this library knows.
 // clang-format off
@@ -59,21 +58,35 @@ concept tensor_element = (find_dtype<Element>() != std::nullopt);
 template <class Visitor>
 constexpr decltype(auto) visit_dtype(dtype type, Visitor&& visitor) {
   switch (type) {
-    case dtype::f64: return visitor(std::type_identity<double>{});
-    case dtype::f32: return visitor(std::type_identity<float>{});
-    case dtype::f16: return visitor(std::type_identity<half>{});
-    case dtype::bf16: return visitor(std::type_identity<bfloat16>{});
-    case dtype::f8_e4m3: return visitor(std::type_identity<float8_e4m3>{});
-    case dtype::f8_e5m2: return visitor(std::type_identity<float8_e5m2>{});
-    case dtype::i64: return visitor(std::type_identity<std::int64_t>{});
-    case dtype::i32: return visitor(std::type_identity<std::int32_t>{});
-    case dtype::i16: return visitor(std::type_identity<std::int16_t>{});
-    case dtype::i8: return visitor(std::type_identity<std::int8_t>{});
-    case dtype::u64: return visitor(std::type_identity<std::uint64_t>{});
-    case dtype::u32: return visitor(std::type_identity<std::uint32_t>{});
-    case dtype::u16: return visitor(std::type_identity<std::uint16_t>{});
+    case dtype::f64:
+      return visitor(std::type_identity<double>{});
+    case dtype::f32:
+      return visitor(std::type_identity<float>{});
+    case dtype::f16:
+      return visitor(std::type_identity<half>{});
+    case dtype::bf16:
+      return visitor(std::type_identity<bfloat16>{});
+    case dtype::f8_e4m3:
+      return visitor(std::type_identity<float8_e4m3>{});
+    case dtype::f8_e5m2:
+      return visitor(std::type_identity<float8_e5m2>{});
+    case dtype::i64:
+      return visitor(std::type_identity<std::int64_t>{});
+    case dtype::i32:
+      return visitor(std::type_identity<std::int32_t>{});
+    case dtype::i16:
+      return visitor(std::type_identity<std::int16_t>{});
+    case dtype::i8:
+      return visitor(std::type_identity<std::int8_t>{});
+    case dtype::u64:
+      return visitor(std::type_identity<std::uint64_t>{});
+    case dtype::u32:
+      return visitor(std::type_identity<std::uint32_t>{});
+    case dtype::u16:
+      return visitor(std::type_identity<std::uint16_t>{});
     case dtype::u8:
-    case dtype::boolean: break;
+    case dtype::boolean:
+      break;
   }
   return visitor(std::type_identity<std::uint8_t>{});
 }
@@ -84,9 +97,8 @@ constexpr decltype(auto) visit_dtype(dtype type, Visitor&& visitor) {
 
 /// The name that stands in a file, such as "F32".
 [[nodiscard]] constexpr std::string_view name(dtype type) {
-  constexpr std::string_view names[dtype_count] = {"F64",     "F32", "F16", "BF16", "F8_E4M3",
-                                                   "F8_E5M2", "I64", "I32", "I16",  "I8",
-                                                   "U64",     "U32", "U16", "U8",   "BOOL"};
+  constexpr std::string_view names[dtype_count] = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "I64", "I32",
+                                                   "I16", "I8",  "U64", "U32",  "U16",     "U8",      "BOOL"};
   return names[static_cast<int>(type)];
 }
 

@@ -77,8 +77,8 @@ namespace detail {
 }
 
 /// Throws unless the three fit each other and hold finite values. `tokens` may be `tensor::any`.
-[[nodiscard]] inline trace_shape check_trace_layer(tensor const& query, tensor const& key,
-                                                   tensor const& value, std::int64_t tokens) {
+[[nodiscard]] inline trace_shape check_trace_layer(tensor const& query, tensor const& key, tensor const& value,
+                                                   std::int64_t tokens) {
   query.expect_shape({tensor::any, tokens, tensor::any});
   key.expect_shape({tensor::any, query.shape[1], query.shape[2]});
   value.expect_shape({key.shape[0], key.shape[1], tensor::any});
@@ -124,8 +124,7 @@ class trace {
     if (numbers.empty()) throw error(file_.label() + ": has no tensors layer.{i}.query, .key and .value");
     numbers_.assign(numbers.begin(), numbers.end());
     for (int const number : numbers_) {
-      shapes_.push_back(detail::check_trace_layer(part(number, "query"), part(number, "key"),
-                                                  part(number, "value"),
+      shapes_.push_back(detail::check_trace_layer(part(number, "query"), part(number, "key"), part(number, "value"),
                                                   shapes_.empty() ? tensor::any : tokens()));
     }
     detail::check_trace_notes(file_.find("token_ids"), file_.find("losses"), tokens());
@@ -186,15 +185,13 @@ class trace {
 template <class Element = float>
 void write_trace(std::filesystem::path const& path, std::span<trace_layer const> layers,
                  trace_notes const& notes = {}) {
-  static_assert(
-      std::same_as<Element, float> || std::same_as<Element, half> || std::same_as<Element, bfloat16>,
-      "foresightkv: a trace must be stored as float, half or bfloat16");
+  static_assert(std::same_as<Element, float> || std::same_as<Element, half> || std::same_as<Element, bfloat16>,
+                "foresightkv: a trace must be stored as float, half or bfloat16");
   safetensors_writer file(path);
   if (layers.empty()) throw error(detail::label(path) + ": a trace needs a layer");
   auto const tokens = static_cast<std::int64_t>(layers.front().shape.tokens);
   std::vector<std::vector<Element>> stored;  // the file's views point here until save
-  auto const add = [&](int layer, char const* part, std::vector<std::int64_t> shape,
-                       std::span<float const> values) {
+  auto const add = [&](int layer, char const* part, std::vector<std::int64_t> shape, std::span<float const> values) {
     auto const name = detail::trace_tensor(layer, part);
     if (!detail::traced_layer(name)) {
       throw error(detail::label(path) + ": bad layer number " + std::to_string(layer));

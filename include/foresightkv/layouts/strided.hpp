@@ -38,7 +38,9 @@ struct cache_strides {
     return at.sequence * sequence + at.kv_head * kv_head;
   }
   /// Where a row begins.
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr std::int64_t of(row_index at) const { return at.layer * layer + in_layer(at); }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr std::int64_t of(row_index at) const {
+    return at.layer * layer + in_layer(at);
+  }
 };
 
 /// Bytes of a strided row's tokens.
@@ -46,7 +48,9 @@ struct strided_place {
   std::byte* first = nullptr;
   int stride = 0;  // bytes
 
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE std::byte* operator()(int slot) const { return first + std::int64_t{slot} * stride; }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE std::byte* operator()(int slot) const {
+    return first + std::int64_t{slot} * stride;
+  }
   /// The same for what stands so many bytes further on.
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE strided_place behind(int bytes) const { return {first + bytes, stride}; }
   /// Whether all addresses are multiples of a power of two.
@@ -66,20 +70,20 @@ struct strided_vectors {
   int stride = 0;
   [[no_unique_address]] storage_row storage{};
 
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr element_type* at(int slot) const { return first + std::int64_t{slot} * stride; }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr element_type* at(int slot) const {
+    return first + std::int64_t{slot} * stride;
+  }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE strided_place place() const {
     return {reinterpret_cast<std::byte*>(first), stride * static_cast<int>(sizeof(element_type))};
   }
 
   // What the storage says of scales, word for word: a constant stays one.
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE static constexpr float scale(int slot)
-    requires requires { storage_row::scale(0); } && (std::is_empty_v<storage_row>)
-  {
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE static constexpr float scale(int slot) requires requires {
+    storage_row::scale(0);
+  } &&(std::is_empty_v<storage_row>) {
     return storage_row::scale(slot);
   }
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr float scale(int slot) const
-    requires(!std::is_empty_v<storage_row>)
-  {
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr float scale(int slot) const requires(!std::is_empty_v<storage_row>) {
     return storage.scale(slot);
   }
   static constexpr bool one_scale = requires { requires storage_row::one_scale; };

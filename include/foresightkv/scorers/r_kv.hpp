@@ -25,7 +25,8 @@ FORESIGHTKV_HOST_DEVICE float const* key_redundancy(Block const& block, Row cons
   block.for_each_token(n, [&](auto const& lanes, int slot) {
     auto const token = row.token(slot);
     float const all = lanes.sum(dims, [&](int dim) { return token.key(dim) * sums[dim]; }) * inverse[slot];
-    float const own = lanes.sum(dims, [&](int dim) { return token.key(dim) * token.key(dim); }) * inverse[slot] * inverse[slot];
+    float const own =
+        lanes.sum(dims, [&](int dim) { return token.key(dim) * token.key(dim); }) * inverse[slot] * inverse[slot];
     auto const column = static_cast<float>(slot);
     float const removed = lanes.sum(n, [&](int other) { return similar[other] == column ? cosine[other] : 0.0f; });
     lanes.store(redundancy[slot], bounded_logit((all - own - removed) / static_cast<float>(n)));
@@ -62,8 +63,7 @@ struct r_kv {
     int const keys = detail::tokens_before(Window, row.length());
     detail::pooled_window_attention<Window, Kernel>(block, row, scores);
     float const* const redundancy = detail::key_redundancy(block, row, threshold);
-    block.for_each(keys,
-                   [&](int slot) { scores[slot] = lambda * scores[slot] - (1.0f - lambda) * redundancy[slot]; });
+    block.for_each(keys, [&](int slot) { scores[slot] = lambda * scores[slot] - (1.0f - lambda) * redundancy[slot]; });
     detail::keep_window(block, keys, row.length(), scores);
   }
 };

@@ -42,8 +42,8 @@ FORESIGHTKV_HOST_DEVICE void keep_window(Block const& block, int keys, int n, fl
 ///   logit[r][k] = max over the group of query r . key k * scale
 ///   mean over the newest Window queries of softmax over k of logit[r][k], k all but the newest Window tokens
 ///   largest of the Kernel neighbours in time of each, those among the same tokens
-/// The logits are maxed *before* the softmax, and the newest Window tokens are not in its denominator; they score 1 above
-/// the best of the others. Queries come from the observation (fewer than Window: those there are); a soft cap is
+/// The logits are maxed *before* the softmax, and the newest Window tokens are not in its denominator; they score 1
+/// above the best of the others. Queries come from the observation (fewer than Window: those there are); a soft cap is
 /// applied, a given log-sum-exp only masks, sink logits are ignored; a query sees no token after its own position.
 /// Equal scores are common, by the pooling: top_k evicts the lowest slot first. O(n * dim * Window * group).
 template <int Window = 8, int Kernel = 7>

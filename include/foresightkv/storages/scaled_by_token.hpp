@@ -7,8 +7,8 @@
 
 namespace foresightkv::inline v0 {
 
-/// A scale per token and KV head, as int8 and fp8 caches with dynamic quantisation have them: stored * scale = element. The
-/// scale moves with its token.
+/// A scale per token and KV head, as int8 and fp8 caches with dynamic quantisation have them: stored * scale = element.
+/// The scale moves with its token.
 template <element Element>
 struct scaled_by_token {
   using element_type = Element;
@@ -20,7 +20,9 @@ struct scaled_by_token {
   struct row {
     float* first = nullptr;
     int stride = 0;
-    [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr float scale(int slot) const { return first[std::int64_t{slot} * stride]; }
+    [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr float scale(int slot) const {
+      return first[std::int64_t{slot} * stride];
+    }
     [[nodiscard]] FORESIGHTKV_HOST_DEVICE strided_place place() const {
       return {reinterpret_cast<std::byte*>(first), stride * static_cast<int>(sizeof(float))};
     }

@@ -27,8 +27,7 @@ struct adam_config {
   double epsilon = 1e-8;
 
   [[nodiscard]] constexpr bool valid() const {
-    return beta1 >= 0.0 && beta1 < 1.0 && beta2 >= 0.0 && beta2 < 1.0 && epsilon > 0.0 &&
-           detail::is_finite(epsilon);
+    return beta1 >= 0.0 && beta1 < 1.0 && beta2 >= 0.0 && beta2 < 1.0 && epsilon > 0.0 && detail::is_finite(epsilon);
   }
 };
 
@@ -46,17 +45,16 @@ struct adam_state {
 /// Errors before anything is written: invalid_config (also a rate that is negative or not finite, a step
 /// below 1), null_pointer, misaligned, overlap (gradient and state).
 template <class Real>
-status adam_step(host_execution exec, adam_config const& config, double rate, std::int64_t step,
-                 Real const* gradient, adam_state<Real> const& state) {
+status adam_step(host_execution exec, adam_config const& config, double rate, std::int64_t step, Real const* gradient,
+                 adam_state<Real> const& state) {
   if (!config.valid() || !detail::is_finite(rate) || rate < 0.0 || step < 1)
     return {errc::invalid_config, 0, argument::config};
   if (state.count == 0) return {};
-  auto const checked =
-      detail::first_of(detail::check_buffer(gradient), detail::check_buffer(state.weights),
-                       detail::check_buffer(state.mean), detail::check_buffer(state.square),
-                       detail::check_apart(gradient, state.count, state.weights, state.count),
-                       detail::check_apart(gradient, state.count, state.mean, state.count),
-                       detail::check_apart(gradient, state.count, state.square, state.count));
+  auto const checked = detail::first_of(detail::check_buffer(gradient), detail::check_buffer(state.weights),
+                                        detail::check_buffer(state.mean), detail::check_buffer(state.square),
+                                        detail::check_apart(gradient, state.count, state.weights, state.count),
+                                        detail::check_apart(gradient, state.count, state.mean, state.count),
+                                        detail::check_apart(gradient, state.count, state.square, state.count));
   if (!checked.ok()) return checked;
   auto const exponent = static_cast<double>(step);
   auto const size = static_cast<Real>(rate / (1.0 - std::pow(config.beta1, exponent)));

@@ -24,8 +24,7 @@ struct clip_config {
   clip_scope scope = clip_scope::layer;
 
   [[nodiscard]] constexpr bool valid() const {
-    return detail::is_finite(max_norm) && max_norm > 0.0 &&
-           (scope == clip_scope::layer || scope == clip_scope::joint);
+    return detail::is_finite(max_norm) && max_norm > 0.0 && (scope == clip_scope::layer || scope == clip_scope::joint);
   }
 };
 
@@ -66,14 +65,14 @@ status clip_gradient(host_execution exec, clip_config const& config, judge_shape
                      double* layer_norms, clip_result* result) {
   if (!config.valid()) return {errc::invalid_config, 0, argument::config};
   if (!shape.valid()) return {errc::invalid_shape, 0, argument::shape};
-  auto const checked = detail::first_of(detail::check_buffer(gradient), detail::check_buffer(layer_norms),
-                                        detail::check_buffer(result));
+  auto const checked =
+      detail::first_of(detail::check_buffer(gradient), detail::check_buffer(layer_norms), detail::check_buffer(result));
   if (!checked.ok()) return checked;
   auto const floats = static_cast<std::size_t>(shape.num_kv_heads) * shape.head_floats();
   int const threads = detail::host::num_threads(exec, shape.num_layers);
   detail::host::parallel_for(threads, shape.num_layers, [&](int layer, int) {
-    layer_norms[layer] = std::sqrt(
-        detail::training::sum_of_squares(gradient + static_cast<std::size_t>(layer) * floats, floats));
+    layer_norms[layer] =
+        std::sqrt(detail::training::sum_of_squares(gradient + static_cast<std::size_t>(layer) * floats, floats));
   });
   clip_result found;
   double squares = 0.0;
@@ -86,8 +85,7 @@ status clip_gradient(host_execution exec, clip_config const& config, judge_shape
     double const norm = config.scope == clip_scope::joint ? found.norm : layer_norms[layer];
     return detail::is_finite(norm) ? std::min(1.0, config.max_norm / (norm + 1e-6)) : 1.0;
   };
-  for (int layer = 0; layer < shape.num_layers; ++layer)
-    found.clipped_layers += factor_of(layer) < 1.0 ? 1 : 0;
+  for (int layer = 0; layer < shape.num_layers; ++layer) found.clipped_layers += factor_of(layer) < 1.0 ? 1 : 0;
   detail::host::parallel_for(threads, shape.num_layers, [&](int layer, int) {
     auto const factor = static_cast<Real>(factor_of(layer));
     if (!(factor < Real{1})) return;

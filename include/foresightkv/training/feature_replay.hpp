@@ -15,11 +15,11 @@
 
 #include <cstddef>
 #include <foresightkv/detail/buffer.hpp>
-#include <foresightkv/training/detail/feature_replay.hpp>
 #include <foresightkv/execution.hpp>
 #include <foresightkv/selectors/sampled_top_k.hpp>
 #include <foresightkv/selectors/top_k.hpp>
 #include <foresightkv/status.hpp>
+#include <foresightkv/training/detail/feature_replay.hpp>
 #include <foresightkv/training/replay_config.hpp>
 #include <foresightkv/workspace.hpp>
 
@@ -43,25 +43,24 @@ template <class Features, element Query, element Key>
 /// Errors before anything is written: invalid_config, invalid_shape (also future scores that do not cover the
 /// steps), null_pointer, misaligned, workspace_too_small.
 template <class Features, element Query, element Key>
-status feature_replay(host_execution exec, replay_config const& config,
-                      recorded_layer<Query, Key> const& layer, future_scores const& future,
-                      replay_guide const& guide, replay_output const& output, workspace scratch) {
+status feature_replay(host_execution exec, replay_config const& config, recorded_layer<Query, Key> const& layer,
+                      future_scores const& future, replay_guide const& guide, replay_output const& output,
+                      workspace scratch) {
   if (auto const checked = detail::training::check_replay(config, layer); !checked.ok()) return checked;
   if (config.steps(layer.tokens) == 0) return {};
-  auto const checked = detail::first_of(
-      detail::check_buffer(layer.queries), detail::check_buffer(layer.keys),
-      detail::check_buffer(layer.values), detail::training::check_future(config, future, layer.tokens),
-      detail::check_aligned(guide.weights), detail::check_buffer(output.positions),
-      detail::check_buffer(output.statistics), detail::check_buffer(output.labels),
-      detail::check_aligned(output.evicted), detail::check_aligned(output.evicted_positions),
-      detail::check_scratch(scratch, feature_replay_bytes<Features>(exec, config, layer)));
+  auto const checked =
+      detail::first_of(detail::check_buffer(layer.queries), detail::check_buffer(layer.keys),
+                       detail::check_buffer(layer.values), detail::training::check_future(config, future, layer.tokens),
+                       detail::check_aligned(guide.weights), detail::check_buffer(output.positions),
+                       detail::check_buffer(output.statistics), detail::check_buffer(output.labels),
+                       detail::check_aligned(output.evicted), detail::check_aligned(output.evicted_positions),
+                       detail::check_scratch(scratch, feature_replay_bytes<Features>(exec, config, layer)));
   if (!checked.ok()) return checked;
   detail::arena cutting{scratch};
   auto const memory = detail::training::replay_memory<Features>::take(cutting, exec, config, layer);
   using detail::training::replay;
   if (guide.sampled)
-    return replay<Features, sampled_top_k, Query, Key>(exec, config, layer, future, guide, output, memory)
-        .run();
+    return replay<Features, sampled_top_k, Query, Key>(exec, config, layer, future, guide, output, memory).run();
   return replay<Features, top_k, Query, Key>(exec, config, layer, future, guide, output, memory).run();
 }
 

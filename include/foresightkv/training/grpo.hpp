@@ -4,13 +4,11 @@
 // Policy gradient on evictions (ForesightKV, section 3.3: GRPO, arXiv 2402.03300). One row of candidates has
 // scores s (higher = keep) and picks, the candidates that a rollout evicted there:
 //
-//   log pi(c) = log softmax(-s)_c          over all candidates, also for the second, third, ... pick: not the
-//   density of
-//                                          drawing without replacement (the published form)
+//   log pi(c) = log softmax(-s)_c    over all candidates, also for the second, third, ... pick: not the density of
+//                                    drawing without replacement (the published form)
 //   r         = exp(clamp(log pi(c) - log pi_old(c), -10, 10))
 //   loss      = mean over picks of -min(r A, clamp(r, 1 - clip, 1 + clip) A)
-//               + kl_weight * mean over picks of (exp(d) - d - 1),         d = log pi_reference(c) - log
-//               pi(c)
+//               + kl_weight * mean over picks of (exp(d) - d - 1),    d = log pi_reference(c) - log pi(c)
 //
 // A is the advantage of the rollout (group_advantages). The loss ignores a common shift of a row's scores.
 
@@ -56,34 +54,29 @@ struct grpo_shape {
     return groups <= most && (groups == 0 || steps <= most / groups) && (picks == 0 || candidates > 0);
   }
   [[nodiscard]] constexpr std::size_t rows() const {
-    return static_cast<std::size_t>(steps) * static_cast<std::size_t>(rollouts) *
-           static_cast<std::size_t>(kv_heads);
+    return static_cast<std::size_t>(steps) * static_cast<std::size_t>(rollouts) * static_cast<std::size_t>(kv_heads);
   }
-  [[nodiscard]] constexpr std::size_t num_scores() const {
-    return rows() * static_cast<std::size_t>(candidates);
-  }
+  [[nodiscard]] constexpr std::size_t num_scores() const { return rows() * static_cast<std::size_t>(candidates); }
   [[nodiscard]] constexpr std::size_t num_picks() const { return rows() * static_cast<std::size_t>(picks); }
 };
 
 /// What the policy gradient reads. Real is float, or double for checks by finite differences.
 template <class Real>
 struct grpo_input {
-  Real const* scores = nullptr;          ///< [rows][candidates] of the judge in training, higher = keep
-  std::int32_t const* picked = nullptr;  ///< [rows][picks], in [0, candidates)
-  Real const* old_log_probs = nullptr;   ///< [rows][picks] of the judge that made the rollout
-  Real const* reference_log_probs =
-      nullptr;                         ///< [rows][picks] of the judge to stay close to; null: no KL term
-  double const* advantages = nullptr;  ///< [rollouts]
+  Real const* scores = nullptr;               ///< [rows][candidates] of the judge in training, higher = keep
+  std::int32_t const* picked = nullptr;       ///< [rows][picks], in [0, candidates)
+  Real const* old_log_probs = nullptr;        ///< [rows][picks] of the judge that made the rollout
+  Real const* reference_log_probs = nullptr;  ///< [rows][picks] of the judge to stay close to; null: no KL term
+  double const* advantages = nullptr;         ///< [rollouts]
 };
 
 /// What `grpo` found.
 struct grpo_result {
-  double loss = 0.0;     ///< scale * (policy + kl_weight * kl)
-  double policy = 0.0;   ///< mean of the clipped term
-  double kl = 0.0;       ///< mean of exp(d) - d - 1; 0 without a reference
-  double clipped = 0.0;  ///< share of picks whose ratio the clip or the limit stopped
-  int not_finite_rows =
-      0;  ///< rows without a part in loss and gradient, because something in them is infinite or NaN
+  double loss = 0.0;        ///< scale * (policy + kl_weight * kl)
+  double policy = 0.0;      ///< mean of the clipped term
+  double kl = 0.0;          ///< mean of exp(d) - d - 1; 0 without a reference
+  double clipped = 0.0;     ///< share of picks whose ratio the clip or the limit stopped
+  int not_finite_rows = 0;  ///< rows without a part in loss and gradient, because something in them is infinite or NaN
 };
 
 }  // namespace foresightkv::inline v0::training
@@ -95,8 +88,7 @@ using namespace foresightkv::training;
 inline status check_picked(grpo_shape const& shape, std::int32_t const* picked) {
   if (auto const checked = check_buffer(picked); !checked.ok()) return checked;
   bool inside = true;
-  for (std::size_t i = 0; i < shape.num_picks(); ++i)
-    inside &= picked[i] >= 0 && picked[i] < shape.candidates;
+  for (std::size_t i = 0; i < shape.num_picks(); ++i) inside &= picked[i] >= 0 && picked[i] < shape.candidates;
   return inside ? status{} : status{errc::invalid_shape};
 }
 
@@ -133,16 +125,15 @@ inline double weigh_pick(grpo_config const& config, double log_prob, double old_
 
 /// Where the picks' gradients and their softmax part meet: gradient[c] is zero on entry where it is given.
 template <class Real>
-grpo_row grpo_of_row(grpo_config const& config, grpo_shape const& shape, grpo_input<Real> const& input,
-                     std::size_t r, double* by_log_prob, Real* gradient) {
+grpo_row grpo_of_row(grpo_config const& config, grpo_shape const& shape, grpo_input<Real> const& input, std::size_t r,
+                     double* by_log_prob, Real* gradient) {
   auto const n = static_cast<std::size_t>(shape.candidates), picks = static_cast<std::size_t>(shape.picks);
   Real const* const scores = input.scores + r * n;
   std::int32_t const* const picked = input.picked + r * picks;
   Real const* const before = input.old_log_probs + r * picks;
-  Real const* const reference =
-      input.reference_log_probs == nullptr ? nullptr : input.reference_log_probs + r * picks;
-  double const advantage = input.advantages[r / static_cast<std::size_t>(shape.kv_heads) %
-                                            static_cast<std::size_t>(shape.rollouts)];
+  Real const* const reference = input.reference_log_probs == nullptr ? nullptr : input.reference_log_probs + r * picks;
+  double const advantage =
+      input.advantages[r / static_cast<std::size_t>(shape.kv_heads) % static_cast<std::size_t>(shape.rollouts)];
   grpo_row row{0.0, 0.0, 0, true};
   row.finite = is_finite(advantage) && all_finite(scores, n) && all_finite(before, picks) &&
                (reference == nullptr || all_finite(reference, picks));
@@ -178,8 +169,7 @@ struct grpo_memory {
   static grpo_memory take(arena& memory, grpo_shape const& shape, int threads) {
     grpo_memory all;
     all.rows = memory.take<grpo_row>(shape.rows());
-    all.slopes =
-        memory.take<double>(static_cast<std::size_t>(threads) * static_cast<std::size_t>(shape.picks));
+    all.slopes = memory.take<double>(static_cast<std::size_t>(threads) * static_cast<std::size_t>(shape.picks));
     return all;
   }
 };
@@ -194,15 +184,14 @@ namespace foresightkv::inline v0::training {
 /// Errors before anything is written: invalid_shape (also a pick outside [0, candidates)), null_pointer,
 /// misaligned, overlap.
 template <class Real>
-status pick_log_probs(host_execution exec, grpo_shape const& shape, Real const* scores,
-                      std::int32_t const* picked, Real* log_probs, Real* entropies = nullptr) {
+status pick_log_probs(host_execution exec, grpo_shape const& shape, Real const* scores, std::int32_t const* picked,
+                      Real* log_probs, Real* entropies = nullptr) {
   if (!shape.valid()) return {errc::invalid_shape, 0, argument::shape};
   if (shape.num_picks() == 0) return {};
-  auto const checked =
-      detail::first_of(detail::check_buffer(scores), detail::training::check_picked(shape, picked),
-                       detail::check_buffer(log_probs), detail::check_aligned(entropies),
-                       detail::check_apart(log_probs, shape.num_picks(), scores, shape.num_scores()),
-                       detail::check_apart(entropies, shape.rows(), scores, shape.num_scores()));
+  auto const checked = detail::first_of(detail::check_buffer(scores), detail::training::check_picked(shape, picked),
+                                        detail::check_buffer(log_probs), detail::check_aligned(entropies),
+                                        detail::check_apart(log_probs, shape.num_picks(), scores, shape.num_scores()),
+                                        detail::check_apart(entropies, shape.rows(), scores, shape.num_scores()));
   if (!checked.ok()) return checked;
   auto const rows = static_cast<int>(shape.rows());
   auto const n = static_cast<std::size_t>(shape.candidates), picks = static_cast<std::size_t>(shape.picks);
@@ -210,8 +199,8 @@ status pick_log_probs(host_execution exec, grpo_shape const& shape, Real const* 
     auto const r = static_cast<std::size_t>(row);
     Real const* const own = scores + r * n;
     bool const finite = detail::all_finite(own, n);
-    double const log_sum = finite ? detail::training::log_sum_of(own, shape.candidates)
-                                  : std::numeric_limits<double>::quiet_NaN();
+    double const log_sum =
+        finite ? detail::training::log_sum_of(own, shape.candidates) : std::numeric_limits<double>::quiet_NaN();
     for (std::size_t k = r * picks; k < (r + 1) * picks; ++k)
       log_probs[k] = static_cast<Real>(-static_cast<double>(own[picked[k]]) - log_sum);
     if (entropies == nullptr) return;
@@ -229,8 +218,7 @@ status pick_log_probs(host_execution exec, grpo_shape const& shape, Real const* 
 [[nodiscard]] inline std::size_t grpo_bytes(host_execution exec, grpo_shape const& shape) {
   if (!shape.valid() || shape.num_picks() == 0) return 0;
   detail::arena counting;
-  detail::training::grpo_memory::take(counting, shape,
-                                      detail::host::num_threads(exec, static_cast<int>(shape.rows())));
+  detail::training::grpo_memory::take(counting, shape, detail::host::num_threads(exec, static_cast<int>(shape.rows())));
   return counting.bytes();
 }
 
@@ -244,8 +232,8 @@ status pick_log_probs(host_execution exec, grpo_shape const& shape, Real const* 
 /// Errors before anything is written: invalid_config, invalid_shape (also a pick outside [0, candidates)),
 /// null_pointer, misaligned, overlap (gradient and scores), workspace_too_small.
 template <class Real>
-status grpo(host_execution exec, grpo_config const& config, grpo_shape const& shape,
-            grpo_input<Real> const& input, Real* gradient, grpo_result* result, workspace scratch) {
+status grpo(host_execution exec, grpo_config const& config, grpo_shape const& shape, grpo_input<Real> const& input,
+            Real* gradient, grpo_result* result, workspace scratch) {
   if (!config.valid()) return {errc::invalid_config, 0, argument::config};
   if (!shape.valid()) return {errc::invalid_shape, 0, argument::shape};
   if (result == nullptr) return {errc::null_pointer, 0, argument::output};
@@ -254,14 +242,14 @@ status grpo(host_execution exec, grpo_config const& config, grpo_shape const& sh
     *result = {};
     return {};
   }
-  auto const checked = detail::first_of(
-      detail::check_buffer(input.scores), detail::training::check_picked(shape, input.picked),
-      detail::check_buffer(input.old_log_probs), detail::check_aligned(input.reference_log_probs),
-      detail::check_buffer(input.advantages), detail::check_aligned(gradient),
-      detail::check_apart(gradient, shape.num_scores(), input.scores, shape.num_scores()),
-      detail::check_apart(gradient, shape.num_scores(), input.old_log_probs, shape.num_picks()),
-      detail::check_apart(gradient, shape.num_scores(), input.reference_log_probs, shape.num_picks()),
-      detail::check_scratch(scratch, grpo_bytes(exec, shape)));
+  auto const checked =
+      detail::first_of(detail::check_buffer(input.scores), detail::training::check_picked(shape, input.picked),
+                       detail::check_buffer(input.old_log_probs), detail::check_aligned(input.reference_log_probs),
+                       detail::check_buffer(input.advantages), detail::check_aligned(gradient),
+                       detail::check_apart(gradient, shape.num_scores(), input.scores, shape.num_scores()),
+                       detail::check_apart(gradient, shape.num_scores(), input.old_log_probs, shape.num_picks()),
+                       detail::check_apart(gradient, shape.num_scores(), input.reference_log_probs, shape.num_picks()),
+                       detail::check_scratch(scratch, grpo_bytes(exec, shape)));
   if (!checked.ok()) return checked;
 
   auto const rows = static_cast<int>(shape.rows());
@@ -271,8 +259,7 @@ status grpo(host_execution exec, grpo_config const& config, grpo_shape const& sh
   auto const n = static_cast<std::size_t>(shape.candidates);
   detail::host::parallel_for(threads, rows, [&](int row, int thread) {
     auto const r = static_cast<std::size_t>(row);
-    auto* const slopes =
-        memory.slopes + static_cast<std::size_t>(thread) * static_cast<std::size_t>(shape.picks);
+    auto* const slopes = memory.slopes + static_cast<std::size_t>(thread) * static_cast<std::size_t>(shape.picks);
     Real* const own = gradient == nullptr ? nullptr : gradient + r * n;
     memory.rows[r] = detail::training::grpo_of_row(config, shape, input, r, slopes, own);
     if (!memory.rows[r].finite && own != nullptr) std::fill_n(own, n, Real{0});

@@ -16,10 +16,9 @@ struct hinge_config {
   /// from 1, ..., n / 2 without repetition, times (n / 2) / num_shifts; the expectation is the loss of all
   /// pairs (and its gradient). From n / 2 on every pair is met, with the same bits as 0.
   int num_shifts = 0;
-  std::uint64_t seed = 0;  ///< of the draws: Philox4x32-10 at (draw, row, step)
-  std::uint32_t step = 0;  ///< another number draws other distances
-  std::uint32_t first_row =
-      0;  ///< number of this call's first row, where the rows of one step are spread over calls
+  std::uint64_t seed = 0;       ///< of the draws: Philox4x32-10 at (draw, row, step)
+  std::uint32_t step = 0;       ///< another number draws other distances
+  std::uint32_t first_row = 0;  ///< number of this call's first row, where the rows of one step are spread over calls
 
   [[nodiscard]] constexpr bool valid() const { return detail::is_finite(margin) && num_shifts >= 0; }
 };

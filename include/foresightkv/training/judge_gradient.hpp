@@ -3,8 +3,8 @@
 
 // The judges of one layer over rows of candidates, and the derivative of a loss by their weights.
 //
-//   x = [key, value, statistics]      z = W1' x + b1      s = w2 . gelu(z) + b2          (gelu: the exact,
-//   erf form) dw2 = sum ds gelu(z)      dz = ds w2 gelu'(z)      db1 = sum dz      dW1 = sum x dz'
+//   x = [key, value, statistics]    z = W1' x + b1      s = w2 . gelu(z) + b2    (gelu: the exact, erf form)
+//   dw2 = sum ds gelu(z)            dz = ds w2 gelu'(z)  db1 = sum dz            dW1 = sum x dz'
 //
 // Weights and gradients have the packed layout of `pack_judge`, so the score is a keep score and a trained
 // judge is ready for `foresight`; `unpack_judge` gives the published layout, of weights and of gradients
@@ -18,12 +18,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <foresightkv/detail/buffer.hpp>
-#include <foresightkv/training/detail/judge_gradient.hpp>
 #include <foresightkv/detail/host/parallel.hpp>
 #include <foresightkv/element.hpp>
 #include <foresightkv/execution.hpp>
 #include <foresightkv/judge.hpp>
 #include <foresightkv/status.hpp>
+#include <foresightkv/training/detail/judge_gradient.hpp>
 #include <foresightkv/workspace.hpp>
 
 namespace foresightkv::inline v0::training {
@@ -39,11 +39,10 @@ struct token_strides {
 /// sequence, rollouts, both. Keys and values are those of the whole sequence, read in place.
 template <element Key = float, element Value = Key>
 struct judge_rows {
-  Key const* keys = nullptr;      ///< [kv_heads][tokens][key_head_dim], after RoPE
-  Value const* values = nullptr;  ///< [kv_heads][tokens][value_head_dim]
-  std::int32_t const* positions =
-      nullptr;                        ///< [steps][kv_heads][candidates]: tokens; null: candidate i is token i
-  float const* statistics = nullptr;  ///< [steps][kv_heads][candidates][8 * group], feature after feature
+  Key const* keys = nullptr;                ///< [kv_heads][tokens][key_head_dim], after RoPE
+  Value const* values = nullptr;            ///< [kv_heads][tokens][value_head_dim]
+  std::int32_t const* positions = nullptr;  ///< [steps][kv_heads][candidates]: tokens; null: candidate i is token i
+  float const* statistics = nullptr;        ///< [steps][kv_heads][candidates][8 * group], feature after feature
   int steps = 0;
   int candidates = 0;
   int tokens = 0;
@@ -75,14 +74,13 @@ constexpr int num_parts(int steps) { return steps / steps_together + (steps % st
 
 template <element Key, element Value>
 status check_rows(judge_shape const& shape, judge_rows<Key, Value> const& rows) {
-  if (!shape.valid() || rows.steps < 0 || rows.candidates < 0 || rows.tokens < 0)
-    return {errc::invalid_shape};
+  if (!shape.valid() || rows.steps < 0 || rows.candidates < 0 || rows.tokens < 0) return {errc::invalid_shape};
   if (num_scores(shape, rows) == 0) return {};
   // Tasks and candidates of a call are counted in int.
   if (rows.steps > 0x7fffffff / shape.num_kv_heads) return {errc::invalid_shape};
   if (rows.positions == nullptr && rows.candidates > rows.tokens) return {errc::invalid_shape};
-  auto const checked = first_of(check_buffer(rows.keys), check_buffer(rows.values),
-                                check_aligned(rows.positions), check_buffer(rows.statistics));
+  auto const checked = first_of(check_buffer(rows.keys), check_buffer(rows.values), check_aligned(rows.positions),
+                                check_buffer(rows.statistics));
   if (!checked.ok() || rows.positions == nullptr) return checked;
   bool inside = true;
   for (std::size_t i = 0; i < num_scores(shape, rows); ++i)
@@ -91,8 +89,7 @@ status check_rows(judge_shape const& shape, judge_rows<Key, Value> const& rows) 
 }
 
 template <element Key, element Value>
-host::judge_row<Key, Value> row_of(judge_shape const& shape, judge_rows<Key, Value> const& rows, int step,
-                                   int head) {
+host::judge_row<Key, Value> row_of(judge_shape const& shape, judge_rows<Key, Value> const& rows, int step, int head) {
   auto const pick = [&](token_strides strides, int dim) {
     if (strides.token == 0) strides.token = dim;
     if (strides.head == 0) strides.head = strides.token * rows.tokens;
@@ -120,9 +117,8 @@ bool any_nonzero(Real const* values, int count) {
 
 /// The gradient of `head` over the steps of one part.
 template <class Real, element Key, element Value>
-void backward_part(judge_shape const& shape, Real const* weights, judge_rows<Key, Value> const& rows,
-                   int head, int part, Real const* hidden, Real const* score_gradient, output_bias bias,
-                   Real* gradient) {
+void backward_part(judge_shape const& shape, Real const* weights, judge_rows<Key, Value> const& rows, int head,
+                   int part, Real const* hidden, Real const* score_gradient, output_bias bias, Real* gradient) {
   std::fill_n(gradient, shape.head_floats(), Real{0});
   int const last = std::min(rows.steps, (part + 1) * steps_together);
   for (int step = part * steps_together; step < last; ++step) {
@@ -131,8 +127,7 @@ void backward_part(judge_shape const& shape, Real const* weights, judge_rows<Key
     if (!any_nonzero(slopes, rows.candidates)) continue;
     auto const row = row_of(shape, rows, step, head);
     host::with_best_isa([&](auto isa) __attribute__((always_inline)) {
-      host::backward_row<decltype(isa)>(shape, weights, row, hidden + at * judge_shape::hidden, slopes,
-                                        gradient);
+      host::backward_row<decltype(isa)>(shape, weights, row, hidden + at * judge_shape::hidden, slopes, gradient);
     });
     if (bias == output_bias::frozen) continue;
     host::packed_head<Real> const out(gradient, shape);
@@ -175,8 +170,7 @@ status judge_forward(host_execution exec, judge_shape const& shape, Real const* 
     auto const at = (std::int64_t{step} * shape.num_kv_heads + head) * rows.candidates;
     auto const* const own = weights + static_cast<std::size_t>(head) * shape.head_floats();
     detail::host::with_best_isa([&](auto isa) __attribute__((always_inline)) {
-      detail::host::forward_row<decltype(isa)>(shape, own, row, hidden + at * judge_shape::hidden,
-                                               scores + at);
+      detail::host::forward_row<decltype(isa)>(shape, own, row, hidden + at * judge_shape::hidden, scores + at);
     });
   });
   return {};
@@ -208,12 +202,12 @@ status judge_backward(host_execution exec, judge_shape const& shape, Real const*
   auto const count = num_scores(shape, rows);
   if (count == 0) return {};
   auto const packed = shape.head_floats() * static_cast<std::size_t>(shape.num_kv_heads);
-  auto const checked = detail::first_of(
-      detail::check_buffer(weights), detail::check_buffer(hidden), detail::check_buffer(score_gradient),
-      detail::check_buffer(gradient), detail::check_apart(gradient, packed, weights, packed),
-      detail::check_apart(gradient, packed, hidden, count * judge_shape::hidden),
-      detail::check_apart(gradient, packed, score_gradient, count),
-      detail::check_scratch(scratch, judge_backward_bytes<Real>(exec, shape, rows)));
+  auto const checked = detail::first_of(detail::check_buffer(weights), detail::check_buffer(hidden),
+                                        detail::check_buffer(score_gradient), detail::check_buffer(gradient),
+                                        detail::check_apart(gradient, packed, weights, packed),
+                                        detail::check_apart(gradient, packed, hidden, count * judge_shape::hidden),
+                                        detail::check_apart(gradient, packed, score_gradient, count),
+                                        detail::check_scratch(scratch, judge_backward_bytes<Real>(exec, shape, rows)));
   if (!checked.ok()) return checked;
 
   int const parts = detail::training::num_parts(rows.steps);
@@ -221,15 +215,14 @@ status judge_backward(host_execution exec, judge_shape const& shape, Real const*
   detail::arena cutting{scratch};
   auto* const sums = cutting.take<Real>(static_cast<std::size_t>(parts) * packed);
   auto const part_of = [&](int head, int part) {
-    return sums + (static_cast<std::size_t>(head) * static_cast<std::size_t>(parts) +
-                   static_cast<std::size_t>(part)) *
-                      floats;
+    return sums +
+           (static_cast<std::size_t>(head) * static_cast<std::size_t>(parts) + static_cast<std::size_t>(part)) * floats;
   };
   int const tasks = parts * shape.num_kv_heads;
   detail::host::parallel_for(detail::host::num_threads(exec, tasks), tasks, [&](int task, int) {
     int const head = task / parts, part = task % parts;
-    detail::training::backward_part(shape, weights + static_cast<std::size_t>(head) * floats, rows, head,
-                                    part, hidden, score_gradient, bias, part_of(head, part));
+    detail::training::backward_part(shape, weights + static_cast<std::size_t>(head) * floats, rows, head, part, hidden,
+                                    score_gradient, bias, part_of(head, part));
   });
   detail::host::parallel_for(detail::host::num_threads(exec, shape.num_kv_heads), shape.num_kv_heads,
                              [&](int head, int) {
@@ -247,8 +240,7 @@ template <class Real, element Key, element Value>
 status judge_backward(host_execution exec, judge_shape const& shape, Real const* weights,
                       judge_rows<Key, Value> const& rows, Real const* hidden, Real const* score_gradient,
                       Real* gradient, workspace scratch) {
-  return judge_backward(exec, shape, weights, rows, hidden, score_gradient, output_bias::frozen, gradient,
-                        scratch);
+  return judge_backward(exec, shape, weights, rows, hidden, score_gradient, output_bias::frozen, gradient, scratch);
 }
 
 }  // namespace foresightkv::inline v0::training

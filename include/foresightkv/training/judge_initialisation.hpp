@@ -74,8 +74,7 @@ namespace foresightkv::inline v0::training {
 /// Features: what the judge will read; judge_start::window_sum needs `sum` among them.
 /// Errors before anything is written: invalid_config, invalid_shape, null_pointer, misaligned.
 template <class Features>
-status initialise_judge(host_execution, initialisation_config const& config, judge_shape const& shape,
-                        float* packed) {
+status initialise_judge(host_execution, initialisation_config const& config, judge_shape const& shape, float* packed) {
   constexpr bool has_sum = detail::training::place_of_sum<Features>() >= 0;
   if (!config.valid() || (config.start == judge_start::window_sum && !has_sum))
     return {errc::invalid_config, 0, argument::config};
@@ -87,8 +86,7 @@ status initialise_judge(host_execution, initialisation_config const& config, jud
   for (int row = 0; row < shape.num_layers * shape.num_kv_heads; ++row, packed += shape.head_floats()) {
     auto const draw = [&](int place) {
       auto const bits =
-          detail::philox({{static_cast<std::uint32_t>(place), static_cast<std::uint32_t>(row), 0, 0}},
-                         config.seed)
+          detail::philox({{static_cast<std::uint32_t>(place), static_cast<std::uint32_t>(row), 0, 0}}, config.seed)
               .word[0];
       return static_cast<float>(width * (2.0 * static_cast<double>(detail::uniform_float(bits)) - 1.0));
     };

@@ -17,10 +17,10 @@
 #include <cstdint>
 #include <foresightkv/detail/buffer.hpp>
 #include <foresightkv/detail/host/parallel.hpp>
-#include <foresightkv/training/detail/ranking.hpp>
-#include <foresightkv/training/detail/ranking_hinge_kernels.hpp>
 #include <foresightkv/execution.hpp>
 #include <foresightkv/status.hpp>
+#include <foresightkv/training/detail/ranking.hpp>
+#include <foresightkv/training/detail/ranking_hinge_kernels.hpp>
 #include <foresightkv/training/hinge_config.hpp>
 #include <foresightkv/workspace.hpp>
 
@@ -78,8 +78,8 @@ host::pair_counts count_pairs(hinge_config const& config, ranking_rows<Real> con
   return host::with_best_isa([&](auto isa) __attribute__((always_inline)) {
     using isa_tag = decltype(isa);
     if (some)
-      return host::count_shifted_pairs<isa_tag>(input.scores + at, input.labels + at, n, margin, at_draw,
-                                                config.seed, config.num_shifts, scratch);
+      return host::count_shifted_pairs<isa_tag>(input.scores + at, input.labels + at, n, margin, at_draw, config.seed,
+                                                config.num_shifts, scratch);
     return host::count_all_pairs<isa_tag>(input.scores + at, input.labels + at, n, margin, scratch);
   });
 }
@@ -123,8 +123,8 @@ void hinge_of_rows(hinge_config const& config, ranking_rows<Real> const& input, 
 
 /// All rows on the host.
 template <class Real>
-hinge_result hinge_on_host(host_execution exec, hinge_config const& config, ranking_rows<Real> const& input, Real* gradient,
-                           workspace scratch) {
+hinge_result hinge_on_host(host_execution exec, hinge_config const& config, ranking_rows<Real> const& input,
+                           Real* gradient, workspace scratch) {
   int const threads = host::num_threads(exec, input.rows);
   arena cutting{scratch};
   auto const memory = hinge_memory<Real>::take(cutting, input.rows, input.candidates, threads);
@@ -148,7 +148,8 @@ namespace foresightkv::inline v0::training {
 
 /// Bytes of workspace of `ranking_hinge`; 0 if an extent is negative. Of `config` a device reads num_shifts.
 template <class Exec, class Real>
-[[nodiscard]] std::size_t ranking_hinge_bytes(Exec exec, ranking_rows<Real> const& input, hinge_config const& config = {}) {
+[[nodiscard]] std::size_t ranking_hinge_bytes(Exec exec, ranking_rows<Real> const& input,
+                                              hinge_config const& config = {}) {
   if (input.rows <= 0 || input.candidates <= 0) return 0;
   detail::arena counting;
   if constexpr (host_executor<Exec>)
@@ -183,12 +184,11 @@ status ranking_hinge(Exec exec, hinge_config const& config, ranking_rows<Real> c
     if constexpr (host_executor<Exec>) *result = {};
     return {};
   }
-  auto const checked =
-      detail::first_of(detail::check_buffer(input.scores), detail::check_buffer(input.labels), detail::check_buffer(result),
-                       detail::check_aligned(gradient),
-                       detail::check_apart(gradient, input.size(), input.scores, input.size()),
-                       detail::check_apart(gradient, input.size(), input.labels, input.size()),
-                       detail::check_scratch(scratch, ranking_hinge_bytes(exec, input, config)));
+  auto const checked = detail::first_of(detail::check_buffer(input.scores), detail::check_buffer(input.labels),
+                                        detail::check_buffer(result), detail::check_aligned(gradient),
+                                        detail::check_apart(gradient, input.size(), input.scores, input.size()),
+                                        detail::check_apart(gradient, input.size(), input.labels, input.size()),
+                                        detail::check_scratch(scratch, ranking_hinge_bytes(exec, input, config)));
   if (!checked.ok()) return checked;
   if constexpr (host_executor<Exec>)
     *result = detail::training::hinge_on_host(exec, config, input, gradient, scratch);

@@ -17,14 +17,11 @@ struct replay_config {
   eviction_config eviction{};
   int start = 0;  ///< tokens cached when the first eviction comes (a prompt); 0: budget + interval
 
-  [[nodiscard]] constexpr int first_length() const {
-    return start == 0 ? eviction.budget + eviction.interval : start;
-  }
+  [[nodiscard]] constexpr int first_length() const { return start == 0 ? eviction.budget + eviction.interval : start; }
   /// Steps begin at golden's block borders, so the start is a multiple of the interval.
   [[nodiscard]] constexpr bool valid() const {
-    return eviction.valid() && eviction.budget <= 0x3fffffff && eviction.interval <= 0x3fffffff &&
-           start >= 0 && first_length() >= eviction.budget + eviction.interval &&
-           first_length() % eviction.interval == 0;
+    return eviction.valid() && eviction.budget <= 0x3fffffff && eviction.interval <= 0x3fffffff && start >= 0 &&
+           first_length() >= eviction.budget + eviction.interval && first_length() % eviction.interval == 0;
   }
   /// Evictions of a sequence: one before each window that is not the prompt's.
   [[nodiscard]] constexpr int steps(int tokens) const {
@@ -72,9 +69,7 @@ struct recorded_layer {
   token_strides key_strides{};
   token_strides value_strides{};
 
-  [[nodiscard]] constexpr judge_shape shape() const {
-    return {1, kv_heads, group, key_head_dim, value_head_dim};
-  }
+  [[nodiscard]] constexpr judge_shape shape() const { return {1, kv_heads, group, key_head_dim, value_head_dim}; }
 };
 
 /// What every token is worth to block b and all later ones, as golden_output::future has it: row b -
@@ -106,8 +101,7 @@ struct replay_output {
   std::int32_t* positions = nullptr;  ///< [kv_heads][candidates] of a step, ascending
   float* statistics = nullptr;        ///< [kv_heads][candidates][8 * group], feature after feature
   float* labels = nullptr;            ///< [kv_heads][candidates] future scores: higher = keep
-  std::int32_t* evicted =
-      nullptr;  ///< [kv_heads][evictions] indices among the candidates, ascending; may be null
+  std::int32_t* evicted = nullptr;    ///< [kv_heads][evictions] indices among the candidates, ascending; may be null
   std::int32_t* evicted_positions = nullptr;  ///< [kv_heads][evictions]; may be null
 };
 

@@ -32,8 +32,8 @@ struct reward_config {
   double threshold = 1.5;                 ///< nats
 
   [[nodiscard]] constexpr bool valid() const {
-    return first_token >= 0 && entropy_fraction_dropped >= 0.0 && entropy_fraction_dropped < 1.0 &&
-           threshold >= 0.0 && detail::is_finite(threshold);
+    return first_token >= 0 && entropy_fraction_dropped >= 0.0 && entropy_fraction_dropped < 1.0 && threshold >= 0.0 &&
+           detail::is_finite(threshold);
   }
 };
 
@@ -41,8 +41,7 @@ struct reward_config {
 struct reward_input {
   float const* loss_full = nullptr;     ///< [tokens]
   float const* loss_evicted = nullptr;  ///< [rollouts][tokens]
-  float const* entropy =
-      nullptr;  ///< [tokens], of the full-cache distributions; the loss is no stand-in for it
+  float const* entropy = nullptr;       ///< [tokens], of the full-cache distributions; the loss is no stand-in for it
   int rollouts = 0;
   int tokens = 0;
 };
@@ -62,22 +61,20 @@ namespace foresightkv::inline v0::detail::training {
 using namespace foresightkv::training;
 
 /// The tokens that count, ascending; `order` holds their number of entries and more on return.
-inline int keep_certain_tokens(reward_config const& config, float const* entropy, int tokens,
-                               std::uint64_t* order) {
+inline int keep_certain_tokens(reward_config const& config, float const* entropy, int tokens, std::uint64_t* order) {
   int const count = std::max(0, tokens - config.first_token);
   int const dropped = static_cast<int>(count * config.entropy_fraction_dropped);
   // Largest first; of equal entropies the earlier token goes.
   for (int i = 0; i < count; ++i)
-    order[i] =
-        std::uint64_t{~order_key(entropy[config.first_token + i])} << 32 | static_cast<std::uint32_t>(i);
+    order[i] = std::uint64_t{~order_key(entropy[config.first_token + i])} << 32 | static_cast<std::uint32_t>(i);
   std::nth_element(order, order + dropped, order + count);
   for (int i = dropped; i < count; ++i) order[i - dropped] = order[i] & 0xffffffffu;
   std::sort(order, order + (count - dropped));
   return count - dropped;
 }
 
-inline reward_result reward_of(reward_config const& config, reward_input const& input,
-                               float const* loss_evicted, std::uint64_t const* kept, int count) {
+inline reward_result reward_of(reward_config const& config, reward_input const& input, float const* loss_evicted,
+                               std::uint64_t const* kept, int count) {
   reward_result found;
   found.tokens = count;
   for (int t = config.first_token; t < input.tokens; ++t)
@@ -101,8 +98,7 @@ inline reward_result reward_of(reward_config const& config, reward_input const& 
 namespace foresightkv::inline v0::training {
 
 /// Bytes of workspace of `rewards`; 0 if no token counts.
-[[nodiscard]] inline std::size_t rewards_bytes(host_execution, reward_config const& config,
-                                               reward_input const& input) {
+[[nodiscard]] inline std::size_t rewards_bytes(host_execution, reward_config const& config, reward_input const& input) {
   if (input.tokens <= config.first_token) return 0;
   detail::arena counting;
   counting.take<std::uint64_t>(static_cast<std::size_t>(input.tokens));

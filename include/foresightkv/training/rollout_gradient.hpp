@@ -4,9 +4,8 @@
 // One step of the policy gradient over recorded rollouts. The language model is not part of this library, so
 // a step has three parts, and what lies between them happens elsewhere:
 //
-//   1. rollouts: `feature_replay` with replay_guide::sampled, one per rollout number, and `rollout_log_probs`
-//   of
-//      the judge that drew them (and of the judge to stay close to)
+//   1. rollouts: `feature_replay` with replay_guide::sampled, one per rollout number, and `rollout_log_probs` of the
+//      judge that drew them (and of the judge to stay close to)
 //   2. the language model runs with those evictions: per-token losses                    (not here)
 //   3. `rewards` and `group_advantages` from the losses; for each rollout and layer `rollout_gradient`, with
 //      grpo_config::scale = 1 / rollouts; then `clip_gradient` and `adam_step`
@@ -64,8 +63,7 @@ template <class Real, element Key, element Value>
 status check_rollout(judge_shape const& shape, recorded_rollout<Real, Key, Value> const& rollout) {
   auto const checked = check_rows(shape, rollout.rows);
   if (!checked.ok() || !rollout.shape(shape).valid()) return first_of(checked, status{errc::invalid_shape});
-  return rollout.shape(shape).num_picks() == 0 ? status{}
-                                               : check_picked(rollout.shape(shape), rollout.picked);
+  return rollout.shape(shape).num_picks() == 0 ? status{} : check_picked(rollout.shape(shape), rollout.picked);
 }
 
 }  // namespace foresightkv::inline v0::detail::training
@@ -90,8 +88,7 @@ template <class Real, element Key, element Value>
 /// Errors before anything is written: as `judge_forward` and `pick_log_probs`, and workspace_too_small.
 template <class Real, element Key, element Value>
 status rollout_log_probs(host_execution exec, judge_shape const& shape, Real const* weights,
-                         recorded_rollout<Real, Key, Value> const& rollout, Real* log_probs,
-                         workspace scratch) {
+                         recorded_rollout<Real, Key, Value> const& rollout, Real* log_probs, workspace scratch) {
   auto const checked = detail::first_of(detail::training::check_rollout(shape, rollout),
                                         detail::check_scratch(scratch, rollout_bytes(exec, shape, rollout)));
   if (!checked.ok() || rollout.shape(shape).num_picks() == 0) return checked;
@@ -109,13 +106,12 @@ status rollout_log_probs(host_execution exec, judge_shape const& shape, Real con
 /// advantage: of the rollout, from `group_advantages`. The same bits whatever the number of threads.
 /// Errors before anything is written: as those verbs.
 template <class Real, element Key, element Value>
-status rollout_gradient(host_execution exec, grpo_config const& config, judge_shape const& shape,
-                        Real const* weights, recorded_rollout<Real, Key, Value> const& rollout,
-                        double advantage, Real* gradient, grpo_result* result, workspace scratch) {
+status rollout_gradient(host_execution exec, grpo_config const& config, judge_shape const& shape, Real const* weights,
+                        recorded_rollout<Real, Key, Value> const& rollout, double advantage, Real* gradient,
+                        grpo_result* result, workspace scratch) {
   if (!config.valid()) return {errc::invalid_config, 0, argument::config};
-  auto const checked =
-      detail::first_of(detail::training::check_rollout(shape, rollout), detail::check_buffer(result),
-                       detail::check_scratch(scratch, rollout_bytes(exec, shape, rollout)));
+  auto const checked = detail::first_of(detail::training::check_rollout(shape, rollout), detail::check_buffer(result),
+                                        detail::check_scratch(scratch, rollout_bytes(exec, shape, rollout)));
   if (!checked.ok()) return checked;
   if (rollout.shape(shape).num_picks() == 0) {
     *result = {};
@@ -126,12 +122,11 @@ status rollout_gradient(host_execution exec, grpo_config const& config, judge_sh
   auto const memory = detail::training::rollout_memory<Real>::take(cutting, exec, shape, rollout);
   auto done = judge_forward(exec, shape, weights, rollout.rows, memory.hidden, memory.scores);
   if (!done.ok()) return done;
-  grpo_input<Real> const input{memory.scores, rollout.picked, rollout.old_log_probs,
-                               rollout.reference_log_probs, &advantage};
+  grpo_input<Real> const input{memory.scores, rollout.picked, rollout.old_log_probs, rollout.reference_log_probs,
+                               &advantage};
   done = grpo(exec, config, rollout.shape(shape), input, memory.slopes, result, memory.grpo);
   if (!done.ok()) return done;
-  return judge_backward(exec, shape, weights, rollout.rows, memory.hidden, memory.slopes, gradient,
-                        memory.backward);
+  return judge_backward(exec, shape, weights, rollout.rows, memory.hidden, memory.slopes, gradient, memory.backward);
 }
 
 }  // namespace foresightkv::inline v0::training

@@ -10,11 +10,10 @@ namespace foresightkv::inline v0::training {
 
 /// How the learning rate runs over the optimiser steps.
 enum class schedule_kind : int {
-  warm_up_cosine,  ///< rises to 1 over the warm-up, then half a cosine down to `final_fraction`; never 0
-                   ///< before the end
-  constant,        ///< 1
+  warm_up_cosine,        ///< rises to 1 over the warm-up, then half a cosine to `final_fraction`; not 0 before the end
+  constant,              ///< 1
   published_supervised,  ///< as warm_up_cosine, but the first step has rate 0 and teaches nothing
-  published_rl  ///< called a cosine there: warm-up to 1, one step at 1 + 1 / warm_up_steps, then 1 for ever
+  published_rl           ///< called a cosine there: warm-up to 1, one step at 1 + 1 / warm_up_steps, then 1 for ever
 };
 
 /// The learning rate over the steps of a training.
@@ -26,15 +25,14 @@ struct schedule_config {
   double final_fraction = 0.0;  ///< of warm_up_cosine: where it would be at step total_steps
 
   [[nodiscard]] constexpr bool valid() const {
-    return kind >= schedule_kind::warm_up_cosine && kind <= schedule_kind::published_rl &&
-           learning_rate >= 0.0 && detail::is_finite(learning_rate) && warm_up_steps >= 0 &&
-           total_steps >= 0 && final_fraction >= 0.0 && final_fraction <= 1.0;
+    return kind >= schedule_kind::warm_up_cosine && kind <= schedule_kind::published_rl && learning_rate >= 0.0 &&
+           detail::is_finite(learning_rate) && warm_up_steps >= 0 && total_steps >= 0 && final_fraction >= 0.0 &&
+           final_fraction <= 1.0;
   }
 };
 
 /// The published supervised training.
-inline constexpr schedule_config published_supervised_schedule{schedule_kind::published_supervised, 1e-2, 10,
-                                                               1000};
+inline constexpr schedule_config published_supervised_schedule{schedule_kind::published_supervised, 1e-2, 10, 1000};
 /// The published reinforcement learning.
 inline constexpr schedule_config published_rl_schedule{schedule_kind::published_rl, 3e-4, 10, 250};
 
@@ -52,8 +50,8 @@ inline constexpr schedule_config published_rl_schedule{schedule_kind::published_
         fraction = (published ? at : at + 1) / warm_up;
         break;
       }
-      double const progress = static_cast<double>(at - config.warm_up_steps) /
-                              std::max(1, config.total_steps - config.warm_up_steps);
+      double const progress =
+          static_cast<double>(at - config.warm_up_steps) / std::max(1, config.total_steps - config.warm_up_steps);
       double const cosine = std::max(0.0, 0.5 * (1.0 + std::cos(std::numbers::pi * progress)));
       fraction = published ? cosine : config.final_fraction + (1.0 - config.final_fraction) * cosine;
       break;
@@ -69,8 +67,6 @@ inline constexpr schedule_config published_rl_schedule{schedule_kind::published_
 
 /// KL weight of the published reinforcement learning at a step counted from 0: `weight` up to step 100, then
 /// 0.
-[[nodiscard]] constexpr double published_kl_weight(int step, double weight = 0.05) {
-  return step > 100 ? 0.0 : weight;
-}
+[[nodiscard]] constexpr double published_kl_weight(int step, double weight = 0.05) { return step > 100 ? 0.0 : weight; }
 
 }  // namespace foresightkv::inline v0::training

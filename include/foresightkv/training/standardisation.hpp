@@ -15,8 +15,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <foresightkv/detail/buffer.hpp>
-#include <foresightkv/training/detail/judge_gradient.hpp>
 #include <foresightkv/detail/host/parallel.hpp>
+#include <foresightkv/training/detail/judge_gradient.hpp>
 #include <foresightkv/training/judge_gradient.hpp>
 
 namespace foresightkv::inline v0::training {
@@ -43,8 +43,7 @@ status add_moments(host_execution exec, judge_shape const& shape, judge_rows<Key
                    input_moments const& moments) {
   if (auto const checked = detail::training::check_rows(shape, rows); !checked.ok()) return checked;
   if (num_scores(shape, rows) == 0) return {};
-  auto const checked =
-      detail::first_of(detail::check_buffer(moments.sums), detail::check_buffer(moments.squares));
+  auto const checked = detail::first_of(detail::check_buffer(moments.sums), detail::check_buffer(moments.squares));
   if (!checked.ok()) return checked;
   auto const heads = shape.num_kv_heads;
   detail::host::parallel_for(detail::host::num_threads(exec, heads), heads, [&](int head, int) {
@@ -67,12 +66,11 @@ status add_moments(host_execution exec, judge_shape const& shape, judge_rows<Key
 /// finite).
 ///
 /// Errors before anything is written: invalid_shape (count below 1 too), null_pointer, misaligned.
-inline status finish_moments(host_execution, judge_shape const& shape, input_moments const& moments,
-                             std::int64_t count, float* mean, float* deviation) {
+inline status finish_moments(host_execution, judge_shape const& shape, input_moments const& moments, std::int64_t count,
+                             float* mean, float* deviation) {
   if (!shape.valid() || count < 1) return {errc::invalid_shape};
-  auto const checked =
-      detail::first_of(detail::check_buffer(moments.sums), detail::check_buffer(moments.squares),
-                       detail::check_buffer(mean), detail::check_buffer(deviation));
+  auto const checked = detail::first_of(detail::check_buffer(moments.sums), detail::check_buffer(moments.squares),
+                                        detail::check_buffer(mean), detail::check_buffer(deviation));
   if (!checked.ok()) return checked;
   auto const total = static_cast<std::size_t>(shape.num_kv_heads) * static_cast<std::size_t>(shape.inputs());
   for (std::size_t i = 0; i < total; ++i) {
@@ -96,8 +94,7 @@ inline status check_standardisation(judge_shape const& shape, standardisation co
   if (!checked.ok()) return checked;
   bool positive = true;
   auto const total = static_cast<std::size_t>(shape.num_kv_heads) * static_cast<std::size_t>(shape.inputs());
-  for (std::size_t i = 0; i < total; ++i)
-    positive &= is_finite(inputs.deviation[i]) && inputs.deviation[i] > 0.0f;
+  for (std::size_t i = 0; i < total; ++i) positive &= is_finite(inputs.deviation[i]) && inputs.deviation[i] > 0.0f;
   return positive && all_finite(inputs.mean, total) ? status{} : status{errc::invalid_config};
 }
 
@@ -127,8 +124,8 @@ status fold_standardisation(host_execution, judge_shape const& shape, standardis
     for (int u = 0; u < hidden; ++u) bias[u] = static_cast<double>(from.bias[u]);
     for (int i = 0; i < shape.inputs(); ++i)
       for (int u = 0; u < hidden; ++u) {
-        auto const weight = static_cast<Real>(static_cast<double>(from.input[i * hidden + u]) /
-                                              static_cast<double>(deviation[i]));
+        auto const weight =
+            static_cast<Real>(static_cast<double>(from.input[i * hidden + u]) / static_cast<double>(deviation[i]));
         to.input[i * hidden + u] = weight;
         bias[u] -= static_cast<double>(weight) * static_cast<double>(mean[i]);
       }
@@ -143,8 +140,8 @@ status fold_standardisation(host_execution, judge_shape const& shape, standardis
 ///
 /// Errors before anything is written: as `fold_standardisation`.
 template <class Real>
-status unfold_standardisation(host_execution, judge_shape const& shape, standardisation const& inputs,
-                              Real const* raw, Real* trained) {
+status unfold_standardisation(host_execution, judge_shape const& shape, standardisation const& inputs, Real const* raw,
+                              Real* trained) {
   auto const checked = detail::first_of(detail::training::check_standardisation(shape, inputs),
                                         detail::check_buffer(raw), detail::check_buffer(trained));
   if (!checked.ok()) return checked;
@@ -173,17 +170,15 @@ status unfold_standardisation(host_execution, judge_shape const& shape, standard
 ///
 /// Errors before anything is written: as `fold_standardisation`.
 template <class Real>
-status standardise_gradient(host_execution, judge_shape const& shape, standardisation const& inputs,
-                            Real* gradient) {
-  auto const checked = detail::first_of(detail::training::check_standardisation(shape, inputs),
-                                        detail::check_buffer(gradient));
+status standardise_gradient(host_execution, judge_shape const& shape, standardisation const& inputs, Real* gradient) {
+  auto const checked =
+      detail::first_of(detail::training::check_standardisation(shape, inputs), detail::check_buffer(gradient));
   if (!checked.ok()) return checked;
   constexpr int hidden = judge_shape::hidden;
   for (int head = 0; head < shape.num_kv_heads; ++head) {
     auto const* const mean = inputs.mean + std::ptrdiff_t{head} * shape.inputs();
     auto const* const deviation = inputs.deviation + std::ptrdiff_t{head} * shape.inputs();
-    detail::host::packed_head<Real> const by(gradient + static_cast<std::size_t>(head) * shape.head_floats(),
-                                             shape);
+    detail::host::packed_head<Real> const by(gradient + static_cast<std::size_t>(head) * shape.head_floats(), shape);
     for (int i = 0; i < shape.inputs(); ++i)
       for (int u = 0; u < hidden; ++u) {
         Real& own = by.input[i * hidden + u];

@@ -16,11 +16,12 @@ namespace foresightkv::inline v0 {
 template <class Exec, class Policy, class Cache, class Window>
 status carry(Exec exec, batch<Policy, Cache> const& rows, Window const& window) {
   if constexpr (detail::check_policy_on_cache<Policy, Cache>() && detail::check_window_type<Window>()) {
-    status const checked = detail::first_error(
-        [&] { return detail::check_batch(exec, rows, detail::max_queries(window)); },
-        [&] { return detail::check_whole_window(window); });
+    status const checked =
+        detail::first_error([&] { return detail::check_batch(exec, rows, detail::max_queries(window)); },
+                            [&] { return detail::check_whole_window(window); });
     if (!checked.ok()) return checked;
-    return detail::backend<Exec>::carry(exec, rows.policy, rows.cache, rows.sequences, window, rows.state, rows.scratch);
+    return detail::backend<Exec>::carry(exec, rows.policy, rows.cache, rows.sequences, window, rows.state,
+                                        rows.scratch);
   } else {
     return {errc::unsupported};
   }

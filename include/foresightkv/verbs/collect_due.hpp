@@ -28,7 +28,8 @@ status collect_due(Exec exec, batch<Policy, Cache> const& rows, std::int32_t* du
           return detail::check_apart(rows.sequences.slots, count, due_slots, count).at(argument::due_list);
         });
     if (!checked.ok()) return checked;
-    return detail::backend<Exec>::collect_due(exec, rows.policy, rows.cache, rows.sequences, rows.state, due_slots, due_count);
+    return detail::backend<Exec>::collect_due(exec, rows.policy, rows.cache, rows.sequences, rows.state, due_slots,
+                                              due_count);
   } else {
     return {errc::unsupported};
   }

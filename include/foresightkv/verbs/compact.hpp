@@ -25,7 +25,8 @@ status compact(Exec exec, batch<Policy, Cache> const& rows, selection const& lis
         },
         [&] { return detail::check_new_lengths(rows.cache, new_lengths); });
     if (!checked.ok()) return checked;
-    return detail::backend<Exec>::compact(exec, rows.policy, rows.cache, rows.sequences, lists, rows.state, new_lengths, rows.scratch);
+    return detail::backend<Exec>::compact(exec, rows.policy, rows.cache, rows.sequences, lists, rows.state, new_lengths,
+                                          rows.scratch);
   } else {
     return {errc::unsupported};
   }

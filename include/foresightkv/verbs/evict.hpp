@@ -9,7 +9,8 @@ namespace foresightkv::inline v0 {
 
 /// Workspace of `evict`, and of every other verb of a policy, in bytes.
 ///
-/// `list` gives the bounds max_count and max_length; `max_queries` the largest window. Of the policy only its type counts.
+/// `list` gives the bounds max_count and max_length; `max_queries` the largest window. Of the policy only its type
+/// counts.
 template <class Exec, eviction_policy Policy>
 [[nodiscard]] std::size_t evict_bytes(Exec exec, Policy const&, cache_shape const& shape, sequence_list const& list,
                                       int max_queries) {
@@ -27,19 +28,20 @@ struct eviction_output {
 ///
 /// A row with no more tokens than its budget keeps every byte of cache and state. Protected tokens (the newest
 /// config.recent() positions, the first config.sink_tokens) stay. Carried statistics of a row that is cut take in the
-/// window first. Sequences whose data breaks a rule are flagged in the state and left alone, their new lengths unwritten.
+/// window first. Sequences whose data breaks a rule are flagged in the state and left alone, their new lengths
+/// unwritten.
 /// \param rows    tokens to cut; the lengths() of the cache are read, never written, and the state is advanced
 /// \param window  an observation, or statistics observed before
 /// \param output  new lengths, and optional lists
-/// \return errc::invalid_config, invalid_shape, null_pointer, misaligned, overlap, workspace_too_small or unsupported (a
-///         window that continues another), nothing written; else ok. Ties: lowest slot first. Host: parallel over rows, does not allocate.
+/// \return errc::invalid_config, invalid_shape, null_pointer, misaligned, overlap, workspace_too_small or unsupported
+///        (a window that continues another), nothing written; else ok. Ties: lowest slot first. Host: parallel over
+///        rows, does not allocate.
 template <class Exec, class Policy, class Cache, class Window>
 status evict(Exec exec, batch<Policy, Cache> const& rows, Window const& window, eviction_output const& output) {
   if constexpr (detail::check_policy_on_cache<Policy, Cache>() && detail::check_policy_window<Policy, Window>()) {
     status const checked = detail::first_error(
         [&] { return detail::check_batch(exec, rows, detail::max_queries(window)); },
-        [&] { return detail::check_whole_window(window); },
-        [&] { return detail::check_selection(output.lists); },
+        [&] { return detail::check_whole_window(window); }, [&] { return detail::check_selection(output.lists); },
         [&] { return detail::check_new_lengths(rows.cache, output.new_lengths); });
     if (!checked.ok()) return checked;
     return detail::backend<Exec>::evict(exec, rows.policy, rows.cache, rows.sequences, window, rows.state,

@@ -16,8 +16,8 @@ struct fork_list {
 /// Copies columns, positions, steps and flags of sequences (beams, shared prompts); the engine copies keys and values.
 /// Request id and seed of a target stay its own, so that the copies draw differently.
 /// A pair with a slot out of range is skipped; one whose target another pair names too, as source or target, sets
-/// sequence_flag::duplicate on that target and is skipped. Copied flags are those from before the call. Of a source that was
-/// never reset nothing is copied, and its target counts as not reset either.
+/// sequence_flag::duplicate on that target and is skipped. Copied flags are those from before the call. Of a source
+/// that was never reset nothing is copied, and its target counts as not reset either.
 template <class Exec>
 status fork(Exec exec, row_state const& state, fork_list const& pairs) {
   status const checked =

@@ -26,8 +26,8 @@ status save(Exec exec, row_state const& state, int sequence, workspace buffer) {
 /// tokens must fit.
 ///
 /// What the bytes say is data of the backend. On a device the verb's status cannot tell of it: another version, other
-/// extents, a longer row, damaged counts or fewer bytes than they ask for set sequence_flag::bad_length on the slot, and
-/// nothing else is written.
+/// extents, a longer row, damaged counts or fewer bytes than they ask for set sequence_flag::bad_length on the slot,
+/// and nothing else is written.
 /// \param saved  memory of the backend, of any alignment
 /// \return invalid_shape (no such slot), null_pointer or workspace_too_small (not even a header); on the host also
 ///         invalid_shape or workspace_too_small for what the bytes say; nothing written then

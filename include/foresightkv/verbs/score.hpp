@@ -17,10 +17,10 @@ status score(Exec exec, batch<Policy, Cache> const& rows, Window const& window, 
   if constexpr (detail::check_policy_on_cache<Policy, Cache>() && detail::check_policy_window<Policy, Window>()) {
     status const checked = detail::first_error(
         [&] { return detail::check_batch(exec, rows, detail::max_queries(window)); },
-        [&] { return detail::check_whole_window(window); },
-        [&] { return detail::check_scores(scores); });
+        [&] { return detail::check_whole_window(window); }, [&] { return detail::check_scores(scores); });
     if (!checked.ok()) return checked;
-    return detail::backend<Exec>::score(exec, rows.policy, rows.cache, rows.sequences, window, rows.state, scores, rows.scratch);
+    return detail::backend<Exec>::score(exec, rows.policy, rows.cache, rows.sequences, window, rows.state, scores,
+                                        rows.scratch);
   } else {
     return {errc::unsupported};
   }

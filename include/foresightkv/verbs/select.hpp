@@ -16,12 +16,12 @@ namespace foresightkv::inline v0 {
 template <class Exec, class Policy, class Cache>
 status select(Exec exec, batch<Policy, Cache> const& rows, score_view const& scores, selection const& lists) {
   if constexpr (detail::check_policy_on_cache<Policy, Cache>()) {
-    status const checked = detail::first_error(
-        [&] { return detail::check_batch(exec, rows, 0); },
-        [&] { return detail::check_scores(scores); },
-        [&] { return detail::check_selection(lists); });
+    status const checked = detail::first_error([&] { return detail::check_batch(exec, rows, 0); },
+                                               [&] { return detail::check_scores(scores); },
+                                               [&] { return detail::check_selection(lists); });
     if (!checked.ok()) return checked;
-    return detail::backend<Exec>::select(exec, rows.policy, rows.cache, rows.sequences, scores, rows.state, lists, rows.scratch);
+    return detail::backend<Exec>::select(exec, rows.policy, rows.cache, rows.sequences, scores, rows.state, lists,
+                                         rows.scratch);
   } else {
     return {errc::unsupported};
   }

@@ -10,12 +10,11 @@ namespace foresightkv::inline v0::detail {
 
 /// The verbs on a device: launches on the stream of the tag, nothing else.
 template <class Architectures>
-struct backend<basic_cuda_execution<Architectures>>
-    : kernels::kernel_backend<basic_cuda_execution<Architectures>> {};
+struct backend<basic_cuda_execution<Architectures>> : kernels::kernel_backend<basic_cuda_execution<Architectures>> {};
 
 /// The same walk without launches.
 template <class Architectures>
-struct backend<basic_cuda_preparation<Architectures>>
-    : kernels::kernel_backend<basic_cuda_preparation<Architectures>> {};
+struct backend<basic_cuda_preparation<Architectures>> : kernels::kernel_backend<basic_cuda_preparation<Architectures>> {
+};
 
 }  // namespace foresightkv::inline v0::detail

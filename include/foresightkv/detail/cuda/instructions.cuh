@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <cstdint>
 #include <cuda_runtime.h>
+#include <cstdint>
 #include <foresightkv/element.hpp>
 
 // What has no intrinsic with exactly these semantics, as PTX of sm_80; clusters, as PTX of sm_90.
@@ -51,19 +51,21 @@ __device__ inline Object* shared_of_cluster(Object* object, [[maybe_unused]] int
 #endif
 }
 
-/// sums[16][8] += a[16][16] b[16][8], fp32 sums; fragments as PTX lays them out over a warp. Volatile: all lanes have to be
-/// there, so it must not move into a branch.
+/// sums[16][8] += a[16][16] b[16][8], fp32 sums; fragments as PTX lays them out over a warp. Volatile: all lanes have
+/// to be there, so it must not move into a branch.
 template <class Element>
 __device__ inline void mma_m16n8k16(float (&sums)[4], std::uint32_t const (&a)[4], std::uint32_t const (&b)[2]) {
   static_assert(std::same_as<Element, half> || std::same_as<Element, bfloat16>,
                 "foresightkv: a matrix product multiplies half or bfloat16");
   if constexpr (std::same_as<Element, half>)
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
         "{%0, %1, %2, %3};"
         : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
   else
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
         "{%0, %1, %2, %3};"
         : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));

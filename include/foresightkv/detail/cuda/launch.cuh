@@ -32,8 +32,7 @@ constexpr int min_blocks() {
 }
 
 template <class Body, class Architectures>
-__global__ void __launch_bounds__(Body::threads, min_blocks<Body>())
-    run_body(Body const __grid_constant__ body) {
+__global__ void __launch_bounds__(Body::threads, min_blocks<Body>()) run_body(Body const __grid_constant__ body) {
   using memory = body_memory<Body>;
   block_of<Body> const context;
   if constexpr (dynamic_bytes<Body> == 0) {
@@ -60,7 +59,7 @@ template <class Body, class Architectures>
 /// Lets a kernel have its dynamic shared memory. Where it has none, nothing is asked of CUDA.
 template <class Body, class Architectures>
 cudaError_t allow_memory() {
-  if constexpr (dynamic_bytes<Body> > 0)
+  if constexpr (dynamic_bytes < Body >> 0)
     return cudaFuncSetAttribute(kernel_of<Body, Architectures>(), cudaFuncAttributeMaxDynamicSharedMemorySize,
                                 static_cast<int>(dynamic_bytes<Body>));
   else
@@ -74,8 +73,8 @@ status check_device(device_traits const& traits) {
   return sizeof(body_memory<Body>) <= traits.shared_bytes_per_block ? status{} : status{errc::unsupported};
 }
 
-/// Whether bodies with a cluster run on a device: it has to run code for sm_90 or later, not what is compiled from PTX of
-/// sm_80. So it does where there is code for its own major version; of other versions it is not known here.
+/// Whether bodies with a cluster run on a device: it has to run code for sm_90 or later, not what is compiled from PTX
+/// of sm_80. So it does where there is code for its own major version; of other versions it is not known here.
 template <int... Each>
 constexpr bool has_clusters(architectures<Each...> const*, device_traits const& traits) {
   int const own = traits.compute_capability;
@@ -86,7 +85,7 @@ constexpr bool has_clusters(architectures<Each...> const*, device_traits const& 
 /// The call's own result: cudaGetLastError would take away an error of the engine.
 inline status to_status(cudaError_t error) { return error == cudaSuccess ? status{} : status{errc::cuda, error}; }
 
-}  // namespace cuda
+}  // namespace gnu::visibility("hidden")]]cuda
 
 namespace kernels {
 

@@ -107,10 +107,8 @@ template <class Isa, class Format, int FirstSpecial>
   using bits = typename Isa::bits;
   constexpr float unit = Format::smallest_denormal;
   bits const magnitude = narrow & Format::magnitude_mask;
-  auto const comparable =
-      reinterpret_cast<typename Isa::ints>(magnitude);  // signed: SSE and AVX2 have only that
-  auto const denormal =
-      reinterpret_cast<bits>(__builtin_convertvector(comparable, typename Isa::floats) * unit);
+  auto const comparable = reinterpret_cast<typename Isa::ints>(magnitude);  // signed: SSE and AVX2 have only that
+  auto const denormal = reinterpret_cast<bits>(__builtin_convertvector(comparable, typename Isa::floats) * unit);
   bits const shifted = magnitude << Format::dropped;
   bits const finite = comparable < (1 << Format::mantissa) ? denormal : shifted + Format::rebias;
   bits const wide = comparable >= FirstSpecial ? shifted | float_infinity_bits : finite;
@@ -127,8 +125,7 @@ template <class Isa, element Element>
     load<Isa>(reinterpret_cast<float const*>(from), out);
   } else if constexpr (std::is_same_v<layout, bfloat16> || std::is_same_v<layout, half>) {
     using shorts = typename Isa::shorts;
-    auto const narrow =
-        __builtin_convertvector(reinterpret_cast<unaligned<shorts> const*>(from)->value, bits);
+    auto const narrow = __builtin_convertvector(reinterpret_cast<unaligned<shorts> const*>(from)->value, bits);
     if constexpr (std::is_same_v<layout, bfloat16>) {
       out = reinterpret_cast<typename Isa::floats>(narrow << 16);
     } else {
@@ -185,14 +182,10 @@ template <class Isa, element Element>
 }
 
 [[gnu::always_inline]] inline void transpose_blocks(isa_avx512::floats (&x)[4]) {
-  auto const a =
-      __builtin_shufflevector(x[0], x[1], 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29);
-  auto const b =
-      __builtin_shufflevector(x[0], x[1], 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
-  auto const c =
-      __builtin_shufflevector(x[2], x[3], 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29);
-  auto const d =
-      __builtin_shufflevector(x[2], x[3], 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
+  auto const a = __builtin_shufflevector(x[0], x[1], 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29);
+  auto const b = __builtin_shufflevector(x[0], x[1], 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
+  auto const c = __builtin_shufflevector(x[2], x[3], 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29);
+  auto const d = __builtin_shufflevector(x[2], x[3], 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
   x[0] = __builtin_shufflevector(a, c, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
   x[1] = __builtin_shufflevector(a, c, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
   x[2] = __builtin_shufflevector(b, d, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
@@ -226,8 +219,7 @@ template <class Isa>
     typename Isa::floats x[4];
     unrolled<4>([&](auto i) __attribute__((always_inline)) { load_blocks(rows + i, d, x[i]); });
     transpose_blocks(x);
-    unrolled<4>([&](auto i)
-                    __attribute__((always_inline)) { store<Isa>(x[i], column + i * panel_tokens<Isa>); });
+    unrolled<4>([&](auto i) __attribute__((always_inline)) { store<Isa>(x[i], column + i * panel_tokens<Isa>); });
   }
   for (; d < dims; ++d, column += panel_tokens<Isa>)
     for (int lane = 0; lane < Isa::lanes; ++lane) column[lane] = rows[lane][d];
@@ -243,8 +235,7 @@ template <class Isa, class KeyAt>
   float wide[Isa::lanes][chunk];
   float const* rows[Isa::lanes];
   for (int first = 0; first < padded<Isa>(n); first += Isa::lanes) {
-    float* const column = packed +
-                          static_cast<std::ptrdiff_t>(first / panel_tokens<Isa>) * dim * panel_tokens<Isa> +
+    float* const column = packed + static_cast<std::ptrdiff_t>(first / panel_tokens<Isa>) * dim * panel_tokens<Isa> +
                           first % panel_tokens<Isa>;
     if constexpr (std::is_same_v<stored, float>) {
       if (first + Isa::lanes <= n) {
@@ -279,17 +270,15 @@ template <class Isa, int Rows>
   typename Isa::floats sums[Rows][vectors] = {};
   for (int d = 0; d < dim; ++d, panel += panel_tokens<Isa>) {
     typename Isa::floats keys[vectors];
-    unrolled<vectors>([&](auto v)
-                          __attribute__((always_inline)) { load<Isa>(panel + v * Isa::lanes, keys[v]); });
+    unrolled<vectors>([&](auto v) __attribute__((always_inline)) { load<Isa>(panel + v * Isa::lanes, keys[v]); });
     unrolled<Rows>([&](auto row) __attribute__((always_inline)) {
       float const query = queries[row][d];
       unrolled<vectors>([&](auto v) __attribute__((always_inline)) { sums[row][v] += query * keys[v]; });
     });
   }
   unrolled<Rows>([&](auto row) __attribute__((always_inline)) {
-    unrolled<vectors>([&](auto v) __attribute__((always_inline)) {
-      store<Isa>(sums[row][v], out[row] + v * Isa::lanes);
-    });
+    unrolled<vectors>([&](auto v)
+                          __attribute__((always_inline)) { store<Isa>(sums[row][v], out[row] + v * Isa::lanes); });
   });
 }
 
@@ -299,8 +288,8 @@ template <class Isa, int Rows>
 /// any dim >= 1. A panel (AVX-512: dim x 48 floats) stays in the first-level cache while all queries pass
 /// over it.
 template <class Isa>
-[[gnu::always_inline]] inline void logits(float const* queries, int count, int dim, float const* packed,
-                                          int n, float* out, std::size_t out_stride) {
+[[gnu::always_inline]] inline void logits(float const* queries, int count, int dim, float const* packed, int n,
+                                          float* out, std::size_t out_stride) {
   constexpr int rows = logits_tile<Isa>::rows;
   float const* tile_queries[rows];
   float* tile_out[rows];
@@ -476,8 +465,7 @@ template <class Isa>
       });
       unrolled<tile>([&](auto t) __attribute__((always_inline)) {
         float const value = rows[t][i];
-        unrolled<vectors>([&](auto v)
-                              __attribute__((always_inline)) { sums[t][v] += value * unit_weights[v]; });
+        unrolled<vectors>([&](auto v) __attribute__((always_inline)) { sums[t][v] += value * unit_weights[v]; });
       });
     }
     unrolled<tile * vectors>([&](auto i) __attribute__((always_inline)) {

@@ -50,12 +50,11 @@ struct backend<host_execution> : host::lifecycle {
              host::check_queries(cache, extent_of(window), sequence, state);
     };
     auto const row_floats = static_cast<std::ptrdiff_t>(out_capacity) * size * cache.shape().group;
-    for_each_row(exec, policy, cache, list, state, memory, accept,
-                 [&](auto const& row, auto const& scratch) {
-                   bool const sound = host::observe_row<window_statistics<typename Policy::reads>>(
-                       cache, row.at, row.length, row.positions, window, scratch.observe, out + row.row * row_floats);
-                   if (!sound) host::set_flag(state, row.at.sequence, sequence_flag::not_finite);
-                 });
+    for_each_row(exec, policy, cache, list, state, memory, accept, [&](auto const& row, auto const& scratch) {
+      bool const sound = host::observe_row<window_statistics<typename Policy::reads>>(
+          cache, row.at, row.length, row.positions, window, scratch.observe, out + row.row * row_floats);
+      if (!sound) host::set_flag(state, row.at.sequence, sequence_flag::not_finite);
+    });
     return {};
   }
 
@@ -66,12 +65,11 @@ struct backend<host_execution> : host::lifecycle {
       return host::check_lengths(cache, sequence, {list.max_length, state.capacity}, state) &&
              host::check_queries(cache, extent_of(window), sequence, state);
     };
-    for_each_row(exec, policy, cache, list, state, memory, accept,
-                 [&](auto const& row, auto const& scratch) {
-                   float const* const observed = row.window_of(window, scratch);
-                   (void)row.carry(observed, scratch);
-                   row.settle(scratch.carried);
-                 });
+    for_each_row(exec, policy, cache, list, state, memory, accept, [&](auto const& row, auto const& scratch) {
+      float const* const observed = row.window_of(window, scratch);
+      (void)row.carry(observed, scratch);
+      row.settle(scratch.carried);
+    });
     return {};
   }
 
@@ -81,15 +79,15 @@ struct backend<host_execution> : host::lifecycle {
     auto const accept = [&](int sequence) {
       return host::check_lengths(
                  cache, sequence,
-                 {smaller(list.max_length, scores.capacity), state.num_carried > 0 ? state.capacity : no_limit}, state) &&
+                 {smaller(list.max_length, scores.capacity), state.num_carried > 0 ? state.capacity : no_limit},
+                 state) &&
              host::check_queries(cache, extent_of(window), sequence, state);
     };
-    for_each_row(exec, policy, cache, list, state, memory, accept,
-                 [&](auto const& row, auto const& scratch) {
-                   float const* const observed = row.window_of(window, scratch);
-                   row.recall(scratch.carried);
-                   row.score(window, observed, scratch.carried, scratch, scores.row(row.row));
-                 });
+    for_each_row(exec, policy, cache, list, state, memory, accept, [&](auto const& row, auto const& scratch) {
+      float const* const observed = row.window_of(window, scratch);
+      row.recall(scratch.carried);
+      row.score(window, observed, scratch.carried, scratch, scores.row(row.row));
+    });
     return {};
   }
 
@@ -98,8 +96,7 @@ struct backend<host_execution> : host::lifecycle {
                        score_view const& scores, row_state const& state, selection const& lists, workspace memory) {
     auto const accept = [&](int sequence) {
       int const limit = smaller(list.max_length, smaller(scores.capacity, lists.capacity));
-      return host::check_lengths(cache, sequence, {limit}, state) &&
-             check_budget_data(policy, cache, sequence, state);
+      return host::check_lengths(cache, sequence, {limit}, state) && check_budget_data(policy, cache, sequence, state);
     };
     for_each_row(exec, policy, cache, list, state, memory, accept, [&](auto const& row, auto const& scratch) {
       row.choose(scores.row(row.row), lists, scratch, [](auto const&...) {});
@@ -135,26 +132,24 @@ struct backend<host_execution> : host::lifecycle {
     auto const accept = [&](int sequence) {
       int const limit = lists.capacity > 0 ? smaller(list.max_length, lists.capacity) : list.max_length;
       return host::check_lengths(cache, sequence, {limit, storable<Policy>(state)}, state) &&
-             host::check_queries(cache, extent_of(window), sequence, state) && check_budget_data(policy, cache, sequence, state);
+             host::check_queries(cache, extent_of(window), sequence, state) &&
+             check_budget_data(policy, cache, sequence, state);
     };
-    for_each_row(exec, policy, cache, list, state, memory, accept,
-                 [&](auto const& row, auto const& scratch) {
-                   if (row.excess(row.occupied()) <= 0) {
-                     row.keep_all(lists, scratch);
-                     row.store_length(new_lengths, row.length);
-                     return;
-                   }
-                   float const* const observed = row.window_of(window, scratch);
-                   float const* const carried = row.carry(observed, scratch);
-                   row.score(window, observed, carried, scratch, scratch.scores);
-                   row.choose(scratch.scores, lists, scratch,
-                              [&](int num_kept, int num_evicted) {
-                                bool const moves = Policy::compaction_type::moves_tokens;
-                                row.store_length(new_lengths, moves ? num_kept : row.length);
-                                if (!dry_run && num_evicted > 0)
-                                  row.compact(scratch.kept, num_kept, scratch.evicted, num_evicted, carried);
-                              });
-                 });
+    for_each_row(exec, policy, cache, list, state, memory, accept, [&](auto const& row, auto const& scratch) {
+      if (row.excess(row.occupied()) <= 0) {
+        row.keep_all(lists, scratch);
+        row.store_length(new_lengths, row.length);
+        return;
+      }
+      float const* const observed = row.window_of(window, scratch);
+      float const* const carried = row.carry(observed, scratch);
+      row.score(window, observed, carried, scratch, scratch.scores);
+      row.choose(scratch.scores, lists, scratch, [&](int num_kept, int num_evicted) {
+        bool const moves = Policy::compaction_type::moves_tokens;
+        row.store_length(new_lengths, moves ? num_kept : row.length);
+        if (!dry_run && num_evicted > 0) row.compact(scratch.kept, num_kept, scratch.evicted, num_evicted, carried);
+      });
+    });
     return {};
   }
 

@@ -9,8 +9,8 @@
 
 namespace foresightkv::inline v0::detail::host {
 
-/// Moves tokens, all parts of them. Moves are collected and made part by part, so that what does not depend on the slot is
-/// worked out once for many of them; those of a part are made in the order that they came in.
+/// Moves tokens, all parts of them. Moves are collected and made part by part, so that what does not depend on the slot
+/// is worked out once for many of them; those of a part are made in the order that they came in.
 template <class Cache>
 class token_moves {
  public:
@@ -43,8 +43,8 @@ class token_moves {
   int to_[most], from_[most];
 };
 
-/// A row whose tokens move: its columns as they stand before (`positions`, `carried`) and after (the state's own). Columns may
-/// be moved in place: destinations never lie behind sources still to be read.
+/// A row whose tokens move: its columns as they stand before (`positions`, `carried`) and after (the state's own).
+/// Columns may be moved in place: destinations never lie behind sources still to be read.
 template <class Cache>
 struct moving_row {
   Cache const* cache = nullptr;
@@ -92,8 +92,8 @@ void compact_row(fill_holes, Row const& row, std::int32_t const* kept, int num_k
 
 /// Evicted slots become empty.
 template <class Row>
-void compact_row(slot_list, Row const& row, std::int32_t const* kept, int num_kept,
-                 std::int32_t const* evicted, int num_evicted) {
+void compact_row(slot_list, Row const& row, std::int32_t const* kept, int num_kept, std::int32_t const* evicted,
+                 int num_evicted) {
   for (int i = 0; i < num_kept; ++i) row.move_columns(kept[i], kept[i]);
   for (int i = 0; i < num_evicted; ++i) {
     row.position_column[evicted[i]] = -1;

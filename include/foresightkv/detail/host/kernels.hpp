@@ -13,15 +13,16 @@ struct kernels {
   template <class Element>
   [[gnu::noinline]] static void pack(Element const* const* keys, int n, int dim, float* packed) {
     with_isa<Isa>([&](auto isa) __attribute__((always_inline)) {
-      pack_keys<decltype(isa)>([&](int i) __attribute__((always_inline)) { return keys[i]; }, n, dim, packed);
+      pack_keys<decltype(isa)>(
+          [&](int i) __attribute__((always_inline)) { return keys[i]; }, n, dim, packed);
     });
   }
   template <class Element>
   [[gnu::noinline]] static void widen(Element const* from, int count, float* out) {
     with_isa<Isa>([&](auto isa) __attribute__((always_inline)) { host::widen<decltype(isa)>(from, count, out); });
   }
-  [[gnu::noinline]] static void logits(float const* queries, int count, int dim, float const* packed, int n,
-                                       float* out, std::size_t out_stride) {
+  [[gnu::noinline]] static void logits(float const* queries, int count, int dim, float const* packed, int n, float* out,
+                                       std::size_t out_stride) {
     with_isa<Isa>([&](auto isa) __attribute__((always_inline)) {
       host::logits<decltype(isa)>(queries, count, dim, packed, n, out, out_stride);
     });

@@ -21,7 +21,8 @@ struct lifecycle {
                       std::uint32_t const* request_ids, std::uint64_t const* seeds) {
     every_sequence(list, state.num_sequences, state, [&](int sequence) {
       reset_rows(one_lane{}, state, sequence);
-      state.request_id[sequence] = request_ids == nullptr ? static_cast<std::uint32_t>(sequence) : request_ids[sequence];
+      state.request_id[sequence] =
+          request_ids == nullptr ? static_cast<std::uint32_t>(sequence) : request_ids[sequence];
       state.seed[sequence] = seeds == nullptr ? 0 : seeds[sequence];
       state.flags[sequence] = 0;
       state.started[sequence] = start_mark;
@@ -36,10 +37,12 @@ struct lifecycle {
     auto const join = [&](int sequence, int count) {
       bool const possible = every_row(state, sequence, [&](row_index at) {
         int const row = state.row(at);
-        return can_append(state, row, count, 0) || (empties && can_append(state, row, count, empty_slots(lane, state, row)));
+        return can_append(state, row, count, 0) ||
+               (empties && can_append(state, row, count, empty_slots(lane, state, row)));
       });
       if (!possible) return set_flag(state, sequence, sequence_flag::state_overflow);
-      every_row(state, sequence, [&](row_index at) { return append_row(lane, state, state.row(at), count, empties), true; });
+      every_row(state, sequence,
+                [&](row_index at) { return append_row(lane, state, state.row(at), count, empties), true; });
     };
     auto const leave = [&](int sequence, int count) {
       bool const possible = every_row(state, sequence, [&](row_index at) {
@@ -63,7 +66,8 @@ struct lifecycle {
   static status fork(host_execution, row_state const& state, fork_pairs const& pairs) {
     auto const every_pair = [&](bool clashing, auto const& body) {
       for (int i = 0; i < pairs.count; ++i)
-        if (pairs.exists(state, i) && pairs.clashes(one_lane{}, i) == clashing) body(pairs.sources[i], pairs.targets[i]);
+        if (pairs.exists(state, i) && pairs.clashes(one_lane{}, i) == clashing)
+          body(pairs.sources[i], pairs.targets[i]);
     };
     every_pair(false, [&](int source, int target) {
       for (int index = 0; index < rows_of_sequence(state) && is_started(state, source); ++index)

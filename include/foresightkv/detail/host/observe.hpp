@@ -42,8 +42,7 @@ struct visibility {
   int num_late = 0;    // otherwise: slots to test against every query
 };
 
-inline visibility find_visibility(row_positions const& positions, int n, int first_query,
-                                  std::int32_t* late) {
+inline visibility find_visibility(row_positions const& positions, int n, int first_query, std::int32_t* late) {
   if (positions.column == nullptr) return {};
   visibility seen;
   int previous = -1;
@@ -61,11 +60,11 @@ template <class Isa>
   for (int i = 0; i < n; ++i) x[i] = rule.soft_cap * std::tanh(x[i] * rule.scale / rule.soft_cap);
 }
 
-/// Probabilities of the first n entries of x, in place; all zero if the query is masked. `sink` may be null. False where a
-/// log-sum-exp that was not given is no number.
+/// Probabilities of the first n entries of x, in place; all zero if the query is masked. `sink` may be null. False
+/// where a log-sum-exp that was not given is no number.
 template <class Isa>
-[[gnu::always_inline]] inline bool probabilities(softmax_rule const& rule, float const* lse2,
-                                                 float const* sink, float* x, int n) {
+[[gnu::always_inline]] inline bool probabilities(softmax_rule const& rule, float const* lse2, float const* sink,
+                                                 float* x, int n) {
   bool masked = n == 0, sound = true;
   if (lse2 != nullptr) {
     masked = masked || !is_finite(*lse2);
@@ -74,7 +73,8 @@ template <class Isa>
     float const highest = kernels<Isa>::maximum(x, n);
     float largest = highest * rule.multiply;
     float extra = sink == nullptr ? lowest_float : *sink * log2_e;
-    if (largest < -far_exponent || largest > far_exponent) {  // so far out that what is rounded counts: from the largest one
+    if (largest < -far_exponent ||
+        largest > far_exponent) {  // so far out that what is rounded counts: from the largest one
       for (int i = 0; i < n; ++i) x[i] -= highest;
       extra -= largest;
       largest = is_finite(largest) ? 0.0f : largest;
@@ -117,7 +117,8 @@ template <class... Statistics>
       ...);
 }
 
-/// What a chunk without a query leaves: that there was none so far, or 0 of all queries before for the tokens behind them.
+/// What a chunk without a query leaves: that there was none so far, or 0 of all queries before for the tokens behind
+/// them.
 template <class... Statistics>
 inline void leave_unqueried(statistics<Statistics...>, row_positions const& positions, int n, window_place const& place,
                             bool continues, int group, float* out) {
@@ -136,9 +137,9 @@ inline void leave_unqueried(statistics<Statistics...>, row_positions const& posi
 /// Observes the window of one row into out[slot][List][group], in code for one instruction set; see observe_row.
 template <class Isa, class List, class Cache, class Query, log_base Base>
 [[gnu::always_inline]] inline bool observe_row_with(Cache const& cache, row_index at, int n,
-                                               row_positions const& positions,
-                                               observation<Query, Base> const& window,
-                                               observe_scratch const& scratch, float* out) {
+                                                    row_positions const& positions,
+                                                    observation<Query, Base> const& window,
+                                                    observe_scratch const& scratch, float* out) {
   cache_shape const& shape = cache.shape();
   int const dim = shape.key_head_dim;
   int const group = shape.group;
@@ -179,7 +180,7 @@ template <class Isa, class List, class Cache, class Query, log_base Base>
       int const rows = place.count - block < query_block ? place.count - block : query_block;
       for (int r = 0; r < rows; ++r)
         kernels<Isa>::widen(window.query(at, head, block + r), dim,
-                   scratch.queries + static_cast<std::ptrdiff_t>(r) * dim);
+                            scratch.queries + static_cast<std::ptrdiff_t>(r) * dim);
       int const newest = place.first + block + rows - 1;
       int const reach = seen.prefix ? visible_prefix(positions, n, newest) : n;
       kernels<Isa>::logits(scratch.queries, rows, dim, scratch.packed, reach, scratch.logits, stride);

@@ -41,7 +41,8 @@ struct key_panel {
 
   template <class KeyAt>
   [[gnu::always_inline]] void pack(KeyAt const& key_at, int tokens, int from, int dims) {
-    pack_keys<Isa>([&](int t) __attribute__((always_inline)) { return key_at(t) + from; }, tokens, dims, packed);
+    pack_keys<Isa>(
+        [&](int t) __attribute__((always_inline)) { return key_at(t) + from; }, tokens, dims, packed);
   }
   template <class Element>
   [[gnu::always_inline]] float const* widened(Element const* row, int dims, int place) {
@@ -123,8 +124,7 @@ void bulk_window_logits(host_block<Isa> const&, Row const& row, int queries, int
         }
       }
     }
-    for (int r = 0; r < queries; ++r)
-      finish_logits(row, row.query_position(first_query + r), row.scratch(r), keys);
+    for (int r = 0; r < queries; ++r) finish_logits(row, row.query_position(first_query + r), row.scratch(r), keys);
   });
 }
 
@@ -183,9 +183,10 @@ void bulk_last_similar_keys(host_block<Isa> const&, Row const& row, float thresh
         for (; next < n && count < panel_type::rows; ++next)
           if (similar[next] == unknown) members[count++] = next;
         if (count == 0) break;
-        panel.multiply([&](int r) __attribute__((always_inline)) { return row.keys(members[r]); }, count,
-                       [&](int t) __attribute__((always_inline)) { return row.keys(first + t); }, tokens,
-                       row.key_head_dim());
+        panel.multiply(
+            [&](int r) __attribute__((always_inline)) { return row.keys(members[r]); },
+            count, [&](int t) __attribute__((always_inline)) { return row.keys(first + t); }, tokens,
+            row.key_head_dim());
         for (int r = 0; r < count; ++r) {
           int const slot = members[r];
           float* const products = panel.products[r];

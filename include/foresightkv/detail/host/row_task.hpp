@@ -44,7 +44,8 @@ struct row_scratch {
     scratch.observed = memory.take<float>(slots * group * window_statistics<reads>::size);
     scratch.carried = memory.take<float>(slots * group * carried_statistics<reads>::size);
     scratch.scores = memory.take<float>(slots);
-    scratch.temporary = memory.take<float>(scratch.stride * static_cast<std::size_t>(scratch_rows<typename Policy::scorer_type>()));
+    scratch.temporary =
+        memory.take<float>(scratch.stride * static_cast<std::size_t>(scratch_rows<typename Policy::scorer_type>()));
     scratch.keys = memory.take<std::uint32_t>(slots);
     scratch.digits = memory.take<std::uint32_t>(slots);
     scratch.kept = memory.take<std::int32_t>(slots);
@@ -70,7 +71,8 @@ struct call_scratch {
     scratch.per_thread = memory;
     scratch.shape = shape;
     scratch.max_length = list.max_length;
-    for (int thread = 0; thread < scratch.threads; ++thread) (void)row_scratch<Policy>::take(memory, shape, list.max_length);
+    for (int thread = 0; thread < scratch.threads; ++thread)
+      (void)row_scratch<Policy>::take(memory, shape, list.max_length);
     return scratch;
   }
   [[nodiscard]] row_scratch<Policy> of(int thread) const {
@@ -117,8 +119,7 @@ struct row_task {
 
   /// Window statistics of the row: observed into scratch, or found where they were observed before.
   template <class Query, log_base Base>
-  float const* window_of(observation<Query, Base> const& window,
-                                                row_scratch<Policy> const& scratch) const {
+  float const* window_of(observation<Query, Base> const& window, row_scratch<Policy> const& scratch) const {
     if constexpr (window_list::size > 0)
       if (!observe_row<window_list>(cache, at, length, positions, window, scratch.observe, scratch.observed))
         set_flag(state, at.sequence, sequence_flag::not_finite);
@@ -128,12 +129,14 @@ struct row_task {
   float const* window_of(observed<List> const& window, row_scratch<Policy> const&) const {
     static_assert(std::same_as<List, window_list>,
                   "foresightkv: observed statistics must be those that the policy reads: window_statistics<reads>");
-    return window.statistics.data + static_cast<std::ptrdiff_t>(row) * window.statistics.capacity * List::size * state.group;
+    return window.statistics.data +
+           static_cast<std::ptrdiff_t>(row) * window.statistics.capacity * List::size * state.group;
   }
 
   float const* carry(float const* observed, row_scratch<Policy> const& scratch) const {
     if constexpr (carried_list::size > 0)
-      carry_row<window_list>(carried_list{}, length, cache.shape().group, observed, carried_of(state, row), scratch.carried);
+      carry_row<window_list>(carried_list{}, length, cache.shape().group, observed, carried_of(state, row),
+                             scratch.carried);
     return scratch.carried;
   }
 
@@ -180,7 +183,8 @@ struct row_task {
         state.seed[at.sequence], state.request_id[at.sequence],
         model_row(shape.model_layer(at.layer), shape.model_kv_heads(), shape.model_kv_head(at.kv_head)),
         state.step[row]};
-    selection_row<row_positions> choice(scores, scratch.keys, scratch.digits, length, count, candidates, positions, source);
+    selection_row<row_positions> choice(scores, scratch.keys, scratch.digits, length, count, candidates, positions,
+                                        source);
     if (count > 0) rule.selector(choice);
     emit_lists(scratch.keys, length, choice.lowest(), scratch.kept, scratch.evicted);
     return choice.evicted();
@@ -239,7 +243,11 @@ struct row_task {
   void compact(std::int32_t const* kept, int num_kept, std::int32_t const* evicted, int num_evicted,
                float const* carried) const {
     using compaction_type = typename Policy::compaction_type;
-    moving_row<Cache> moving{&cache, at, positions, carried, state.num_carried * state.group,
+    moving_row<Cache> moving{&cache,
+                             at,
+                             positions,
+                             carried,
+                             state.num_carried * state.group,
                              state.position + state.column(row, 0),
                              state.num_carried > 0 ? state.carried_at(row, 0) : nullptr};
     compact_row(compaction_type{}, moving, kept, num_kept, evicted, num_evicted);
@@ -263,7 +271,8 @@ struct row_task {
     if (lists.evicted != nullptr)
       std::memcpy(lists.evicted + base, evicted, sizeof(*evicted) * static_cast<std::size_t>(num_evicted));
     if (lists.evicted_positions != nullptr)
-      for (int i = 0; i < num_evicted; ++i) lists.evicted_positions[base + static_cast<std::size_t>(i)] = positions.at(evicted[i]);
+      for (int i = 0; i < num_evicted; ++i)
+        lists.evicted_positions[base + static_cast<std::size_t>(i)] = positions.at(evicted[i]);
     if (lists.evicted_count != nullptr) lists.evicted_count[row] = num_evicted;
   }
 };

@@ -38,8 +38,8 @@ inline lowest_keys find_lowest(std::uint32_t const* keys, int n, int count, std:
     for (; i < n; ++i) ++histogram[0][from[i] >> shift & (bins - 1)];
     std::uint32_t digit = 0;
     for (;; ++digit) {
-      auto const here = static_cast<int>(histogram[0][digit] + histogram[1][digit] + histogram[2][digit] +
-                                         histogram[3][digit]);
+      auto const here =
+          static_cast<int>(histogram[0][digit] + histogram[1][digit] + histogram[2][digit] + histogram[3][digit]);
       if (here >= remaining) {
         n = here;
         break;
@@ -62,8 +62,8 @@ inline lowest_keys find_lowest(std::uint32_t const* keys, int n, int count, std:
 template <class Positions>
 class selection_row {
  public:
-  selection_row(float const* scores, std::uint32_t* keys, std::uint32_t* scratch, int length, int count,
-                int candidates, Positions positions, draw_source source)
+  selection_row(float const* scores, std::uint32_t* keys, std::uint32_t* scratch, int length, int count, int candidates,
+                Positions positions, draw_source source)
       : scores_(scores),
         keys_(keys),
         scratch_(scratch),

@@ -12,9 +12,7 @@ struct visit {
   std::int32_t* sequences = nullptr;  // [max_count]
   int count = 0;
 
-  [[nodiscard]] int num_rows(cache_shape const& shape) const {
-    return count * shape.num_layers * shape.num_kv_heads;
-  }
+  [[nodiscard]] int num_rows(cache_shape const& shape) const { return count * shape.num_layers * shape.num_kv_heads; }
   /// Row of a task: neighbouring tasks are heads of one layer and sequence.
   [[nodiscard]] row_index row(cache_shape const& shape, int task) const {
     row_index at;
@@ -57,8 +55,8 @@ bool check_queries(Cache const& cache, window_extent const& window, int sequence
                     [&](row_index at) { return check_window_row(window, cache.length(at)); });
 }
 
-/// body(sequence) for every slot of a list that exists, in order; repeats are flagged and skipped, and who was visited by a
-/// list that is cut is flagged afterwards.
+/// body(sequence) for every slot of a list that exists, in order; repeats are flagged and skipped, and who was visited
+/// by a list that is cut is flagged afterwards.
 template <class Body>
 void every_sequence(sequence_list const& list, int num_sequences, row_state const& state, Body const& body) {
   int const wanted = list.count == nullptr ? list.max_count : *list.count;
@@ -78,8 +76,8 @@ void every_sequence(sequence_list const& list, int num_sequences, row_state cons
 
 /// Reads the call's list and keeps the sequences that `accept`.
 template <class Accept>
-visit plan_visit(sequence_list const& list, cache_shape const& shape, row_state const& state,
-                 std::int32_t* sequences, Accept const& accept) {
+visit plan_visit(sequence_list const& list, cache_shape const& shape, row_state const& state, std::int32_t* sequences,
+                 Accept const& accept) {
   visit plan{sequences, 0};
   every_sequence(list, shape.num_sequences, state, [&](int sequence) {
     if (accept(sequence)) plan.sequences[plan.count++] = sequence;

@@ -63,7 +63,7 @@ struct carry_kernel {
       float const* const seen = observed.of(row, window_list::size * group);
       for (int i = c.rank(); i < row.length * group; i += threads)
         carry_observed<window_list, carried_list>(old, seen, i / group, i % group, group,
-                                 state.carried_at(row.row, i / group) + i % group);
+                                                  state.carried_at(row.row, i / group) + i % group);
     }
     c.sync(columns_done);
     if (c.rank() != 0) return;

@@ -120,14 +120,15 @@ struct compact_kernel {
 
  private:
   template <class Context>
-  FORESIGHTKV_HOST_DEVICE void move_strip(Context const& c, shared<Context>& memory, row_index at, vector_strip const& part,
-                                          std::int32_t const* list, int num_kept) const {
+  FORESIGHTKV_HOST_DEVICE void move_strip(Context const& c, shared<Context>& memory, row_index at,
+                                          vector_strip const& part, std::int32_t const* list, int num_kept) const {
     if constexpr (std::same_as<Compaction, ordered>) {
       close_up(c, memory, cache, at, part, list, unmoved_prefix(list, num_kept), num_kept, no_column{});
     } else {
       auto const moves = moves_of(list, num_kept);
-      copy_tokens(c, cache, at, part, moves.count(), [&](int i) { return moves.source(i); },
-                  [&](int i) { return moves.hole(i); });
+      copy_tokens(
+          c, cache, at, part, moves.count(), [&](int i) { return moves.source(i); },
+          [&](int i) { return moves.hole(i); });
     }
   }
 

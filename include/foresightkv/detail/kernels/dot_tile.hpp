@@ -17,8 +17,8 @@ FORESIGHTKV_HOST_DEVICE inline float rounded_product(float x, float y) {
 }
 
 /// Dot products of a block's own vectors, one per thread, with `width` vectors that all threads share: a thread's
-/// products stay in its registers, so that what is made of them needs no atomics and no shared memory. fp32 whatever the
-/// storage. Each product is one chain of additions in order of dimension: the same bits for any grid.
+/// products stay in its registers, so that what is made of them needs no atomics and no shared memory. fp32 whatever
+/// the storage. Each product is one chain of additions in order of dimension: the same bits for any grid.
 struct dot_tile {
   static constexpr int width = 32;
   static constexpr int chunk = 32;  // dimensions that are in shared memory at a time

@@ -10,8 +10,8 @@
 namespace foresightkv::inline v0::detail::kernels {
 
 /// Chooses what goes of every row, writes the lists that are wanted and the new lengths, moves tokens and columns, and
-/// advances the state. A block per row, whose keys are in registers and whose lists are in shared memory. Before it chooses
-/// it may do something else for its row that ends in a barrier; the numbers of those are below 48.
+/// advances the state. A block per row, whose keys are in registers and whose lists are in shared memory. Before it
+/// chooses it may do something else for its row that ends in a barrier; the numbers of those are below 48.
 template <class Cache, class Compaction, class Chooser, class Before = no_stage>
 struct evict_kernel {
   static constexpr int threads = Chooser::threads;
@@ -27,9 +27,9 @@ struct evict_kernel {
   Before before{};
   selection wanted{};  // any pointer may be null
   std::int32_t* new_lengths = nullptr;
-  bool moves = true;                // false: a dry run
-  float const* carried = nullptr;   // [place][max_length][num_carried][group] before the move
-  std::int32_t* slots = nullptr;    // [place][max_length] lists that shared memory has no room for
+  bool moves = true;               // false: a dry run
+  float const* carried = nullptr;  // [place][max_length][num_carried][group] before the move
+  std::int32_t* slots = nullptr;   // [place][max_length] lists that shared memory has no room for
   int max_length = 0;
 
   using ring = std::conditional_t<std::same_as<Compaction, ordered>, token_ring<512, 4>, no_stage::shared<void>>;

@@ -7,10 +7,11 @@
 
 namespace foresightkv::inline v0::detail::kernels {
 
-/// The judge over a block's tokens, 16-bit keys and values or narrower ones: on tensor cores, a tile of tokens per warp.
+/// The judge over a block's tokens, 16-bit keys and values or narrower ones: on tensor cores, a tile of tokens per
+/// warp.
 template <class Features, class Context, class Row>
-FORESIGHTKV_HOST_DEVICE void score_narrow(foresight<Features> const& scorer, row_block<Context> const& block, Row const& row,
-                                          float* scores) {
+FORESIGHTKV_HOST_DEVICE void score_narrow(foresight<Features> const& scorer, row_block<Context> const& block,
+                                          Row const& row, float* scores) {
   using tile = tensor_tile<tensor_element<typename Row::key_type, typename Row::value_type>, row_block<Context>::dims>;
   Context const& c = block.context;
   judge_shape const& shape = scorer.weights.shape;
@@ -23,8 +24,9 @@ FORESIGHTKV_HOST_DEVICE void score_narrow(foresight<Features> const& scorer, row
     // Scales are looked up when they are needed, after the products: there are no registers to keep them in.
     auto const add = [&](auto const& vectors_of, float const* part, int dims, judge_units<tile>& to) {
       auto const vectors = vectors_of();
-      to.add_from(c, block.memory.common, part, dims, [&](int i) { return vectors_of().scale(slot_of(i)); },
-                  [&](int i) { return vectors.at(slot_of(i)); });
+      to.add_from(
+          c, block.memory.common, part, dims, [&](int i) { return vectors_of().scale(slot_of(i)); },
+          [&](int i) { return vectors.at(slot_of(i)); });
     };
     judge_units<tile> hidden{};
     add([&] { return row.row_keys(); }, weights, shape.key_head_dim, hidden);
@@ -32,7 +34,8 @@ FORESIGHTKV_HOST_DEVICE void score_narrow(foresight<Features> const& scorer, row
     int input = shape.key_head_dim + shape.value_head_dim;
     Features::for_each([&](auto feature) {
       for (int j = 0; j < shape.group; ++j)
-        hidden.add_statistic(c, weights_of(input++), [&](int i) { return row.statistic(feature, slot_of(tile::own_of(c, i)), j); });
+        hidden.add_statistic(c, weights_of(input++),
+                             [&](int i) { return row.statistic(feature, slot_of(tile::own_of(c, i)), j); });
     });
     hidden.finish(c, weights_of(shape.inputs()), [&](int i, float score) {
       if (mine + tile::own_of(c, i) < end) scores[mine + tile::own_of(c, i)] = score;
@@ -40,11 +43,11 @@ FORESIGHTKV_HOST_DEVICE void score_narrow(foresight<Features> const& scorer, row
   }
 }
 
-/// The same in fp32, whatever the storage. A lane holds one hidden unit of a few tokens: the two halves of a warp take every
-/// other input, so that a warp reads two rows of weights in one line, once for all its tokens.
+/// The same in fp32, whatever the storage. A lane holds one hidden unit of a few tokens: the two halves of a warp take
+/// every other input, so that a warp reads two rows of weights in one line, once for all its tokens.
 template <class Features, class Context, class Row>
-FORESIGHTKV_HOST_DEVICE void score_wide(foresight<Features> const& scorer, row_block<Context> const& block, Row const& row,
-                                        float* scores) {
+FORESIGHTKV_HOST_DEVICE void score_wide(foresight<Features> const& scorer, row_block<Context> const& block,
+                                        Row const& row, float* scores) {
   constexpr int units = judge_shape::hidden;
   constexpr int together = 4;  // tokens that share a pass over the weights
   static_assert(2 * units == warp_size);
@@ -84,8 +87,8 @@ FORESIGHTKV_HOST_DEVICE void score_wide(foresight<Features> const& scorer, row_b
 }
 
 template <class Features, class Context, class Row>
-FORESIGHTKV_HOST_DEVICE void bulk_score(foresight<Features> const& scorer, row_block<Context> const& block, Row const& row,
-                                        float* scores) {
+FORESIGHTKV_HOST_DEVICE void bulk_score(foresight<Features> const& scorer, row_block<Context> const& block,
+                                        Row const& row, float* scores) {
   if constexpr (std::is_void_v<tensor_element<typename Row::key_type, typename Row::value_type>>)
     score_wide(scorer, block, row, scores);
   else

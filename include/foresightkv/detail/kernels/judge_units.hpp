@@ -8,10 +8,12 @@
 
 namespace foresightkv::inline v0::detail::kernels {
 
-/// Hidden units of the judge for a warp's own tokens: a lane has four of the sixteen for each token whose products it gets.
+/// Hidden units of the judge for a warp's own tokens: a lane has four of the sixteen for each token whose products it
+/// gets.
 ///
-/// Keys and values are multiplied on tensor cores with weights that are split into two 16-bit floats: bf16 keeps 16 bits of a
-/// weight's mantissa, half 22 but nothing below 2^-25, and no weight of 65,520 or more. Statistics are multiplied in fp32.
+/// Keys and values are multiplied on tensor cores with weights that are split into two 16-bit floats: bf16 keeps 16
+/// bits of a weight's mantissa, half 22 but nothing below 2^-25, and no weight of 65,520 or more. Statistics are
+/// multiplied in fp32.
 template <class Tile>
 struct judge_units {
   static constexpr int units = judge_shape::hidden;
@@ -22,8 +24,8 @@ struct judge_units {
 
   typename Tile::products x[halves];
 
-  /// Adds own vectors that are in registers already, of at most `dims` dimensions: weights[dim][unit]. scale_at(i): of the
-  /// warp's i-th token.
+  /// Adds own vectors that are in registers already, of at most `dims` dimensions: weights[dim][unit]. scale_at(i): of
+  /// the warp's i-th token.
   template <class Context, class ScaleAt>
   FORESIGHTKV_HOST_DEVICE void add(Context const& c, typename Tile::shared& memory, float const* weights, int count,
                                    ScaleAt const& scale_at, typename Tile::fragments const& own) {
@@ -36,8 +38,8 @@ struct judge_units {
   }
   /// Adds vectors from memory: vector_at(i) for the warp's i-th token.
   template <class Context, class ScaleAt, class VectorAt>
-  FORESIGHTKV_HOST_DEVICE void add_from(Context const& c, typename Tile::shared& memory, float const* weights, int count,
-                                        ScaleAt const& scale_at, VectorAt const& vector_at) {
+  FORESIGHTKV_HOST_DEVICE void add_from(Context const& c, typename Tile::shared& memory, float const* weights,
+                                        int count, ScaleAt const& scale_at, VectorAt const& vector_at) {
     typename Tile::products sums[halves] = {};
     for (int from = 0; from < count; from += dims) {
       int const here = count - from < dims ? count - from : dims;
@@ -45,7 +47,8 @@ struct judge_units {
       c.sync(weights_written);
       for (int chunk = 0; chunk < Tile::chunks; ++chunk) {
         typename Tile::fragment part;
-        Tile::load(c, chunk, here, [&](int i) { return vector_at(i) + from; }, part);
+        Tile::load(
+            c, chunk, here, [&](int i) { return vector_at(i) + from; }, part);
         unrolled<2 * halves>([&](int step) { Tile::multiply(c, memory, part, chunk, step, sums[step % halves]); });
       }
       c.sync(weights_read);
@@ -61,8 +64,8 @@ struct judge_units {
       unrolled<Tile::own_of_thread>([&](int i) { x[half][i / 2][2 * (i % 2) + side] += value(i) * weight; });
     });
   }
-  /// store(i, score) of this lane's i-th token, by one of the four lanes that have it. `bias` is followed by the output's
-  /// weights and bias.
+  /// store(i, score) of this lane's i-th token, by one of the four lanes that have it. `bias` is followed by the
+  /// output's weights and bias.
   template <class Context, class Store>
   FORESIGHTKV_HOST_DEVICE void finish(Context const& c, float const* bias, Store const& store) const {
     unrolled<Tile::own_of_thread>([&](int i) {
@@ -93,7 +96,8 @@ struct judge_units {
 
   /// Brings weights into shared memory as common vectors: the units' upper halves, then their lower ones.
   template <class Context>
-  FORESIGHTKV_HOST_DEVICE static void split(Context const& c, typename Tile::shared& memory, float const* weights, int count) {
+  FORESIGHTKV_HOST_DEVICE static void split(Context const& c, typename Tile::shared& memory, float const* weights,
+                                            int count) {
     using element = typename Tile::element_type;
     for (int i = c.rank(); i < units * Tile::vectors; i += Context::threads) {
       int const unit = i % units;

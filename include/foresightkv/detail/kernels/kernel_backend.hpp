@@ -15,8 +15,8 @@
 
 namespace foresightkv::inline v0::detail::kernels {
 
-/// The verbs as sequences of kernels. Grids follow from the host's bounds alone, so that a captured call can be replayed
-/// with other lengths and another list.
+/// The verbs as sequences of kernels. Grids follow from the host's bounds alone, so that a captured call can be
+/// replayed with other lengths and another list.
 template <class Exec>
 struct kernel_backend : lifecycle<Exec> {
   template <class Policy>
@@ -92,7 +92,8 @@ struct kernel_backend : lifecycle<Exec> {
     list_targets targets;
     targets.wanted = lists;
     targets.max_length = list.max_length;
-    run.choose({scores.data, scores.capacity, true}, [&](auto const& chooser) { run.select(chooser, targets, nullptr); });
+    run.choose({scores.data, scores.capacity, true},
+               [&](auto const& chooser) { run.select(chooser, targets, nullptr); });
     return run.result();
   }
 
@@ -117,9 +118,9 @@ struct kernel_backend : lifecycle<Exec> {
     return run.result();
   }
 
-  /// visit, observe (2 kernels without a log-sum-exp, 1 with it), evict: a scorer that sees a token at a time runs in observe, one
-  /// that sees a row in evict. If nothing is observed, score comes in place of observe. Where rows are too long for one
-  /// block's registers, (score), select and compact come in place of evict.
+  /// visit, observe (2 kernels without a log-sum-exp, 1 with it), evict: a scorer that sees a token at a time runs in
+  /// observe, one that sees a row in evict. If nothing is observed, score comes in place of observe. Where rows are too
+  /// long for one block's registers, (score), select and compact come in place of evict.
   template <class Policy, class Cache, class Window>
   static status evict(Exec const& exec, Policy const& policy, Cache const& cache, sequence_list const& list,
                       Window const& window, row_state const& state, std::int32_t* new_lengths, selection const& output,
@@ -184,10 +185,15 @@ struct kernel_backend : lifecycle<Exec> {
 
     call(Exec const& exec, Policy const& rule, Cache const& tokens, sequence_list const& sequences,
          row_state const& state, workspace scratch, int max_queries)
-        : policy(rule), cache(tokens), list(sequences), memory(carve(tokens, sequences, scratch, max_queries)),
-          rows{tokens.shape(), Cache::domain, state, memory.accepted, memory.lengths, sequences.max_count}, launch(exec) {}
+        : policy(rule),
+          cache(tokens),
+          list(sequences),
+          memory(carve(tokens, sequences, scratch, max_queries)),
+          rows{tokens.shape(), Cache::domain, state, memory.accepted, memory.lengths, sequences.max_count},
+          launch(exec) {}
 
-    static call_memory<Policy> carve(Cache const& tokens, sequence_list const& sequences, workspace scratch, int max_queries) {
+    static call_memory<Policy> carve(Cache const& tokens, sequence_list const& sequences, workspace scratch,
+                                     int max_queries) {
       arena arrays(scratch);
       return call_memory<Policy>::take(arrays, tokens.shape(), sequences, max_queries);
     }
@@ -303,8 +309,8 @@ struct kernel_backend : lifecycle<Exec> {
       bool by_row;
     };
     template <int Threads, int Items, bool InRegisters = true, int Cluster = 1>
-    using chooser_of = row_chooser<typename Policy::selector_type, budget_type, Policy::compaction_type::moves_tokens, Threads,
-                                   Items, InRegisters, Cluster>;
+    using chooser_of = row_chooser<typename Policy::selector_type, budget_type, Policy::compaction_type::moves_tokens,
+                                   Threads, Items, InRegisters, Cluster>;
     using longest_chooser = chooser_of<512, 32>;
     template <int Cluster>
     using cluster_chooser = chooser_of<512, 32, true, Cluster>;

@@ -260,8 +260,8 @@ struct save_kernel {
   }
 };
 
-/// Reads a saved sequence. A block per row: each asks about all saved rows before it writes its own, and none reads what
-/// another one writes.
+/// Reads a saved sequence. A block per row: each asks about all saved rows before it writes its own, and none reads
+/// what another one writes.
 struct restore_kernel {
   static constexpr int threads = 256;
   enum sync : int { records_asked };

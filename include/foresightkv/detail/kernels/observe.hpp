@@ -28,8 +28,9 @@ struct exponent_sum {
   }
 };
 
-/// Log-sum-exps that a call computes itself: [place][split][group][max_queries]. Of a window of few queries a block sums a
-/// part of a row's keys, so that there are blocks enough for a device. How many follows from the host's bounds alone.
+/// Log-sum-exps that a call computes itself: [place][split][group][max_queries]. Of a window of few queries a block
+/// sums a part of a row's keys, so that there are blocks enough for a device. How many follows from the host's bounds
+/// alone.
 struct window_sums {
   static constexpr int most_splits = 4;
   static constexpr int least_keys = 384;
@@ -64,14 +65,15 @@ struct window_pass {
   visited_rows rows{};
   Cache cache{};
   observation<Query, Base> window{};
-  window_sums sums{};  // where the window brings no log-sum-exp
+  window_sums sums{};                   // where the window brings no log-sum-exp
   std::int32_t const* begun = nullptr;  // [max_count] of a window that continues: whether it has had a query before
 
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE cache_shape const& shape() const { return rows.shape; }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE int query_head(visited_row const& row, int j) const {
     return row.at.kv_head * shape().group + j;
   }
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE window_place place(visited_row const& row, row_positions const& positions) const {
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE window_place place(visited_row const& row,
+                                                           row_positions const& positions) const {
     return place_window(window, row.at.sequence, positions.end(row.length));
   }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE bool has_begun(visited_row const& row) const {
@@ -149,8 +151,8 @@ struct lse_kernel {
     for (int key = split * pass.sums.keys_per_split(); key < end; key += dot_tile::width) {
       int const count = smaller(end - key, dot_tile::width);
       float x[dot_tile::width];
-      dot_tile::multiply(c, memory.tile, pass.shape().key_head_dim, query_at, count,
-                         [&](int i) { return keys.at(key + i); }, x);
+      dot_tile::multiply(
+          c, memory.tile, pass.shape().key_head_dim, query_at, count, [&](int i) { return keys.at(key + i); }, x);
       if (c.rank() < count) memory.position[c.rank()] = positions.at(key + c.rank());
       c.sync(looked_up);
       float peak = all.largest;
@@ -177,7 +179,8 @@ struct folds<statistics<Statistics...>> {
   /// Queries of this age and older are all the same to the list.
   static constexpr int longest_horizon = [] {
     int longest = 0;
-    ((longest = horizon<Statistics>() != no_limit && horizon<Statistics>() > longest ? horizon<Statistics>() : longest), ...);
+    ((longest = horizon<Statistics>() != no_limit && horizon<Statistics>() > longest ? horizon<Statistics>() : longest),
+     ...);
     return longest;
   }();
   float value[size > 0 ? size : 1] = {Statistics::initial...};
@@ -191,7 +194,8 @@ struct folds<statistics<Statistics...>> {
   /// The same for a query that is older than every horizon.
   FORESIGHTKV_HOST_DEVICE void fold_old(float probability, int age) {
     [[maybe_unused]] int place = 0;
-    ((value[place] = horizon<Statistics>() == no_limit ? Statistics::fold(value[place], probability, age) : value[place],
+    ((value[place] =
+          horizon<Statistics>() == no_limit ? Statistics::fold(value[place], probability, age) : value[place],
       ++place),
      ...);
   }
@@ -217,8 +221,8 @@ using observed_rows = statistics_rows<float const>;
 /// A chunk of a window begins with what earlier ones left, if they had a query. A token that comes after all of those
 /// got 0 from them, and nobody may have written that down.
 template <class List>
-FORESIGHTKV_HOST_DEVICE folds<List> earlier_folds(bool begun, float const* earlier, int position, window_place const& place,
-                                                  int group) {
+FORESIGHTKV_HOST_DEVICE folds<List> earlier_folds(bool begun, float const* earlier, int position,
+                                                  window_place const& place, int group) {
   folds<List> found;
   if (!begun) return found;
   found.fold(0.0f, place.end - place.first);
@@ -288,8 +292,9 @@ struct observe_kernel {
     for (int query = 0; query < place.count; query += dot_tile::width) {
       int const count = smaller(place.count - query, dot_tile::width);
       float x[dot_tile::width];
-      dot_tile::multiply(c, memory.tile, pass.shape().key_head_dim, key_at, count,
-                         [&](int i) { return pass.window.query(row.at, head, query + i); }, x);
+      dot_tile::multiply(
+          c, memory.tile, pass.shape().key_head_dim, key_at, count,
+          [&](int i) { return pass.window.query(row.at, head, query + i); }, x);
       if (c.rank() < count) memory.lse[c.rank()] = pass.log_sum(row, j, query + c.rank());
       c.sync(looked_up);
       for (int i = 0; i < count; ++i) {

@@ -11,8 +11,8 @@ namespace foresightkv::inline v0::detail::kernels {
 /// Keys of one row, spread over the threads of a block: a chunk of Threads * Items slots at a time, Items neighbouring
 /// slots to a thread. A thread sees no other's keys, so none of this needs a barrier.
 ///
-/// In registers a block has one chunk, at `begin`: the row's only one, or that of its block of a cluster. In memory a row may
-/// have any number.
+/// In registers a block has one chunk, at `begin`: the row's only one, or that of its block of a cluster. In memory a
+/// row may have any number.
 template <int Threads, int Items, bool InRegisters>
 struct row_keys {
   static constexpr int chunk = Threads * Items;
@@ -20,8 +20,8 @@ struct row_keys {
 
   std::uint32_t registers[InRegisters ? Items : 1];
   std::uint32_t* memory = nullptr;  // [length]
-  int length = 0;  // of the row
-  int begin = 0;   // first slot of the block
+  int length = 0;                   // of the row
+  int begin = 0;                    // first slot of the block
   int rank = 0;
 
   /// body(slot, key) for every slot of one chunk that is this thread's, ascending.
@@ -84,8 +84,8 @@ enum radix_sync : int { histograms_cleared = 48, keys_counted, cluster_counted, 
 /// warp finds the digit for itself. Histograms take turns. While one is filled and the next one is clear, the third may
 /// still be read by a warp that is late; after the barrier it is read no more, and cleared.
 ///
-/// Where a row's keys are those of a cluster, so is the barrier, and each block adds up all histograms for itself. They are
-/// read by the other blocks until the next barrier of the cluster.
+/// Where a row's keys are those of a cluster, so is the barrier, and each block adds up all histograms for itself. They
+/// are read by the other blocks until the next barrier of the cluster.
 template <class Context, class Keys>
 class radix_search {
  public:
@@ -106,8 +106,8 @@ class radix_search {
   /// What was counted ahead are no longer the keys.
   FORESIGHTKV_HOST_DEVICE void keys_change() { counted_ahead_ = false; }
 
-  /// Finds the `wanted` lowest keys, 0 < wanted <= length. A bin that is wanted as a whole ends the search. The answer is
-  /// the same in every thread.
+  /// Finds the `wanted` lowest keys, 0 < wanted <= length. A bin that is wanted as a whole ends the search. The answer
+  /// is the same in every thread.
   FORESIGHTKV_HOST_DEVICE lowest_keys find_lowest(int wanted) {
     ties_before_ = 0;
     std::uint32_t prefix = 0;
@@ -147,7 +147,9 @@ class radix_search {
     for (int first = 0; first < bins; first += Context::threads)
       if (first + context_.rank() < bins) memory_.histogram[turn][first + context_.rank()] = 0;
   }
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE static int after(int turn) { return turn + 1 < radix_memory::turns ? turn + 1 : 0; }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE static int after(int turn) {
+    return turn + 1 < radix_memory::turns ? turn + 1 : 0;
+  }
 
   FORESIGHTKV_HOST_DEVICE void count(std::uint32_t prefix, std::uint32_t known, int shift) {
     turn_ = after(turn_);

@@ -72,7 +72,8 @@ FORESIGHTKV_HOST_DEVICE inline void store_length(std::int32_t* new_lengths, visi
 }
 
 /// What a block does for a row, or for its tokens [first, last), before or after a kernel's own work: a struct with
-/// `template <class Context> shared` and operator()(context, shared, row, first, last), called by all threads. This is none.
+/// `template <class Context> shared` and operator()(context, shared, row, first, last), called by all threads. This is
+/// none.
 struct no_stage {
   template <class Context>
   struct shared {};

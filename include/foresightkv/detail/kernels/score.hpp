@@ -24,8 +24,8 @@ struct score_stage {
   Scorer scorer{};
   eviction_config config{};
   observed_rows observed{};
-  bool carries = false;      // carried statistics take the window in before they are read
-  float* carried = nullptr;  // [place][max_length][carried list][group], written here
+  bool carries = false;        // carried statistics take the window in before they are read
+  float* carried = nullptr;    // [place][max_length][carried list][group], written here
   float* temporary = nullptr;  // [place][scratch rows][temporary_stride]
   std::int64_t temporary_stride = 0;
   float* scores = nullptr;  // [place or row][scores_capacity]
@@ -65,7 +65,7 @@ struct score_stage {
     if (carries) {
       for (int i = first * group + c.rank(); i < last * group; i += Context::threads)
         carry_observed<window_list, carried_list>(old, seen, i / group, i % group, group,
-                                 target + std::int64_t{i / group} * old.width + i % group);
+                                                  target + std::int64_t{i / group} * old.width + i % group);
     } else {
       int const stored = old.stored * old.width;
       for (int i = first * old.width + c.rank(); i < last * old.width; i += Context::threads)

@@ -22,8 +22,8 @@ enum selection_sync : int { ties_counted = 52, chunk_counted };
 
 /// Protects all candidates of the block but the lowest; ties may be fewer than none.
 template <class Context, class Keys>
-FORESIGHTKV_HOST_DEVICE void keep_lowest(Context const& c, typename Context::template scan<std::uint32_t>& scan, Keys& keys,
-                                         lowest_keys lowest) {
+FORESIGHTKV_HOST_DEVICE void keep_lowest(Context const& c, typename Context::template scan<std::uint32_t>& scan,
+                                         Keys& keys, lowest_keys lowest) {
   int earlier = 0;  // ties
   keys.each_chunk([&](int first) {
     std::uint32_t mine = 0;
@@ -139,8 +139,8 @@ struct placed_slot {
   slot_fate fate{};
 };
 
-/// How a block, or a cluster of blocks, chooses what goes of its row. Threads * Items is a block's chunk; in registers no
-/// row may be longer than that of all blocks.
+/// How a block, or a cluster of blocks, chooses what goes of its row. Threads * Items is a block's chunk; in registers
+/// no row may be longer than that of all blocks.
 template <class Selector, class Budget, bool MovesTokens, int Threads, int Items, bool InRegisters, int Cluster = 1>
 struct row_chooser {
   static constexpr int threads = Threads;
@@ -210,7 +210,8 @@ struct row_chooser {
     if (wanted > candidates) flag(c, row, sequence_flag::over_budget);
     int const count = smaller(wanted, candidates);
     draw_source const source = source_of(row);
-    block_selection<Context, keys_type> choice(c, search, memory.tie_scan, own, row_scores, positions, source, count, candidates);
+    block_selection<Context, keys_type> choice(c, search, memory.tie_scan, own, row_scores, positions, source, count,
+                                               candidates);
     if (count > 0) selector(choice);
     made.num_evicted = choice.evicted();
     made.lowest = choice.lowest();
@@ -245,11 +246,11 @@ struct row_chooser {
     return share;
   }
 
-  /// body(placed_slot) for every slot of this thread, ascending: what is below the threshold goes, and the first ties of
-  /// what equals it.
+  /// body(placed_slot) for every slot of this thread, ascending: what is below the threshold goes, and the first ties
+  /// of what equals it.
   template <class Context, class Body>
-  FORESIGHTKV_HOST_DEVICE void place(Context const& c, shared<Context>& memory, keys_type& own, row_choice const& choice,
-                                     Body const& body) const {
+  FORESIGHTKV_HOST_DEVICE void place(Context const& c, shared<Context>& memory, keys_type& own,
+                                     row_choice const& choice, Body const& body) const {
     static_assert(keys_type::chunk < 1 << 16);
     lowest_keys const lowest = choice.lowest;
     auto const is_lower = [&](std::uint32_t key) { return key < lowest.threshold; };
@@ -307,7 +308,8 @@ struct row_chooser {
   };
 
   template <class Context>
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE static counter sum_of(Context const& c, counter (&counted)[Threads / warp_size]) {
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE static counter sum_of(Context const& c,
+                                                              counter (&counted)[Threads / warp_size]) {
     counter all = 0;
     if constexpr (Cluster > 1)
       all = sum_cells(c, counted).all;
@@ -329,7 +331,8 @@ struct row_chooser {
   }
 
   /// Scores in order, with every token that may not go protected. Counts candidates and, above them, empty slots.
-  FORESIGHTKV_HOST_DEVICE counter make_keys(keys_type& own, float const* row_scores, row_positions const& positions) const {
+  FORESIGHTKV_HOST_DEVICE counter make_keys(keys_type& own, float const* row_scores,
+                                            row_positions const& positions) const {
     int const protected_from = positions.end(own.length) - config.recent();
     counter mine = 0;
     own.each_chunk([&](int first) {
@@ -350,7 +353,8 @@ struct row_chooser {
     });
     return mine;
   }
-  FORESIGHTKV_HOST_DEVICE static void load_positions(row_positions const& positions, int begin, std::int32_t (&to)[Items]) {
+  FORESIGHTKV_HOST_DEVICE static void load_positions(row_positions const& positions, int begin,
+                                                     std::int32_t (&to)[Items]) {
     bool const stored = positions.column != nullptr;
     int const implied = stored ? positions.next + (begin - positions.seen) : begin;
     for (int i = 0; i < Items; ++i) to[i] = implied + i;
@@ -368,14 +372,15 @@ FORESIGHTKV_HOST_DEVICE void add_slot(Slot* slots, row_choice const& choice, pla
 
 /// Lists that a call asked for, and those that its next kernel reads.
 struct list_targets {
-  selection wanted{};             // by row; any pointer may be null
-  std::int32_t* kept = nullptr;   // [place][max_length]
+  selection wanted{};            // by row; any pointer may be null
+  std::int32_t* kept = nullptr;  // [place][max_length]
   std::int32_t* evicted = nullptr;
   std::int32_t* evicted_count = nullptr;  // [place]
   std::int32_t* kept_count = nullptr;     // [place] negative: the row stays as it is
   int max_length = 0;
 
-  FORESIGHTKV_HOST_DEVICE void write(visited_row const& row, row_positions const& positions, placed_slot const& at) const {
+  FORESIGHTKV_HOST_DEVICE void write(visited_row const& row, row_positions const& positions,
+                                     placed_slot const& at) const {
     if (at.fate == slot_fate::kept) keep(row, at.kept, at.slot);
     if (at.fate == slot_fate::evicted) evict(row, at.evicted, at.slot, positions);
   }
@@ -411,7 +416,8 @@ struct list_targets {
     if (wanted.kept != nullptr) wanted.kept[wanted.at(row.row) + static_cast<std::size_t>(index)] = slot;
     if (kept != nullptr) kept[std::int64_t{row.place} * max_length + index] = slot;
   }
-  FORESIGHTKV_HOST_DEVICE void evict(visited_row const& row, int index, int slot, row_positions const& positions) const {
+  FORESIGHTKV_HOST_DEVICE void evict(visited_row const& row, int index, int slot,
+                                     row_positions const& positions) const {
     auto const at = wanted.at(row.row) + static_cast<std::size_t>(index);
     if (wanted.evicted != nullptr) wanted.evicted[at] = slot;
     if (wanted.evicted_positions != nullptr) wanted.evicted_positions[at] = positions.at(slot);
@@ -419,7 +425,8 @@ struct list_targets {
   }
 };
 
-/// Chooses what goes of every row, writes the lists and the new lengths. A block or a cluster per row, one launch for all.
+/// Chooses what goes of every row, writes the lists and the new lengths. A block or a cluster per row, one launch for
+/// all.
 template <class Chooser>
 struct select_kernel {
   static constexpr int threads = Chooser::threads;

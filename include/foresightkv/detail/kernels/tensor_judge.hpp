@@ -10,8 +10,8 @@
 
 namespace foresightkv::inline v0::detail::kernels {
 
-/// The judge where the statistics are made, as a sink of tensor_observe_kernel: keys are in registers already, statistics
-/// never leave them, values are read once.
+/// The judge where the statistics are made, as a sink of tensor_observe_kernel: keys are in registers already,
+/// statistics never leave them, values are read once.
 template <class Stage>
 struct judge_sink;
 template <class Cache, class Window, class Reads, class Features>
@@ -31,8 +31,8 @@ struct judge_sink<score_stage<Cache, Window, Reads, foresight<Features>>> {
   };
 
   template <class Tile, class Context, class Share>
-  FORESIGHTKV_HOST_DEVICE void begin(Context const& c, typename Tile::shared& memory, shared<Context>& own, Share const& mine,
-                                     typename Tile::fragments const& keys) const {
+  FORESIGHTKV_HOST_DEVICE void begin(Context const& c, typename Tile::shared& memory, shared<Context>& own,
+                                     Share const& mine, typename Tile::fragments const& keys) const {
     auto const& cache = stage.cache;
     judge_shape const& shape = stage.scorer.weights.shape;
     row_index const at = mine.row.at;
@@ -40,9 +40,11 @@ struct judge_sink<score_stage<Cache, Window, Reads, foresight<Features>>> {
     float const* const weights = weights_of(mine, 0);
     auto const row_keys = cache.keys(at);
     auto const row_values = cache.values(at);
-    hidden.add(c, memory, weights, shape.key_head_dim, [&](int i) { return row_keys.scale(mine.slot(i)); }, keys);
-    hidden.add_from(c, memory, weights_of(mine, shape.key_head_dim), shape.value_head_dim,
-                    [&](int i) { return row_values.scale(mine.slot(i)); }, [&](int i) { return row_values.at(mine.slot(i)); });
+    hidden.add(
+        c, memory, weights, shape.key_head_dim, [&](int i) { return row_keys.scale(mine.slot(i)); }, keys);
+    hidden.add_from(
+        c, memory, weights_of(mine, shape.key_head_dim), shape.value_head_dim,
+        [&](int i) { return row_values.scale(mine.slot(i)); }, [&](int i) { return row_values.at(mine.slot(i)); });
     keep(c, own, hidden);
   }
 
@@ -92,7 +94,8 @@ struct judge_sink<score_stage<Cache, Window, Reads, foresight<Features>>> {
     unrolled<units<Tile>::size>([&](int n) { hidden.x[n % 2][n / 8][n / 2 % 4] = own.hidden[n][c.rank()]; });
   }
 
-  /// Carried statistics of this lane's tokens, as the judge reads them; and to memory, a token by one of its four lanes.
+  /// Carried statistics of this lane's tokens, as the judge reads them; and to memory, a token by one of its four
+  /// lanes.
   template <class Tile, class Context, class Share, int Tokens, int Size>
   FORESIGHTKV_HOST_DEVICE void carry(Context const& c, Share const& mine, int j, folds<list> const (&of)[Tokens],
                                      float (&carried)[Tokens][Size]) const {

@@ -36,8 +36,8 @@ struct token_scales<true, Width> {
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE float at(int stage, int i) const { return scale[stage][i]; }
 };
 
-/// Sums for the log-sum-exp of every query of a window on tensor cores: a warp has its queries in registers, of any heads
-/// of the row's group, keys stream by. A thread sums over its own columns; four of them meet once, at the end.
+/// Sums for the log-sum-exp of every query of a window on tensor cores: a warp has its queries in registers, of any
+/// heads of the row's group, keys stream by. A thread sums over its own columns; four of them meet once, at the end.
 template <int Dims, class Pass>
 struct tensor_lse_kernel {
   using tile = tensor_tile<pass_element<Pass>, Dims>;
@@ -76,12 +76,13 @@ struct tensor_lse_kernel {
     int const first = c.block() % tiles() * queries + c.rank() / warp_size * tile::own;
     auto const query_of = [&](int i) { return smaller(first + i, count - 1); };
     typename tile::fragments own;
-    tile::load(c, pass.shape().key_head_dim,
-               [&](int i) {
-                 int const query = query_of(i);
-                 return pass.window.query(row.at, pass.query_head(row, query / place.count), query % place.count);
-               },
-               own);
+    tile::load(
+        c, pass.shape().key_head_dim,
+        [&](int i) {
+          int const query = query_of(i);
+          return pass.window.query(row.at, pass.query_head(row, query / place.count), query % place.count);
+        },
+        own);
     int asked[tile::own_of_thread];
     exponent_sum sums[tile::own_of_thread];
     for (int i = 0; i < tile::own_of_thread; ++i) asked[i] = place.first + query_of(tile::own_of(c, i)) % place.count;
@@ -176,8 +177,9 @@ struct tensor_lse_kernel {
   }
 };
 
-/// Statistics of a window's attention to every token on tensor cores: a warp has its keys in registers, queries stream by,
-/// so that every statistic is a running value of a thread: four threads share a token and merge theirs once per query head.
+/// Statistics of a window's attention to every token on tensor cores: a warp has its keys in registers, queries stream
+/// by, so that every statistic is a running value of a thread: four threads share a token and merge theirs once per
+/// query head.
 /// Sink is told of them: `begin` before the first query head, `head` after each, `end` after the last.
 template <int Dims, class Pass, class Sink>
 struct tensor_observe_kernel {
@@ -230,7 +232,8 @@ struct tensor_observe_kernel {
       mine.scale[i] = token_scale(keys, slot);
     }
     typename tile::fragments own;
-    tile::load(c, pass.shape().key_head_dim, [&](int i) { return keys.at(mine.slot(i)); }, own);
+    tile::load(
+        c, pass.shape().key_head_dim, [&](int i) { return keys.at(mine.slot(i)); }, own);
     sink.template begin<tile>(c, memory.queries[0], memory.sink, mine, own);
     observe(c, memory, mine, own);
     sink.template end<tile>(c, memory.sink, mine, first, smaller(first + tokens, mine.row.length));
@@ -249,7 +252,8 @@ struct tensor_observe_kernel {
       int const count = mine.place.count - first;
       tile::fetch(c, memory.queries[stage], count, pass.shape().key_head_dim,
                   [&](int i) { return pass.window.query(row.at, pass.query_head(row, j), first + i); });
-      if (c.rank() < tile::width) memory.lse[stage][c.rank()] = c.rank() < count ? pass.log_sum(row, j, first + c.rank()) : 0.0f;
+      if (c.rank() < tile::width)
+        memory.lse[stage][c.rank()] = c.rank() < count ? pass.log_sum(row, j, first + c.rank()) : 0.0f;
       c.commit();
     };
     std::uint32_t newest = 0;
@@ -298,8 +302,8 @@ struct tensor_observe_kernel {
   template <bool Edge, class Context>
   FORESIGHTKV_HOST_DEVICE static void fold_tile(Context const& c, typename tile::shared const& queries,
                                                 float const (&lse)[tile::width], share const& mine,
-                                                softmax_rule const& rule, typename tile::fragments const& own, int first,
-                                                running (&of)[tile::own_of_thread]) {
+                                                softmax_rule const& rule, typename tile::fragments const& own,
+                                                int first, running (&of)[tile::own_of_thread]) {
     constexpr int together = Edge ? 1 : 2;  // steps: enough that products do not wait for each other
     window_place const& place = mine.place;
     for (int begin = 0; begin < tile::steps; begin += together) {
@@ -330,7 +334,9 @@ struct tensor_observe_kernel {
 template <class List, class Pass, class After>
 struct statistics_sink {
   using list = List;
-  static constexpr int together = List::size <= 3 ? 4 : List::size <= 6 ? 2 : 1;  // query heads: what memory is there for
+  static constexpr int together = List::size <= 3   ? 4
+                                  : List::size <= 6 ? 2
+                                                    : 1;  // query heads: what memory is there for
   enum sync : int { staged = 20, observed };
 
   Pass pass{};
@@ -372,19 +378,22 @@ struct statistics_sink {
       int const token = i / List::size;
       if (mine.first + token >= mine.row.length) continue;
       float* const to = row + (std::int64_t{mine.first + token} * List::size + i % List::size) * group + from;
-      copy_vector(reinterpret_cast<std::byte*>(to), reinterpret_cast<std::byte const*>(mine_staged[token][i % List::size]),
+      copy_vector(reinterpret_cast<std::byte*>(to),
+                  reinterpret_cast<std::byte const*>(mine_staged[token][i % List::size]),
                   static_cast<int>(sizeof(float)) * (j + 1 - from));
     }
   }  // and a tile of the next head has a barrier before anything is staged again
 
   template <class Tile, class Context, class Share>
-  FORESIGHTKV_HOST_DEVICE void end(Context const& c, shared<Context>& memory, Share const& mine, int first, int last) const {
+  FORESIGHTKV_HOST_DEVICE void end(Context const& c, shared<Context>& memory, Share const& mine, int first,
+                                   int last) const {
     if constexpr (!std::same_as<After, no_stage>) c.sync(observed);
     after(c, memory.after, mine.row, first, last);
   }
 
  private:
-  /// What a chunk without a query leaves: that there was none so far, or 0 of all queries before for the tokens behind them.
+  /// What a chunk without a query leaves: that there was none so far, or 0 of all queries before for the tokens behind
+  /// them.
   template <class Tile, class Context, class Share>
   FORESIGHTKV_HOST_DEVICE void leave_unqueried(Context const& c, Share const& mine, float* row, int j) const {
     int const group = pass.shape().group;

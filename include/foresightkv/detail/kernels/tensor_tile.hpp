@@ -18,8 +18,8 @@ template <class A, class B>
 constexpr auto tensor_element_of() {
   constexpr bool brain = std::same_as<A, bfloat16> || std::same_as<B, bfloat16>;
   constexpr bool ieee = std::same_as<A, half> || std::same_as<B, half>;
-  constexpr bool narrow = (std::same_as<A, bfloat16> || std::same_as<A, half> || is_float8<A>) &&
-                          (std::same_as<B, bfloat16> || std::same_as<B, half> || is_float8<B>);
+  constexpr bool narrow = (std::same_as<A, bfloat16> || std::same_as<A, half> ||
+                           is_float8<A>)&&(std::same_as<B, bfloat16> || std::same_as<B, half> || is_float8<B>);
   if constexpr (!narrow || (brain && ieee))
     return;
   else if constexpr (brain)
@@ -28,8 +28,8 @@ constexpr auto tensor_element_of() {
     return half{};
 }
 
-/// The 16-bit type that holds every value of both storage types exactly, in which tensor cores multiply them; void where
-/// there is none. Both fp8 formats fit into either.
+/// The 16-bit type that holds every value of both storage types exactly, in which tensor cores multiply them; void
+/// where there is none. Both fp8 formats fit into either.
 template <class A, class B>
 using tensor_element = decltype(tensor_element_of<typename layout_of<A>::type, typename layout_of<B>::type>());
 
@@ -68,23 +68,25 @@ struct tensor_memory {
   vector16 common[width][Dims / 8];
 };
 
-/// Dot products on tensor cores: of vectors that a warp has in its registers (`own`) with vectors that pass through shared
-/// memory and are the same for all warps (`common`). Elements are exact, sums fp32, in an order that depends on Dims alone.
+/// Dot products on tensor cores: of vectors that a warp has in its registers (`own`) with vectors that pass through
+/// shared memory and are the same for all warps (`common`). Elements are exact, sums fp32, in an order that depends on
+/// Dims alone.
 ///
 /// A sum does not care which k comes first, as long as both operands agree. So a lane holds the 16 bytes at dimension
-/// 32 * chunk + 8 * (lane % 4) of its vectors, and takes their first half as the operands of one product and the second half as
-/// those of the next: registers are filled by whole vectors, from global and from shared memory, without a transposition.
+/// 32 * chunk + 8 * (lane % 4) of its vectors, and takes their first half as the operands of one product and the second
+/// half as those of the next: registers are filled by whole vectors, from global and from shared memory, without a
+/// transposition.
 template <class Element, int Dims>
 struct tensor_tile {
   static_assert(Dims % 32 == 0 && Dims <= max_tensor_dims);
   using element_type = Element;
   static constexpr int chunks = Dims / 32;
-  static constexpr int blocks = Dims > 128 ? 1 : 2;   // of 16 own vectors: more do not fit into registers
-  static constexpr int own = 16 * blocks;             // a warp's own vectors
+  static constexpr int blocks = Dims > 128 ? 1 : 2;         // of 16 own vectors: more do not fit into registers
+  static constexpr int own = 16 * blocks;                   // a warp's own vectors
   static constexpr int width = tensor_memory<Dims>::width;  // vectors in shared memory at a time
-  static constexpr int steps = width / 8;             // common vectors are multiplied eight at a time
-  static constexpr int vectors = Dims / 8;            // of 16 bytes
-  static constexpr int own_of_thread = 2 * blocks;    // own vectors whose products a lane gets
+  static constexpr int steps = width / 8;                   // common vectors are multiplied eight at a time
+  static constexpr int vectors = Dims / 8;                  // of 16 bytes
+  static constexpr int own_of_thread = 2 * blocks;          // own vectors whose products a lane gets
 
   using shared = tensor_memory<Dims>;
   /// 32 dimensions of a warp's own vectors.
@@ -109,7 +111,8 @@ struct tensor_tile {
 
   /// Own vectors from memory, 32 dimensions of each: vector_at(i) for i < own; null stands for zeros.
   template <class Context, class VectorAt>
-  FORESIGHTKV_HOST_DEVICE static void load(Context const& c, int chunk, int dims, VectorAt const& vector_at, fragment& to) {
+  FORESIGHTKV_HOST_DEVICE static void load(Context const& c, int chunk, int dims, VectorAt const& vector_at,
+                                           fragment& to) {
     int const first = 32 * chunk + 8 * (c.rank() % 4);
     unrolled<own_of_thread>([&](int i) {
       vector16 const eight = load_eight(c, vector_at(own_of(c, i)), first, dims);
@@ -138,14 +141,14 @@ struct tensor_tile {
 
   /// sums += products of all own vectors with the common ones of one step.
   template <class Context>
-  FORESIGHTKV_HOST_DEVICE static void multiply(Context const& c, shared const& memory, fragments const& own_vectors, int step,
-                                               products& sums) {
+  FORESIGHTKV_HOST_DEVICE static void multiply(Context const& c, shared const& memory, fragments const& own_vectors,
+                                               int step, products& sums) {
     unrolled<chunks>([&](int chunk) { multiply(c, memory, own_vectors[chunk], chunk, step, sums); });
   }
   /// The same for 32 dimensions.
   template <class Context>
-  FORESIGHTKV_HOST_DEVICE static void multiply(Context const& c, shared const& memory, fragment const& own_part, int chunk,
-                                               int step, products& sums) {
+  FORESIGHTKV_HOST_DEVICE static void multiply(Context const& c, shared const& memory, fragment const& own_part,
+                                               int chunk, int step, products& sums) {
     int const row = 8 * step + c.rank() % warp_size / 4;
     vector16 const common = memory.common[row][placed(row, 4 * chunk + c.rank() % 4)];
     unrolled<blocks>([&](int block) {
@@ -172,7 +175,8 @@ struct tensor_tile {
       if (dims - first >= 8 && aligned_to(from, from, vector_bytes)) return *reinterpret_cast<vector16 const*>(from);
     auto const element = [&](int i) { return first + i < dims ? to_float(from[i]) : 0.0f; };
     if constexpr (sizeof(Stored) == 1)
-      if (dims - first >= 8 && aligned_to(from, from, 8)) return widen_eight(c, *reinterpret_cast<vector8<Stored> const*>(from));
+      if (dims - first >= 8 && aligned_to(from, from, 8))
+        return widen_eight(c, *reinterpret_cast<vector8<Stored> const*>(from));
     for (int pair = 0; pair < 4; ++pair)
       eight.word[pair] = c.template pack<Element>(element(2 * pair), element(2 * pair + 1));
     return eight;
@@ -190,7 +194,8 @@ struct tensor_tile {
     return eight;
   }
   template <class Context, class Stored>
-  FORESIGHTKV_HOST_DEVICE static void fetch_eight(Context const& c, vector16& to, Stored const* vector, int first, int dims) {
+  FORESIGHTKV_HOST_DEVICE static void fetch_eight(Context const& c, vector16& to, Stored const* vector, int first,
+                                                  int dims) {
     if constexpr (std::same_as<typename layout_of<Stored>::type, Element>) {
       if (vector != nullptr && dims - first >= 8 && aligned_to(vector + first, &to, vector_bytes)) {
         c.template copy_async<vector_bytes>(&to, vector + first);

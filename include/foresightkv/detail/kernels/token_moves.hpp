@@ -8,8 +8,8 @@
 
 namespace foresightkv::inline v0::detail::kernels {
 
-/// One vector of every token of a row. Moves spend their time on addresses: what does not depend on the slot is worked out
-/// before.
+/// One vector of every token of a row. Moves spend their time on addresses: what does not depend on the slot is worked
+/// out before.
 template <class Place>
 struct vector_path {
   static constexpr bool knows = requires(Place const place) {  // of all slots at once
@@ -57,7 +57,8 @@ FORESIGHTKV_HOST_DEVICE auto path_of(Cache const& cache, row_index at, int vecto
   }
   int const offset = (vector - before) * vector_bytes;
   auto const place = part_place(cache, at, part);
-  return vector_path<std::remove_const_t<decltype(place)>>(place, offset, smaller(part_bytes(cache, part) - offset, vector_bytes));
+  return vector_path<std::remove_const_t<decltype(place)>>(place, offset,
+                                                           smaller(part_bytes(cache, part) - offset, vector_bytes));
 }
 
 /// Vectors [first, end) of every token, at most a warp's, and how threads share them: `lanes` to a token.
@@ -76,8 +77,8 @@ struct vector_strip {
 /// Copies one strip of a row's tokens from(i) to to(i); no destination is a source. Several vectors of a thread are on
 /// their way at a time.
 template <class Context, class Cache, class From, class To>
-FORESIGHTKV_HOST_DEVICE void copy_tokens(Context const& c, Cache const& cache, row_index at, vector_strip const& strip, int count,
-                                         From const& from, To const& to) {
+FORESIGHTKV_HOST_DEVICE void copy_tokens(Context const& c, Cache const& cache, row_index at, vector_strip const& strip,
+                                         int count, From const& from, To const& to) {
   constexpr int together = 8;
   int const vector = strip.first + c.rank() % strip.lanes;
   if (vector >= strip.end) return;
@@ -121,13 +122,14 @@ struct no_column {
 
 enum ring_sync : int { tile_landed = 60 };
 
-/// Closes up one strip of tokens in place: token list[i] goes to slot i, first <= i < count, list ascending. A column goes
-/// along with the strip's first vector. Every thread stores what it fetched, so that only the order between tiles needs
-/// a barrier: a tile is stored when all loads of this and of earlier ones have landed, and what is still on its way comes
-/// from behind it, since sources never lie before destinations.
+/// Closes up one strip of tokens in place: token list[i] goes to slot i, first <= i < count, list ascending. A column
+/// goes along with the strip's first vector. Every thread stores what it fetched, so that only the order between tiles
+/// needs a barrier: a tile is stored when all loads of this and of earlier ones have landed, and what is still on its
+/// way comes from behind it, since sources never lie before destinations.
 template <class Context, class Cache, class Ring, class Slot, class Column>
-FORESIGHTKV_HOST_DEVICE void close_up(Context const& c, Ring& ring, Cache const& cache, row_index at, vector_strip const& strip,
-                                      Slot const* list, int first, int count, Column const& column) {
+FORESIGHTKV_HOST_DEVICE void close_up(Context const& c, Ring& ring, Cache const& cache, row_index at,
+                                      vector_strip const& strip, Slot const* list, int first, int count,
+                                      Column const& column) {
   static_assert(Ring::vectors % Context::threads == 0);
   int const in_tile = Ring::vectors / strip.lanes;  // tokens
   int const tiles = divide_up(count - first, in_tile);

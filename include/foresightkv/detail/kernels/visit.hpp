@@ -29,7 +29,8 @@ struct visit_questions {
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE std::uint32_t operator()(row_index at) const {
     int const length = cache.length(at);
     cache_shape const& shape = cache.shape();
-    if (sequence_flag const flag = check_length(shape, at, length, limits, state); flag != no_flag) return answer(0, flag);
+    if (sequence_flag const flag = check_length(shape, at, length, limits, state); flag != no_flag)
+      return answer(0, flag);
     if (sequence_flag const flag = check_window_of(window, at.sequence); flag != no_flag) return answer(1, flag);
     if (sequence_flag const flag = check_window_row(window, length); flag != no_flag) return answer(1, flag);
     if (asks_budget) {
@@ -53,8 +54,8 @@ struct list_question {
   bool moves_tokens = true;
 };
 
-/// Asks of a window that continues whether it has had a query before: begun[i] of the list's entries. Here, since a block
-/// that observes must not read what another one of its row writes.
+/// Asks of a window that continues whether it has had a query before: begun[i] of the list's entries. Here, since a
+/// block that observes must not read what another one of its row writes.
 struct chunk_question {
   float const* earlier = nullptr;  // [row][capacity][width]; null: no window continues
   std::int64_t capacity = 0;
@@ -141,7 +142,8 @@ struct visit_kernel {
   FORESIGHTKV_HOST_DEVICE bool is_repeated(Context const& c, shared<Context>& memory, int entry, int sequence) const {
     if (list.slots == nullptr) return false;
     bool mine = false;
-    for (int before = c.rank(); before < entry; before += Context::threads) mine = mine || list.slots[before] == sequence;
+    for (int before = c.rank(); before < entry; before += Context::threads)
+      mine = mine || list.slots[before] == sequence;
     return block_any(c, memory.repeated, mine, compared);
   }
 

@@ -97,14 +97,13 @@ struct block_means_scratch {
 
 /// sums[i] += weights[r] * rows[r * stride + i] over all r, for i < n, a multiple of the vector length.
 template <class Isa>
-[[gnu::always_inline]] inline void add_weighted_rows(float const* rows, std::size_t stride,
-                                                     float const* weights, int count, int n, float* sums) {
+[[gnu::always_inline]] inline void add_weighted_rows(float const* rows, std::size_t stride, float const* weights,
+                                                     int count, int n, float* sums) {
   constexpr int together = 4;  // rows per pass over the sums
   for (int r = 0; r < count; r += together) {
     float const* from[together];
     float weight[together];
-    for (int i = 0; i < together;
-         ++i) {  // beyond the last row, that one again with weight 0: its entries are finite
+    for (int i = 0; i < together; ++i) {  // beyond the last row, that one again with weight 0: its entries are finite
       bool const there = r + i < count;
       from[i] = rows + static_cast<std::size_t>(there ? r + i : count - 1) * stride;
       weight[i] = there ? weights[r + i] : 0.0f;
@@ -135,8 +134,8 @@ struct query_tile {
 
 template <class Isa>
 [[gnu::always_inline]] inline void add_chunk(block_means_plan const& plan, query_tile const& tile,
-                                             block_means_scratch const& scratch, float const* numerators,
-                                             int begin, int n) {
+                                             block_means_scratch const& scratch, float const* numerators, int begin,
+                                             int n) {
   for (int sum = 0; sum < plan.num_sums(); ++sum) {
     int const row = sum * tile.positions;
     int const count = plan.head_maximum ? tile.positions : tile.rows();
@@ -152,8 +151,7 @@ inline float rescaling(float difference) { return difference == 0.0f ? 1.0f : st
 /// Exponentials of the first n logits of one row's chunk relative to its largest logit so far, which it
 /// returns.
 template <class Isa>
-[[gnu::always_inline]] inline float exponentiate(float* x, int n, float multiply, float& maximum,
-                                                 float& total) {
+[[gnu::always_inline]] inline float exponentiate(float* x, int n, float multiply, float& maximum, float& total) {
   float const largest = row_maximum<Isa>(x, n) * multiply;
   float const reference = largest > maximum ? largest : maximum;
   bool const far = reference < -far_exponent || reference > far_exponent;
@@ -178,9 +176,8 @@ inline void weigh_chunk(query_tile const& tile, block_means_scratch const& scrat
 /// Adds the softmax rows of one tile to the block's sums.
 template <class Isa, class Query>
 [[gnu::always_inline]] inline void add_tile(block_means_plan const& plan, token_vectors<Query> const& queries,
-                                            token_vectors<float> const& lse, int kv_head,
-                                            query_tile const& tile, float const* packed,
-                                            block_means_scratch const& scratch) {
+                                            token_vectors<float> const& lse, int kv_head, query_tile const& tile,
+                                            float const* packed, block_means_scratch const& scratch) {
   constexpr int chunk = block_means_plan::chunk;
   auto const rows = static_cast<std::size_t>(tile.rows());
   auto const first_head = std::int64_t{kv_head} * plan.group;
@@ -191,8 +188,7 @@ template <class Isa, class Query>
     scratch.weights[row] = 1.0f;
     scratch.totals[row] = 0.0f;
     scratch.maxima[row] =  // finite, so that a chunk of nothing but -inf subtracts no infinity
-        plan.lse_given ? *lse.at(head, tile.position(row)) * plan.lse_to_two
-                       : std::numeric_limits<float>::lowest();
+        plan.lse_given ? *lse.at(head, tile.position(row)) * plan.lse_to_two : std::numeric_limits<float>::lowest();
   }
   for (int index = 0, begin = 0; begin < tile.end(); ++index, begin += chunk) {
     int const n = std::min(chunk, tile.end() - begin);
@@ -209,8 +205,7 @@ template <class Isa, class Query>
         if (!is_finite(scratch.maxima[row])) visible = 0;
         if (visible > 0) (void)exp2_row<Isa>(x, visible, plan.multiply, scratch.maxima[row]);
       } else if (visible > 0) {
-        references[row] =
-            exponentiate<Isa>(x, visible, plan.multiply, scratch.maxima[row], scratch.totals[row]);
+        references[row] = exponentiate<Isa>(x, visible, plan.multiply, scratch.maxima[row], scratch.totals[row]);
       }
       std::fill(x + visible, x + padded<Isa>(n), 0.0f);
     }
@@ -227,8 +222,7 @@ template <class Isa, class Query>
 
 /// Block means of future block `block` of one KV head: out[tokens], zero beyond the block's last query.
 template <class Isa, class Query>
-[[gnu::always_inline]] inline void block_means_row(block_means_plan const& plan,
-                                                   token_vectors<Query> const& queries,
+[[gnu::always_inline]] inline void block_means_row(block_means_plan const& plan, token_vectors<Query> const& queries,
                                                    token_vectors<float> const& lse, int kv_head, int block,
                                                    float const* packed, block_means_scratch const& scratch,
                                                    float* out) {
@@ -237,16 +231,16 @@ template <class Isa, class Query>
   int const end = begin + rows;
   std::fill_n(scratch.sums, static_cast<std::size_t>(plan.num_sums()) * plan.sum_stride(), 0.0f);
   for (int first = begin; first < end; first += plan.tile_positions())
-    add_tile<Isa>(plan, queries, lse, kv_head,
-                  {first, std::min(plan.tile_positions(), end - first), plan.group}, packed, scratch);
+    add_tile<Isa>(plan, queries, lse, kv_head, {first, std::min(plan.tile_positions(), end - first), plan.group},
+                  packed, scratch);
 
   float divisor = static_cast<float>(plan.full_interval ? plan.interval : rows);
   if (!plan.head_maximum) divisor *= static_cast<float>(plan.group);
   for (int k = 0; k < end; ++k) {
     float total = scratch.sums[k];
     for (int j = 1; j < plan.num_sums(); ++j)
-      total = std::max(
-          total, scratch.sums[static_cast<std::size_t>(j) * plan.sum_stride() + static_cast<std::size_t>(k)]);
+      total =
+          std::max(total, scratch.sums[static_cast<std::size_t>(j) * plan.sum_stride() + static_cast<std::size_t>(k)]);
     out[k] = total / divisor;
   }
   std::fill(out + end, out + plan.tokens, 0.0f);
@@ -261,8 +255,8 @@ inline int heads_together(block_means_plan const& plan, int threads) {
 
 /// Packed keys, one chunk per task.
 template <class Key>
-void pack_heads(block_means_plan const& plan, token_vectors<Key> const& keys, int first_head, int heads,
-                int threads, float* packed) {
+void pack_heads(block_means_plan const& plan, token_vectors<Key> const& keys, int first_head, int heads, int threads,
+                float* packed) {
   parallel_for(threads, heads * plan.chunks(), [&](int task, int) {
     int const head = task / plan.chunks();
     int const begin = task % plan.chunks() * block_means_plan::chunk;
@@ -279,15 +273,15 @@ void pack_heads(block_means_plan const& plan, token_vectors<Key> const& keys, in
 /// first.
 template <class Query, class RowOf>
 void block_means_heads(block_means_plan const& plan, token_vectors<Query> const& queries,
-                       token_vectors<float> const& lse, int first_head, int heads, int threads,
-                       float const* packed, block_means_scratch const* scratch, RowOf const& row_of) {
+                       token_vectors<float> const& lse, int first_head, int heads, int threads, float const* packed,
+                       block_means_scratch const* scratch, RowOf const& row_of) {
   parallel_for(threads, heads * plan.blocks, [&](int task, int thread) {
     int const head = task % heads;
     int const block = plan.blocks - 1 - task / heads;
     with_best_isa([&](auto isa) __attribute__((always_inline)) {
       block_means_row<decltype(isa)>(plan, queries, lse, first_head + head, block,
-                                     packed + static_cast<std::size_t>(head) * plan.packed_stride(),
-                                     scratch[thread], row_of(head, block));
+                                     packed + static_cast<std::size_t>(head) * plan.packed_stride(), scratch[thread],
+                                     row_of(head, block));
     });
   });
 }

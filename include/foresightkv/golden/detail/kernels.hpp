@@ -47,16 +47,14 @@ struct golden_pass {
     return std::int64_t{first_head + head} * shape().group + j;
   }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE Query const* query(int head, int j, int position) const {
-    return input.queries + query_head(head, j) * input.query_strides.head +
-           position * input.query_strides.token;
+    return input.queries + query_head(head, j) * input.query_strides.head + position * input.query_strides.token;
   }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE Key const* key(int head, int position) const {
     return input.keys + (first_head + head) * input.key_strides.head + position * input.key_strides.token;
   }
   /// Log-sum-exp that was handed over, base 2.
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE float lse(int head, int j, int position) const {
-    float const given =
-        input.lse[query_head(head, j) * input.lse_strides.head + position * input.lse_strides.token];
+    float const given = input.lse[query_head(head, j) * input.lse_strides.head + position * input.lse_strides.token];
     return Base == log_base::natural ? given * log2_e : given;
   }
 };
@@ -67,8 +65,7 @@ struct query_softmax {
   float reference;  // largest exponent, base 2, or a log-sum-exp
   float weight;     // 1 / sum of exponentials relative to it; 0 for a masked query
 
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE static float exponential(float product, float multiply,
-                                                                 float reference) {
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE static float exponential(float product, float multiply, float reference) {
     return exp2f(rounded_product(product, multiply) - reference);
   }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE float probability(float product, float multiply) const {
@@ -106,9 +103,8 @@ struct golden_softmax_kernel {
       int const keys = smaller(dot_tile::width, begin + count - key);
       float x[dot_tile::width];
       dot_tile::multiply(
-          c, memory, pass.shape().head_dim,
-          [&](int i) { return i < count ? pass.query(head, j, begin + i) : nullptr; }, keys,
-          [&](int i) { return pass.key(head, key + i); }, x);
+          c, memory, pass.shape().head_dim, [&](int i) { return i < count ? pass.query(head, j, begin + i) : nullptr; },
+          keys, [&](int i) { return pass.key(head, key + i); }, x);
       int const seen = smaller(keys, own - key + 1);
       float peak = largest;
       for (int i = 0; i < dot_tile::width; ++i) {
@@ -155,14 +151,13 @@ struct golden_means_kernel {
     int const begin = pass.begin(block);
     int const rows = smaller(pass.config.interval, tokens - begin);
     float const mean = first < begin + rows ? mean_of(c, memory, head, block, first, rows) : 0.0f;
-    if (tokens - first > c.rank())
-      means[(std::int64_t{head} * pass.blocks + block) * tokens + first + c.rank()] = mean;
+    if (tokens - first > c.rank()) means[(std::int64_t{head} * pass.blocks + block) * tokens + first + c.rank()] = mean;
   }
 
  private:
   template <class Context>
-  FORESIGHTKV_HOST_DEVICE float mean_of(Context const& c, shared<Context>& memory, int head, int block,
-                                        int first, int rows) const {
+  FORESIGHTKV_HOST_DEVICE float mean_of(Context const& c, shared<Context>& memory, int head, int block, int first,
+                                        int rows) const {
     int const group = pass.shape().group;
     bool const maximum = pass.config.reduction == golden_reduction::maximum;
     float total = sum_of(c, memory, head, 0, block, first, rows);
@@ -177,8 +172,8 @@ struct golden_means_kernel {
 
   /// Probabilities that one query head gives to this thread's key, over the rows of a block.
   template <class Context>
-  FORESIGHTKV_HOST_DEVICE float sum_of(Context const& c, shared<Context>& memory, int head, int j, int block,
-                                       int first, int rows) const {
+  FORESIGHTKV_HOST_DEVICE float sum_of(Context const& c, shared<Context>& memory, int head, int j, int block, int first,
+                                       int rows) const {
     int const keys = pass.shape().tokens - first;
     float sum = 0.0f;
     for (int row = 0; row < rows; row += dot_tile::width) {
@@ -186,9 +181,8 @@ struct golden_means_kernel {
       int const query = pass.begin(block) + row;
       float x[dot_tile::width];
       dot_tile::multiply(
-          c, memory.tile, pass.shape().head_dim,
-          [&](int i) { return i < keys ? pass.key(head, first + i) : nullptr; }, count,
-          [&](int i) { return pass.query(head, j, query + i); }, x);
+          c, memory.tile, pass.shape().head_dim, [&](int i) { return i < keys ? pass.key(head, first + i) : nullptr; },
+          count, [&](int i) { return pass.query(head, j, query + i); }, x);
       if (c.rank() < dot_tile::width)
         memory.of[c.rank()] = c.rank() < count ? softmax_of(head, j, query + c.rank()) : query_softmax{};
       c.sync(looked_up);
@@ -202,8 +196,7 @@ struct golden_means_kernel {
 
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE query_softmax softmax_of(int head, int j, int position) const {
     if (softmax != nullptr)
-      return softmax[(std::int64_t{head} * pass.shape().group + j) * pass.queries() + position -
-                     pass.begin(0)];
+      return softmax[(std::int64_t{head} * pass.shape().group + j) * pass.queries() + position - pass.begin(0)];
     float const lse = pass.lse(head, j, position);
     return is_finite(lse) ? query_softmax{lse, 1.0f} : query_softmax{};
   }
@@ -323,8 +316,7 @@ struct golden_evict_kernel {
     }
   }
 
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE static std::uint64_t counted(std::uint32_t key,
-                                                                     std::uint32_t threshold) {
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE static std::uint64_t counted(std::uint32_t key, std::uint32_t threshold) {
     if (key < threshold) return 1;
     return key == threshold ? std::uint64_t{1} << 32 : 0;
   }
@@ -344,15 +336,13 @@ struct golden_kernels {
     return counter.bytes();
   }
 
-  static std::size_t golden_eviction_bytes(Exec const&, golden_config const& config,
-                                           golden_shape const& shape) {
+  static std::size_t golden_eviction_bytes(Exec const&, golden_config const& config, golden_shape const& shape) {
     arena counter;
     (void)arrays::take(counter, config, shape);
     return counter.bytes();
   }
 
-  static std::size_t golden_eviction_bytes(Exec const&, golden_config const& config,
-                                           golden_means const& means) {
+  static std::size_t golden_eviction_bytes(Exec const&, golden_config const& config, golden_means const& means) {
     arena counter;
     (void)arrays::take(counter, config, means);
     return counter.bytes();
@@ -360,8 +350,8 @@ struct golden_kernels {
 
   /// 2 launches; 1 where log-sum-exps are handed over.
   template <class Query, class Key, log_base Base>
-  static status block_means(Exec const& exec, golden_config const& config,
-                            golden_input<Query, Key, Base> const& input, float* means, workspace scratch) {
+  static status block_means(Exec const& exec, golden_config const& config, golden_input<Query, Key, Base> const& input,
+                            float* means, workspace scratch) {
     arena cutting(scratch);
     auto const softmax = arrays::take_softmax(cutting, config, input.shape, input.shape.kv_heads);
     launches<Exec> run(exec);
@@ -383,8 +373,7 @@ struct golden_kernels {
       pass.first_head = first;
       pass.heads = smaller(memory.heads, kv_heads - first);
       attend(run, pass, memory.softmax, memory.scores);
-      auto const means =
-          golden_means::block_major(memory.scores, pass.heads, input.shape.tokens, pass.blocks);
+      auto const means = golden_means::block_major(memory.scores, pass.heads, input.shape.tokens, pass.blocks);
       solve(run, config, means, first, kv_heads, memory, output);
     }
     return run.result();
@@ -422,9 +411,9 @@ struct golden_kernels {
       return memory.take<query_softmax>(static_cast<std::size_t>(heads * queries * shape.group));
     }
     static arrays take(arena& memory, golden_config const& config, golden_shape const& shape) {
-      arrays made = take(memory, config,
-                         golden_means::block_major(nullptr, shape.kv_heads, shape.tokens,
-                                                   config.future_blocks(shape.tokens)));
+      arrays made =
+          take(memory, config,
+               golden_means::block_major(nullptr, shape.kv_heads, shape.tokens, config.future_blocks(shape.tokens)));
       made.softmax = take_softmax(memory, config, shape, made.heads);
       return made;
     }
@@ -452,12 +441,11 @@ struct golden_kernels {
     run(std::int64_t{pass.heads} * pass.blocks * body.tiles(), body);
   }
 
-  static void solve(launches<Exec>& run, golden_config const& config, golden_means const& means,
-                    int first_head, int kv_heads, arrays const& memory, golden_output const& output) {
+  static void solve(launches<Exec>& run, golden_config const& config, golden_means const& means, int first_head,
+                    int kv_heads, arrays const& memory, golden_output const& output) {
     int const steps = smaller(config.steps(means.tokens), means.blocks);
     golden_fold_kernel const fold{config, means, memory.scores,
-                                  part_of(output.future, first_head, std::int64_t{steps} * means.tokens),
-                                  steps};
+                                  part_of(output.future, first_head, std::int64_t{steps} * means.tokens), steps};
     run(std::int64_t{means.kv_heads} * fold.tiles(), fold);
     auto const evict = [&](auto body) {
       body.config = config;

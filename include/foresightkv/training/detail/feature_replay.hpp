@@ -5,20 +5,20 @@
 #include <cstddef>
 #include <cstdint>
 #include <foresightkv/cache.hpp>
-#include <foresightkv/verbs/carry.hpp>
 #include <foresightkv/compactions/ordered.hpp>
 #include <foresightkv/config.hpp>
 #include <foresightkv/detail/buffer.hpp>
 #include <foresightkv/detail/observer.hpp>
-#include <foresightkv/verbs/evict.hpp>
-#include <foresightkv/verbs/observe.hpp>
-#include <foresightkv/verbs/reset.hpp>
 #include <foresightkv/scorers/foresight.hpp>
-#include <foresightkv/verbs/select.hpp>
 #include <foresightkv/selectors/sampled_top_k.hpp>
 #include <foresightkv/selectors/top_k.hpp>
 #include <foresightkv/training/judge_gradient.hpp>
 #include <foresightkv/training/replay_config.hpp>
+#include <foresightkv/verbs/carry.hpp>
+#include <foresightkv/verbs/evict.hpp>
+#include <foresightkv/verbs/observe.hpp>
+#include <foresightkv/verbs/reset.hpp>
+#include <foresightkv/verbs/select.hpp>
 
 namespace foresightkv::inline v0::detail::training {
 
@@ -28,8 +28,7 @@ template <element Query, element Key>
 status check_replay(replay_config const& config, recorded_layer<Query, Key> const& layer) {
   if (!config.valid()) return {errc::invalid_config, 0, argument::config};
   if (!layer.shape().valid() || layer.tokens < 0 || layer.tokens > 0x3fffffff) return {errc::invalid_shape};
-  return layer.softmax_scale >= 0.0f && is_finite(layer.softmax_scale) ? status{}
-                                                                       : status{errc::invalid_shape};
+  return layer.softmax_scale >= 0.0f && is_finite(layer.softmax_scale) ? status{} : status{errc::invalid_shape};
 }
 
 inline status check_future(replay_config const& config, future_scores const& future, int tokens) {
@@ -73,8 +72,10 @@ struct recorded_cache {
   [[nodiscard]] status check() const { return extents.valid() ? status{} : status{errc::invalid_shape}; }
 
  private:
-  [[nodiscard]] recorded_vectors<Element> vectors(Element const* first, token_strides const& strides, row_index at) const {
-    return {first + at.kv_head * strides.head, strides.token, positions + std::ptrdiff_t{at.kv_head} * extents.capacity};
+  [[nodiscard]] recorded_vectors<Element> vectors(Element const* first, token_strides const& strides,
+                                                  row_index at) const {
+    return {first + at.kv_head * strides.head, strides.token,
+            positions + std::ptrdiff_t{at.kv_head} * extents.capacity};
   }
 };
 
@@ -147,15 +148,8 @@ class replay {
 
  public:
   replay(host_execution exec, replay_config const& config, recorded_layer<Query, Key> const& layer,
-         future_scores const& future, replay_guide const& guide, replay_output const& output,
-         memory_type const& memory)
-      : exec_(exec),
-        config_(config),
-        layer_(layer),
-        future_(future),
-        guide_(guide),
-        output_(output),
-        memory_(memory) {
+         future_scores const& future, replay_guide const& guide, replay_output const& output, memory_type const& memory)
+      : exec_(exec), config_(config), layer_(layer), future_(future), guide_(guide), output_(output), memory_(memory) {
     memory_.shape.layers = &layer_.layer;
     policy_.config = config.eviction;
     cache_ = {memory_.shape,
@@ -175,8 +169,7 @@ class replay {
     if (auto const done = start(); !done.ok()) return done;
     for (int step = 0; step < config_.steps(layer_.tokens); ++step) {
       if (auto const done = cut(step); !done.ok()) return done;
-      append(config_.next_token(step),
-             std::min(config_.eviction.interval, layer_.tokens - config_.next_token(step)));
+      append(config_.next_token(step), std::min(config_.eviction.interval, layer_.tokens - config_.next_token(step)));
     }
     return {};
   }
@@ -209,8 +202,7 @@ class replay {
 
   /// The prompt, and the statistics that its queries leave behind.
   status start() {
-    if (auto const done = reset(exec_, state_, visit_, &guide_.rollout, &guide_.seed); !done.ok())
-      return done;
+    if (auto const done = reset(exec_, state_, visit_, &guide_.rollout, &guide_.seed); !done.ok()) return done;
     int const prompt = config_.first_length() - config_.eviction.interval;
     *memory_.length = 0;
     append(0, prompt);
@@ -228,16 +220,13 @@ class replay {
           return observe(exec_, cache_, visit_, window(next - config_.eviction.interval, next), state_, seen,
                          memory_.verbs);
         },
-        [&] {
-          return carry(exec_, rows(), observed<window_list>{seen});
-        },
+        [&] { return carry(exec_, rows(), observed<window_list>{seen}); },
         [&] {
           for (int head = 0; head < layer_.kv_heads; ++head) write_row(step, head);
           return score(step);
         },
         [&] {
-          selection const lists{memory_.kept, memory_.evicted, memory_.evicted_count, nullptr,
-                                memory_.shape.capacity};
+          selection const lists{memory_.kept, memory_.evicted, memory_.evicted_count, nullptr, memory_.shape.capacity};
           return select(exec_, rows(), score_view{memory_.scores, memory_.shape.capacity}, lists);
         },
         [&] {
@@ -287,36 +276,32 @@ class replay {
           layer_.keys,
           layer_.values,
           output_.positions + rows_before(step),
-          output_.statistics +
-              rows_before(step) * static_cast<std::size_t>(judge_shape::features * layer_.group),
+          output_.statistics + rows_before(step) * static_cast<std::size_t>(judge_shape::features * layer_.group),
           1,
           count,
           layer_.tokens,
           cache_.key_strides,
           cache_.value_strides};
-      auto const done =
-          judge_forward(exec_, layer_.shape(), guide_.weights, rows, memory_.hidden, memory_.row_scores);
+      auto const done = judge_forward(exec_, layer_.shape(), guide_.weights, rows, memory_.hidden, memory_.row_scores);
       if (!done.ok()) return done;
       from = memory_.row_scores;
     }
     std::fill_n(memory_.scores, heads() * static_cast<std::size_t>(memory_.shape.capacity), 0.0f);
     for (int head = 0; head < layer_.kv_heads; ++head)
-      std::copy_n(
-          from + std::ptrdiff_t{head} * count, count,
-          memory_.scores + std::ptrdiff_t{head} * memory_.shape.capacity + config_.eviction.sink_tokens);
+      std::copy_n(from + std::ptrdiff_t{head} * count, count,
+                  memory_.scores + std::ptrdiff_t{head} * memory_.shape.capacity + config_.eviction.sink_tokens);
     return {};
   }
 
   void note(int step, int head) const {
     int const count = config_.evictions(step);
-    auto const at = heads() * config_.evictions_before(step) +
-                    static_cast<std::size_t>(head) * static_cast<std::size_t>(count);
+    auto const at =
+        heads() * config_.evictions_before(step) + static_cast<std::size_t>(head) * static_cast<std::size_t>(count);
     std::int32_t const* const slots = memory_.evicted + std::ptrdiff_t{head} * memory_.shape.capacity;
     for (int i = 0; i < count; ++i) {
       auto const place = at + static_cast<std::size_t>(i);
       if (output_.evicted != nullptr) output_.evicted[place] = slots[i] - config_.eviction.sink_tokens;
-      if (output_.evicted_positions != nullptr)
-        output_.evicted_positions[place] = positions_of(head)[slots[i]];
+      if (output_.evicted_positions != nullptr) output_.evicted_positions[place] = positions_of(head)[slots[i]];
     }
   }
 
@@ -327,8 +312,7 @@ class replay {
     for (int slot = 0; slot < config_.eviction.budget; ++slot) {
       positions_of(head)[slot] = positions_of(head)[kept[slot]];
       state_.position[state_.column(head, slot)] = positions_of(head)[slot];
-      if (kept[slot] != slot)
-        std::copy_n(state_.carried_at(head, kept[slot]), width, state_.carried_at(head, slot));
+      if (kept[slot] != slot) std::copy_n(state_.carried_at(head, kept[slot]), width, state_.carried_at(head, slot));
     }
     state_.seen_length[head] = config_.eviction.budget;
     ++state_.step[head];

@@ -59,9 +59,7 @@ struct packed_head {
   Real* output;  // [16], and the output's bias behind it
 
   packed_head(Real* weights, judge_shape const& shape)
-      : input(weights),
-        bias(weights + std::ptrdiff_t{shape.inputs()} * dense_width),
-        output(bias + dense_width) {}
+      : input(weights), bias(weights + std::ptrdiff_t{shape.inputs()} * dense_width), output(bias + dense_width) {}
 };
 
 // --- GELU and its derivative
@@ -97,8 +95,7 @@ inline double gelu_slope(double z) {
 
 /// scores[t] = output . gelu(hidden[t]) + output[16] for at most judge_tile tokens.
 template <class Isa>
-[[gnu::always_inline]] inline void score_tile(float const* output, float const* hidden, int tokens,
-                                              float* scores) {
+[[gnu::always_inline]] inline void score_tile(float const* output, float const* hidden, int tokens, float* scores) {
   float active[judge_tile * dense_width];
   std::copy_n(hidden, tokens * dense_width, active);
   gelu_row<Isa>(active, tokens * dense_width);
@@ -112,8 +109,7 @@ template <class Isa>
 // --- backward
 // --------------------------------------------------------------------------------------------------------
 
-inline constexpr int backward_tokens =
-    32;  // candidates that share a pass over the gradient; their inputs stay in L1
+inline constexpr int backward_tokens = 32;  // candidates that share a pass over the gradient; their inputs stay in L1
 
 /// Inputs in the register tile of `outer_accumulate`.
 template <class Isa>
@@ -136,8 +132,7 @@ template <class Isa>
     for (int i = 0; i < tile; ++i) place[i] = std::min(first + i, count - 1);
     bool const whole = first + tile <= count;
     unrolled<tile * vectors>([&](auto k) __attribute__((always_inline)) {
-      load<Isa>(gradient + place[k / vectors] * dense_width + k % vectors * Isa::lanes,
-                sums[k / vectors][k % vectors]);
+      load<Isa>(gradient + place[k / vectors] * dense_width + k % vectors * Isa::lanes, sums[k / vectors][k % vectors]);
     });
     auto const pass = [&](auto at) __attribute__((always_inline)) {
       for (int t = 0; t < tokens; ++t) {
@@ -199,9 +194,8 @@ template <class Isa>
 template <class Isa>
 struct judge_kernels {
   [[gnu::noinline]] static void score(float const* output, float const* hidden, int tokens, float* scores) {
-    with_isa<Isa>([&](auto isa) __attribute__((always_inline)) {
-      score_tile<decltype(isa)>(output, hidden, tokens, scores);
-    });
+    with_isa<Isa>([&](auto isa)
+                      __attribute__((always_inline)) { score_tile<decltype(isa)>(output, hidden, tokens, scores); });
   }
   [[gnu::noinline]] static void outer(float const* const* inputs, int tokens, int count, float const* slopes,
                                       float* gradient) {
@@ -222,8 +216,8 @@ struct judge_kernels {
 /// token the same operations as `bulk_score`, so that a judge is trained with the numbers that it will be run
 /// with.
 template <class Isa, class Key, class Value>
-[[gnu::noinline]] void forward_row(judge_shape const& shape, float const* weights,
-                                   judge_row<Key, Value> const& row, float* hidden, float* scores) {
+[[gnu::noinline]] void forward_row(judge_shape const& shape, float const* weights, judge_row<Key, Value> const& row,
+                                   float* hidden, float* scores) {
   packed_head<float const> const packed(weights, shape);
   auto const value_weights = packed.input + std::ptrdiff_t{shape.key_head_dim} * dense_width;
   auto const feature_weights = value_weights + std::ptrdiff_t{shape.value_head_dim} * dense_width;
@@ -233,12 +227,11 @@ template <class Isa, class Key, class Value>
     float* const units = hidden + std::ptrdiff_t{first} * dense_width;
     row.prefetch(shape, first + judge_tile, judge_tile);
     for (int t = 0; t < tokens; ++t) std::copy_n(packed.bias, dense_width, units + t * dense_width);
-    accumulate_part<Isa>([&](int t) { return row.key(first + t); }, tokens, shape.key_head_dim, packed.input,
+    accumulate_part<Isa>([&](int t) { return row.key(first + t); }, tokens, shape.key_head_dim, packed.input, units);
+    accumulate_part<Isa>([&](int t) { return row.value(first + t); }, tokens, shape.value_head_dim, value_weights,
                          units);
-    accumulate_part<Isa>([&](int t) { return row.value(first + t); }, tokens, shape.value_head_dim,
-                         value_weights, units);
-    accumulate_part<Isa>([&](int t) { return row.statistics + std::ptrdiff_t{first + t} * features; }, tokens,
-                         features, feature_weights, units);
+    accumulate_part<Isa>([&](int t) { return row.statistics + std::ptrdiff_t{first + t} * features; }, tokens, features,
+                         feature_weights, units);
     judge_kernels<Isa>::score(packed.output, units, tokens, scores + first);
   }
 }
@@ -264,9 +257,8 @@ void outer_part(ElementAt const& element_at, int tokens, int dim, float const* s
 
 /// Adds one row's part to a head's gradient.
 template <class Isa, class Key, class Value>
-[[gnu::noinline]] void backward_row(judge_shape const& shape, float const* weights,
-                                    judge_row<Key, Value> const& row, float const* hidden,
-                                    float const* score_gradient, float* gradient) {
+[[gnu::noinline]] void backward_row(judge_shape const& shape, float const* weights, judge_row<Key, Value> const& row,
+                                    float const* hidden, float const* score_gradient, float* gradient) {
   packed_head<float const> const packed(weights, shape);
   packed_head<float> const out(gradient, shape);
   auto const value_gradient = out.input + std::ptrdiff_t{shape.key_head_dim} * dense_width;
@@ -276,13 +268,12 @@ template <class Isa, class Key, class Value>
     int const tokens = std::min(backward_tokens, row.candidates - first);
     float slopes[backward_tokens * dense_width];
     row.prefetch(shape, first + backward_tokens, backward_tokens);
-    judge_kernels<Isa>::units(packed, hidden + std::ptrdiff_t{first} * dense_width, score_gradient + first,
-                              tokens, slopes, out);
+    judge_kernels<Isa>::units(packed, hidden + std::ptrdiff_t{first} * dense_width, score_gradient + first, tokens,
+                              slopes, out);
     outer_part<Isa>([&](int t) { return row.key(first + t); }, tokens, shape.key_head_dim, slopes, out.input);
-    outer_part<Isa>([&](int t) { return row.value(first + t); }, tokens, shape.value_head_dim, slopes,
-                    value_gradient);
-    outer_part<Isa>([&](int t) { return row.statistics + std::ptrdiff_t{first + t} * features; }, tokens,
-                    features, slopes, feature_gradient);
+    outer_part<Isa>([&](int t) { return row.value(first + t); }, tokens, shape.value_head_dim, slopes, value_gradient);
+    outer_part<Isa>([&](int t) { return row.statistics + std::ptrdiff_t{first + t} * features; }, tokens, features,
+                    slopes, feature_gradient);
   }
 }
 
@@ -291,30 +282,27 @@ template <class Isa, class Key, class Value>
 
 /// Calls visit(input, value) for every input of one candidate.
 template <class Key, class Value, class Visit>
-void visit_inputs(judge_shape const& shape, judge_row<Key, Value> const& row, int candidate,
-                  Visit const& visit) {
+void visit_inputs(judge_shape const& shape, judge_row<Key, Value> const& row, int candidate, Visit const& visit) {
   int input = 0;
   Key const* const key = row.key(candidate);
   Value const* const value = row.value(candidate);
   int const features = judge_shape::features * shape.group;
   float const* const statistics = row.statistics + std::ptrdiff_t{candidate} * features;
-  for (int d = 0; d < shape.key_head_dim; ++d)
-    visit(input++, static_cast<double>(element_traits<Key>::load(key[d])));
+  for (int d = 0; d < shape.key_head_dim; ++d) visit(input++, static_cast<double>(element_traits<Key>::load(key[d])));
   for (int d = 0; d < shape.value_head_dim; ++d)
     visit(input++, static_cast<double>(element_traits<Value>::load(value[d])));
   for (int f = 0; f < features; ++f) visit(input++, static_cast<double>(statistics[f]));
 }
 
 template <class Isa, class Key, class Value>
-void forward_row(judge_shape const& shape, double const* weights, judge_row<Key, Value> const& row,
-                 double* hidden, double* scores) {
+void forward_row(judge_shape const& shape, double const* weights, judge_row<Key, Value> const& row, double* hidden,
+                 double* scores) {
   packed_head<double const> const packed(weights, shape);
   for (int c = 0; c < row.candidates; ++c) {
     double* const units = hidden + std::ptrdiff_t{c} * dense_width;
     std::copy_n(packed.bias, dense_width, units);
     visit_inputs(shape, row, c, [&](int input, double value) {
-      for (int u = 0; u < dense_width; ++u)
-        units[u] += value * packed.input[std::ptrdiff_t{input} * dense_width + u];
+      for (int u = 0; u < dense_width; ++u) units[u] += value * packed.input[std::ptrdiff_t{input} * dense_width + u];
     });
     scores[c] = packed.output[dense_width];
     for (int u = 0; u < dense_width; ++u) scores[c] += gelu(units[u]) * packed.output[u];
@@ -335,8 +323,7 @@ void backward_row(judge_shape const& shape, double const* weights, judge_row<Key
       out.output[u] += score_gradient[c] * gelu(z);
     }
     visit_inputs(shape, row, c, [&](int input, double value) {
-      for (int u = 0; u < dense_width; ++u)
-        out.input[std::ptrdiff_t{input} * dense_width + u] += value * slopes[u];
+      for (int u = 0; u < dense_width; ++u) out.input[std::ptrdiff_t{input} * dense_width + u] += value * slopes[u];
     });
   }
 }

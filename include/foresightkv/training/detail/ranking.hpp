@@ -89,8 +89,7 @@ inline void sort_entries(std::uint64_t*& entries, std::uint64_t*& spare, int n) 
 /// Puts the row in ascending order of labels and marks the groups of equal ones. Returns the first place that
 /// has a label: what lies before it (NaN) takes part in no pair.
 template <class Real>
-int order_by_label(Real const* scores, float const* labels, int n, ranking_scratch<Real>& row,
-                   pair_counts& found) {
+int order_by_label(Real const* scores, float const* labels, int n, ranking_scratch<Real>& row, pair_counts& found) {
   for (int i = 0; i < n; ++i) row.entries[i] = entry_of(order_key(labels[i]), i);
   sort_entries(row.entries, row.spare, n);
   for (int k = 0; k < n; ++k) row.scores[k] = scores[entry_index(row.entries[k])];
@@ -233,9 +232,8 @@ std::int64_t sort_pairs(ranking_scratch<Real>& row, int first, int n, Real margi
 /// Pairs (i, i + shift) for i in [from, to): adds their counts to `net`, returns how many are inside the
 /// margin.
 template <class Real>
-[[gnu::always_inline]] inline int compare_shifted(Real const* scores, std::uint32_t const* keys, int from,
-                                                  int to, int shift, Real margin, std::int32_t* net,
-                                                  std::int32_t* signs) {
+[[gnu::always_inline]] inline int compare_shifted(Real const* scores, std::uint32_t const* keys, int from, int to,
+                                                  int shift, Real margin, std::int32_t* net, std::int32_t* signs) {
   int active = 0;
   for (int i = from; i < to; ++i) {
     std::uint32_t const mine = keys[i], other = keys[i + shift];
@@ -255,17 +253,15 @@ template <class Real>
 /// The two comparisons behind calls, each compiled once per instruction set and translation unit.
 template <class Isa>
 struct ranking_kernels {
-  [[gnu::noinline]] static std::int64_t compare(ranking_scratch<float> const& row, int first, int n,
-                                                float margin) {
+  [[gnu::noinline]] static std::int64_t compare(ranking_scratch<float> const& row, int first, int n, float margin) {
     std::int64_t active = 0;
-    with_isa<Isa>([&](auto isa) __attribute__((always_inline)) {
-      active = compare_pairs<decltype(isa)>(row, first, n, margin);
-    });
+    with_isa<Isa>([&](auto isa)
+                      __attribute__((always_inline)) { active = compare_pairs<decltype(isa)>(row, first, n, margin); });
     return active;
   }
   template <class Real>
-  [[gnu::noinline]] static int shifted(Real const* scores, std::uint32_t const* keys, int from, int to,
-                                       int shift, Real margin, ranking_scratch<Real> const& row) {
+  [[gnu::noinline]] static int shifted(Real const* scores, std::uint32_t const* keys, int from, int to, int shift,
+                                       Real margin, ranking_scratch<Real> const& row) {
     int active = 0;
     with_isa<Isa>([&](auto) __attribute__((always_inline)) {
       active = compare_shifted(scores, keys, from, to, shift, margin, row.gradient, row.net);
@@ -277,8 +273,7 @@ struct ranking_kernels {
 /// Net counts of all pairs of one row in `row.gradient`, in candidate order.
 template <class Isa, class Real>
 [[gnu::noinline]] pair_counts count_all_pairs(Real const* scores, float const* labels, int n, Real margin,
-                                              ranking_scratch<Real>& row,
-                                              int sorted_from = sorted_pairs_from<Isa>) {
+                                              ranking_scratch<Real>& row, int sorted_from = sorted_pairs_from<Isa>) {
   pair_counts found;
   int const first = order_by_label(scores, labels, n, row, found);
   if constexpr (std::is_same_v<Real, float>) {

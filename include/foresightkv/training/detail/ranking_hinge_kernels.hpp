@@ -19,8 +19,8 @@ using training::hinge_config, training::hinge_result, training::hinge_row, train
 
 /// What the kernels of one call hand to each other.
 struct hinge_memory {
-  hinge_row* rows = nullptr;         // [rows]
-  std::int32_t* net = nullptr;       // [rows][candidates] pairs that pull a score up, less those that push it down
+  hinge_row* rows = nullptr;          // [rows]
+  std::int32_t* net = nullptr;        // [rows][candidates] pairs that pull a score up, less those that push it down
   std::int32_t* distances = nullptr;  // [rows][num_distances]
   std::int32_t* num_counted = nullptr;
 
@@ -29,7 +29,8 @@ struct hinge_memory {
     hinge_memory all;
     all.rows = memory.take<hinge_row>(count);
     all.net = memory.take<std::int32_t>(count * static_cast<std::size_t>(candidates));
-    all.distances = memory.take<std::int32_t>(count * static_cast<std::size_t>(training::num_distances(config, candidates)));
+    all.distances =
+        memory.take<std::int32_t>(count * static_cast<std::size_t>(training::num_distances(config, candidates)));
     all.num_counted = memory.take<std::int32_t>(1);
     return all;
   }
@@ -37,8 +38,8 @@ struct hinge_memory {
 
 /// Sum of doubles over a block, in a fixed order; every thread gets it. `partial` is free again after a sync.
 template <class Context>
-FORESIGHTKV_HOST_DEVICE double block_sum(Context const& c, double (&partial)[Context::threads / warp_size], double value,
-                                         int number) {
+FORESIGHTKV_HOST_DEVICE double block_sum(Context const& c, double (&partial)[Context::threads / warp_size],
+                                         double value, int number) {
   value = warp_sum(c, value);
   if (c.rank() % warp_size == 0) partial[c.rank() / warp_size] = value;
   c.sync(number);
