@@ -10,6 +10,7 @@ namespace foresightkv::inline v0 {
 /// How many tokens each row keeps. Budgets of one length domain are equal:
 ///   domain                        the coarsest length domain in which it is constant
 ///   operator()(config, shape, row) tokens to keep; negative: the sequence is flagged and left alone
+///   check(shape)                  (optional) a status: what the host can see to be wrong with it for such a cache
 template <class Budget>
 concept budget = std::is_trivially_copyable_v<Budget> &&
     requires(Budget const rule, eviction_config const config, cache_shape const shape, row_index at) {

@@ -124,6 +124,9 @@ concept row_scorer = requires(Scorer const scorer, detail::archetype::block cons
   { scorer(block, row, scores) } -> std::same_as<void>;
 };
 
+/// Either kind may also have, and combinators hand on to what they combine:
+///   check(shape)         (optional) a status: what the host can see to be wrong with it for a cache of this shape
+///   covers(model_layer)  (optional) whether it has what a layer of the model needs, such as a judge
 template <class Type>
 concept scorer = std::is_trivially_copyable_v<Type> &&(pointwise_scorer<Type> || row_scorer<Type>);
 

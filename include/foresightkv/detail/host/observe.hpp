@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <foresightkv/detail/host/kernels.hpp>
 #include <foresightkv/detail/host/row.hpp>
@@ -134,87 +135,124 @@ inline void leave_unqueried(statistics<Statistics...>, row_positions const& posi
   }
 }
 
+/// A row and the chunk of its window, with what all its queries share: in code for one instruction set.
+template <class Isa, class List, class Cache, class Query, log_base Base>
+struct row_observation {
+  Cache const& cache;
+  row_index at;
+  int n;
+  row_positions const& positions;
+  observation<Query, Base> const& window;
+  observe_scratch const& scratch;
+  float* out;  // [slot][List][group]
+  window_place place;
+  softmax_rule rule = softmax_rule_of(window, cache, at);
+  visibility seen = find_visibility(positions, n, place.first, scratch.late);
+  std::size_t stride = static_cast<std::size_t>(padded<Isa>(n));
+  key_vectors<Cache> vectors = cache.keys(at);
+
+  [[nodiscard]] int group() const { return cache.shape().group; }
+  [[nodiscard]] int head_dim() const { return cache.shape().key_head_dim; }
+
+  /// Keys of all tokens, side by side as the logits want them.
+  [[gnu::always_inline]] void pack_keys() const {
+    auto const keys = reinterpret_cast<key_element<Cache> const**>(scratch.keys);
+    for (int slot = 0; slot < n; ++slot) keys[slot] = vectors.at(slot);
+    kernels<Isa>::pack(keys, n, head_dim(), scratch.packed);
+  }
+
+  /// Statistics of query head j, 0 <= j < group; `begun`: onto those that earlier chunks left.
+  [[gnu::always_inline]] bool observe_head(int j, bool begun) const {
+    begin_folds(List{}, scratch.folds, stride, n);
+    if (begun) go_on(j);
+    bool sound = true;
+    for (int first = 0; first < place.count; first += query_block)
+      sound &= fold_queries(j, first, std::min(query_block, place.count - first));
+    for (int i = 0; i < n; ++i)
+      for (int s = 0; s < List::size; ++s) statistic(i, s, j) = fold(i, s);
+    return sound;
+  }
+
+ private:
+  [[nodiscard]] float& statistic(int slot, int s, int j) const {
+    return out[(static_cast<std::ptrdiff_t>(slot) * List::size + s) * group() + j];
+  }
+  [[nodiscard]] float& fold(int slot, int s) const {
+    return scratch.folds[static_cast<std::size_t>(s) * stride + static_cast<std::size_t>(slot)];
+  }
+  [[nodiscard]] float* logits(int r) const { return scratch.logits + static_cast<std::size_t>(r) * stride; }
+  [[nodiscard]] float const* sink_of(int head) const {
+    if (window.sink_logits == nullptr) return nullptr;
+    cache_shape const& shape = cache.shape();
+    return window.sink_logits + static_cast<std::ptrdiff_t>(at.layer) * shape.num_kv_heads * shape.group + head;
+  }
+
+  /// A token that comes after all earlier queries got 0 from them, and nobody may have written that down.
+  [[gnu::always_inline]] void go_on(int j) const {
+    std::fill_n(scratch.logits, n, 0.0f);
+    fold_all(List{}, scratch.folds, stride, scratch.logits, n, place.end - place.first);
+    for (int i = 0; i < n; ++i)
+      for (int s = 0; s < List::size && positions.at(i) < place.first; ++s) fold(i, s) = statistic(i, s, j);
+  }
+
+  /// Queries [first, first + count) of one query head, together, since they read the same keys.
+  [[gnu::always_inline]] bool fold_queries(int j, int first, int count) const {
+    int const head = at.kv_head * group() + j;
+    for (int r = 0; r < count; ++r)
+      kernels<Isa>::widen(window.query(at, head, first + r), head_dim(),
+                          scratch.queries + static_cast<std::ptrdiff_t>(r) * head_dim());
+    int const reach = seen.prefix ? visible_prefix(positions, n, place.first + first + count - 1) : n;
+    kernels<Isa>::logits(scratch.queries, count, head_dim(), scratch.packed, reach, scratch.logits, stride);
+    bool sound = true;
+    for (int r = 0; r < count; ++r) {
+      float* const x = logits(r);
+      int const position = place.first + first + r;
+      int const visible = weigh(x, reach, position);
+      float lse2 = 0.0f;
+      if (window.lse != nullptr) {
+        float const given = window.log_sum_exp(at, head, first + r);
+        lse2 = is_finite(given) && Base == log_base::natural ? given * log2_e : given;
+      }
+      sound &= probabilities<Isa>(rule, window.lse == nullptr ? nullptr : &lse2, sink_of(head), x, visible);
+      std::fill(x + visible, x + n, 0.0f);
+      fold_all(List{}, scratch.folds, stride, x, n, place.end - 1 - position);
+    }
+    return sound;
+  }
+
+  /// Scales and caps the logits of a query and hides what it does not see: the first so many entries are its own.
+  [[gnu::always_inline]] int weigh(float* x, int reach, int position) const {
+    int const visible = seen.prefix ? visible_prefix(positions, reach, position) : n;
+    if constexpr (is_scaled_by_token<key_vectors<Cache>>())
+      for (int i = 0; i < visible; ++i) x[i] *= token_scale(vectors, i);
+    if (rule.soft_cap > 0.0f) cap_logits<Isa>(rule, x, visible);
+    if (seen.prefix) return visible;
+    int hidden = 0;
+    for (int i = 0; i < seen.num_late; ++i) {
+      int const where = positions.at(scratch.late[i]);
+      if (where >= 0 && where <= position) continue;
+      x[scratch.late[i]] = lowest_float;
+      ++hidden;
+    }
+    return hidden == n ? 0 : visible;
+  }
+};
+
 /// Observes the window of one row into out[slot][List][group], in code for one instruction set; see observe_row.
 template <class Isa, class List, class Cache, class Query, log_base Base>
 [[gnu::always_inline]] inline bool observe_row_with(Cache const& cache, row_index at, int n,
                                                     row_positions const& positions,
                                                     observation<Query, Base> const& window,
                                                     observe_scratch const& scratch, float* out) {
-  cache_shape const& shape = cache.shape();
-  int const dim = shape.key_head_dim;
-  int const group = shape.group;
-  int const width = List::size * group;
-  auto const stride = static_cast<std::size_t>(padded<Isa>(n));
+  int const group = cache.shape().group;
   window_place const place = place_window(window, at.sequence, positions.end(n));
   if (place.count == 0) leave_unqueried(List{}, positions, n, place, window.continues, group, out);
   if (place.count == 0 || n == 0) return true;
+  bool const begun = window.continues && window_begun(positions, n, place, out, List::size * group);
+  row_observation<Isa, List, Cache, Query, Base> const row{cache, at, n, positions, window, scratch, out, place};
+  row.pack_keys();
   bool sound = true;
-  bool const begun = window.continues && window_begun(positions, n, place, out, width);
-
-  softmax_rule const rule = softmax_rule_of(window, cache, at);
-  visibility const seen = find_visibility(positions, n, place.first, scratch.late);
-  auto const vectors = cache.keys(at);
-  auto const keys = reinterpret_cast<key_element<Cache> const**>(scratch.keys);
-  for (int slot = 0; slot < n; ++slot) keys[slot] = vectors.at(slot);
-  kernels<Isa>::pack(keys, n, dim, scratch.packed);
-
-  for (int j = 0; j < group; ++j) {
-    int const head = at.kv_head * group + j;
-    float const* const sink =
-        window.sink_logits == nullptr
-            ? nullptr
-            : window.sink_logits + static_cast<std::ptrdiff_t>(at.layer) * shape.num_kv_heads * group + head;
-    begin_folds(List{}, scratch.folds, stride, n);
-    if (begun) {
-      // A token that comes after all earlier queries got 0 from them, and nobody may have written that down.
-      for (int i = 0; i < n; ++i) scratch.logits[i] = 0.0f;
-      fold_all(List{}, scratch.folds, stride, scratch.logits, n, place.end - place.first);
-      for (int i = 0; i < n; ++i) {
-        if (positions.at(i) >= place.first) continue;
-        for (int s = 0; s < List::size; ++s)
-          scratch.folds[static_cast<std::size_t>(s) * stride + static_cast<std::size_t>(i)] =
-              out[static_cast<std::ptrdiff_t>(i) * width + s * group + j];
-      }
-    }
-    for (int block = 0; block < place.count; block += query_block) {
-      int const rows = place.count - block < query_block ? place.count - block : query_block;
-      for (int r = 0; r < rows; ++r)
-        kernels<Isa>::widen(window.query(at, head, block + r), dim,
-                            scratch.queries + static_cast<std::ptrdiff_t>(r) * dim);
-      int const newest = place.first + block + rows - 1;
-      int const reach = seen.prefix ? visible_prefix(positions, n, newest) : n;
-      kernels<Isa>::logits(scratch.queries, rows, dim, scratch.packed, reach, scratch.logits, stride);
-      for (int r = 0; r < rows; ++r) {
-        float* const x = scratch.logits + static_cast<std::size_t>(r) * stride;
-        int const position = place.first + block + r;
-        int visible = seen.prefix ? visible_prefix(positions, reach, position) : n;
-        int hidden = 0;
-        if constexpr (is_scaled_by_token<key_vectors<Cache>>())
-          for (int i = 0; i < visible; ++i) x[i] *= token_scale(vectors, i);
-        if (rule.soft_cap > 0.0f) cap_logits<Isa>(rule, x, visible);
-        if (!seen.prefix)
-          for (int i = 0; i < seen.num_late; ++i) {
-            int const where = positions.at(scratch.late[i]);
-            if (where >= 0 && where <= position) continue;
-            x[scratch.late[i]] = lowest_float;
-            ++hidden;
-          }
-        if (hidden == n) visible = 0;
-        float lse2 = 0.0f;
-        if (window.lse != nullptr) {
-          float const given = window.log_sum_exp(at, head, block + r);
-          lse2 = is_finite(given) && Base == log_base::natural ? given * log2_e : given;
-        }
-        sound &= probabilities<Isa>(rule, window.lse == nullptr ? nullptr : &lse2, sink, x, visible);
-        for (int i = visible; i < n; ++i) x[i] = 0.0f;
-        fold_all(List{}, scratch.folds, stride, x, n, place.end - 1 - position);
-      }
-    }
-    for (int i = 0; i < n; ++i)
-      for (int s = 0; s < List::size; ++s)
-        out[static_cast<std::ptrdiff_t>(i) * width + s * group + j] =
-            scratch.folds[static_cast<std::size_t>(s) * stride + static_cast<std::size_t>(i)];
-  }
+  for (int j = 0; j < group; ++j) sound &= row.observe_head(j, begun);
   return sound;
 }
 
