@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 #include <foresightkv/config.hpp>
+#include <foresightkv/detail/partition_point.hpp>
 #include <foresightkv/detail/row_view.hpp>
 #include <foresightkv/observation.hpp>
 
@@ -81,16 +82,7 @@ FORESIGHTKV_HOST_DEVICE softmax_rule softmax_rule_of(observation<Query, Base> co
 
 /// First slot of an ascending row that a query at `position` does not see.
 FORESIGHTKV_HOST_DEVICE inline int visible_prefix(row_positions const& positions, int n, int position) {
-  int low = 0;
-  int high = n;
-  while (low < high) {
-    int const middle = low + (high - low) / 2;
-    if (positions.at(middle) <= position)
-      low = middle + 1;
-    else
-      high = middle;
-  }
-  return low;
+  return partition_point(n, [&](int slot) { return positions.at(slot) <= position; });
 }
 
 /// A row as a scorer sees it, all but its statistics and what it borrows.

@@ -7,36 +7,19 @@
 #include <foresightkv/compactions/ordered.hpp>
 #include <foresightkv/compactions/slot_list.hpp>
 #include <foresightkv/detail/kernels/token_moves.hpp>
+#include <foresightkv/detail/partition_point.hpp>
 
 namespace foresightkv::inline v0::detail::kernels {
 
 /// First index of an ascending list whose entry is at least `value`.
 template <class Slot>
 FORESIGHTKV_HOST_DEVICE int lower_bound(Slot const* list, int count, int value) {
-  int low = 0;
-  int high = count;
-  while (low < high) {
-    int const middle = low + (high - low) / 2;
-    if (list[middle] < value)
-      low = middle + 1;
-    else
-      high = middle;
-  }
-  return low;
+  return partition_point(count, [&](int i) { return list[i] < value; });
 }
 
 /// Tokens that stay where they are when a row closes up: list[i] == i below, and never again above.
 FORESIGHTKV_HOST_DEVICE inline int unmoved_prefix(std::int32_t const* list, int count) {
-  int low = 0;
-  int high = count;
-  while (low < high) {
-    int const middle = low + (high - low) / 2;
-    if (list[middle] == middle)
-      low = middle + 1;
-    else
-      high = middle;
-  }
-  return low;
+  return partition_point(count, [&](int i) { return list[i] == i; });
 }
 
 /// The moves of a row whose holes are filled: the i-th slot below the new length that is not kept takes the i-th kept
@@ -51,16 +34,7 @@ struct hole_moves {
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE int source(int move) const { return kept[num_stays + move]; }
   /// The move-th hole: kept[i] - i holes lie below kept[i].
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE int hole(int move) const {
-    int low = 0;
-    int high = num_stays;
-    while (low < high) {
-      int const middle = low + (high - low) / 2;
-      if (kept[middle] - middle <= move)
-        low = middle + 1;
-      else
-        high = middle;
-    }
-    return move + low;
+    return move + partition_point(num_stays, [&](int i) { return kept[i] - i <= move; });
   }
   /// Where the token comes from that stands in `slot` afterwards.
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE int source_of(int slot) const {

@@ -330,23 +330,25 @@ struct kernel_backend : lifecycle<Exec> {
       chooser.max_length = list.max_length;
       start(chooser);
     }
-    /// start(chooser): which instance follows from the longest row that the host promised.
+    /// start(chooser), by the first of these instances that has room for a row of so many tokens; the last has for any.
+    template <class First, class... Others, class Start>
+    void choose_among(int longest, score_source const& scores, Start const& start) {
+      if constexpr (sizeof...(Others) > 0)
+        if (longest > First::longest) return choose_among<Others...>(longest, scores, start);
+      choose_by<First>(scores, start);
+    }
+    /// Which instance follows from the longest row that the host promised.
     template <class Start>
     void choose(score_source const& scores, Start const& start) {
-      if (list.max_length <= chooser_of<128, 8>::longest) return choose_by<chooser_of<128, 8>>(scores, start);
-      if (list.max_length <= chooser_of<256, 8>::longest) return choose_by<chooser_of<256, 8>>(scores, start);
-      if (list.max_length <= chooser_of<256, 16>::longest) return choose_by<chooser_of<256, 16>>(scores, start);
-      if (list.max_length <= longest_chooser::longest) return choose_by<longest_chooser>(scores, start);
-      choose_long(scores, start);
+      if (list.max_length > longest_chooser::longest) return choose_long(scores, start);
+      choose_among<chooser_of<128, 8>, chooser_of<256, 8>, chooser_of<256, 16>, longest_chooser>(list.max_length,
+                                                                                                 scores, start);
     }
     /// The same for rows that are too long for one block's registers.
     template <class Start>
     void choose_long(score_source const& scores, Start const& start) {
       int const longest = launch.clusters() ? list.max_length : no_limit;
-      if (longest <= cluster_chooser<2>::longest) return choose_by<cluster_chooser<2>>(scores, start);
-      if (longest <= cluster_chooser<4>::longest) return choose_by<cluster_chooser<4>>(scores, start);
-      if (longest <= cluster_chooser<8>::longest) return choose_by<cluster_chooser<8>>(scores, start);
-      choose_by<memory_chooser>(scores, start);
+      choose_among<cluster_chooser<2>, cluster_chooser<4>, cluster_chooser<8>, memory_chooser>(longest, scores, start);
     }
     template <class Chooser>
     void select(Chooser const& chooser, list_targets const& targets, std::int32_t* new_lengths) {
@@ -398,10 +400,7 @@ struct kernel_backend : lifecycle<Exec> {
       } else {
         stage.observed = observed(window);
         auto const score_and_cut = [&](auto const& chooser) { cut(chooser, target, stage); };
-        if (list.max_length <= chooser_of<256, 16>::longest)
-          choose_by<chooser_of<256, 16>>(scores, score_and_cut);
-        else
-          choose_by<longest_chooser>(scores, score_and_cut);
+        choose_among<chooser_of<256, 16>, longest_chooser>(list.max_length, scores, score_and_cut);
       }
     }
 
