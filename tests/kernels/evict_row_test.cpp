@@ -95,8 +95,8 @@ void cut_by_kernel(testing::execution const& exec, Bench& made, Cache const& cac
   body.carried = carried.data();
   body.slots = lists.data();
   body.max_length = shape.capacity;
-  kernels::recall_kernel const recall{body.chooser.rows, carried.data(), shape.capacity};
-  REQUIRE(launcher::run(exec, shape.num_rows(), recall).ok());
+  kernels::fetch_carried_kernel const fetch{body.chooser.rows, carried.data(), shape.capacity};
+  REQUIRE(launcher::run(exec, shape.num_rows(), fetch).ok());
   REQUIRE(launcher::run(exec, shape.num_rows(), body).ok());
   CHECK((made.intact() && carried.intact() && lists.intact()));
 }

@@ -85,7 +85,7 @@ struct backend<host_execution> : host::lifecycle {
     };
     for_each_row(exec, policy, cache, list, state, memory, accept, [&](auto const& row, auto const& scratch) {
       float const* const observed = row.window_of(window, scratch);
-      row.recall(scratch.carried);
+      row.fetch_carried(scratch.carried);
       row.score(window, observed, scratch.carried, scratch, scores.row(row.row));
     });
     return {};
@@ -117,7 +117,7 @@ struct backend<host_execution> : host::lifecycle {
       int const num_evicted = lists.evicted_count[row.row];
       if (num_evicted == 0) return row.store_length(new_lengths, row.length);
       int const num_kept = row.occupied() - num_evicted;
-      row.recall(scratch.carried);
+      row.fetch_carried(scratch.carried);
       row.compact(lists.kept + base, num_kept, lists.evicted + base, num_evicted, scratch.carried);
       row.store_length(new_lengths, Policy::compaction_type::moves_tokens ? num_kept : row.length);
     });

@@ -98,12 +98,34 @@ template <class Statistic>
   for (int i = 0; i < n; ++i) folds[i] = Statistic::fold(folds[i], p[i], age);
 }
 
+/// Queries whose statistics are folded in one pass over the row.
+inline constexpr int folded_together = 4;
+
+/// Folds `count` queries, p[query * stride], the oldest of this age, in order.
+template <class Statistic>
+[[gnu::always_inline]] inline void fold_rows(float* folds, float const* p, std::size_t stride, int count, int n,
+                                             int age) {
+  bool const all = count == folded_together && age < horizon<Statistic>();
+  if (!all) {
+    for (int r = 0; r < count; ++r) fold_row<Statistic>(folds, p + static_cast<std::size_t>(r) * stride, n, age - r);
+    return;
+  }
+  static_assert(folded_together == 4);
+  for (int i = 0; i < n; ++i) {
+    float value = Statistic::fold(folds[i], p[i], age);
+    value = Statistic::fold(value, p[stride + static_cast<std::size_t>(i)], age - 1);
+    value = Statistic::fold(value, p[2 * stride + static_cast<std::size_t>(i)], age - 2);
+    folds[i] = Statistic::fold(value, p[3 * stride + static_cast<std::size_t>(i)], age - 3);
+  }
+}
+
 template <class... Statistics>
 [[gnu::always_inline]] inline void fold_all(statistics<Statistics...>, [[maybe_unused]] float* folds,
-                                            [[maybe_unused]] std::size_t stride, [[maybe_unused]] float const* p,
-                                            [[maybe_unused]] int n, [[maybe_unused]] int age) {
+                                            [[maybe_unused]] float const* p, [[maybe_unused]] std::size_t stride,
+                                            [[maybe_unused]] int count, [[maybe_unused]] int n,
+                                            [[maybe_unused]] int age) {
   [[maybe_unused]] std::size_t place = 0;  // unused where nothing is read
-  (fold_row<Statistics>(folds + stride * place++, p, n, age), ...);
+  (fold_rows<Statistics>(folds + stride * place++, p, stride, count, n, age), ...);
 }
 
 template <class... Statistics>
@@ -190,7 +212,7 @@ struct row_observation {
   /// A token that comes after all earlier queries got 0 from them, and nobody may have written that down.
   [[gnu::always_inline]] void go_on(int j) const {
     std::fill_n(scratch.logits, n, 0.0f);
-    fold_all(List{}, scratch.folds, stride, scratch.logits, n, place.end - place.first);
+    fold_all(List{}, scratch.folds, scratch.logits, stride, 1, n, place.end - place.first);
     for (int i = 0; i < n; ++i)
       for (int s = 0; s < List::size && positions.at(i) < place.first; ++s) fold(i, s) = statistic(i, s, j);
   }
@@ -198,25 +220,39 @@ struct row_observation {
   /// Queries [first, first + count) of one query head, together, since they read the same keys.
   [[gnu::always_inline]] bool fold_queries(int j, int first, int count) const {
     int const head = at.kv_head * group() + j;
+    int const reach = seen.prefix ? visible_prefix(positions, n, place.first + first + count - 1) : n;
+    kernels<Isa>::logits(side_by_side(head, first, count), count, head_dim(), scratch.packed, reach, scratch.logits,
+                         stride);
+    bool sound = true;
+    for (int r = 0; r < count; r += folded_together) {
+      int const together = std::min(folded_together, count - r), oldest = place.first + first + r;
+      for (int i = 0; i < together; ++i) sound &= normalise(logits(r + i), head, first + r + i, reach);
+      fold_all(List{}, scratch.folds, logits(r), stride, together, n, place.end - 1 - oldest);
+    }
+    return sound;
+  }
+
+  /// Queries as floats, one behind the other: where they stand, if they stand so.
+  [[gnu::always_inline]] float const* side_by_side(int head, int first, int count) const {
+    if constexpr (std::same_as<Query, float>)
+      if (count == 1 || window.query(at, head, first + 1) - window.query(at, head, first) == head_dim())
+        return window.query(at, head, first);
     for (int r = 0; r < count; ++r)
       kernels<Isa>::widen(window.query(at, head, first + r), head_dim(),
                           scratch.queries + static_cast<std::ptrdiff_t>(r) * head_dim());
-    int const reach = seen.prefix ? visible_prefix(positions, n, place.first + first + count - 1) : n;
-    kernels<Isa>::logits(scratch.queries, count, head_dim(), scratch.packed, reach, scratch.logits, stride);
-    bool sound = true;
-    for (int r = 0; r < count; ++r) {
-      float* const x = logits(r);
-      int const position = place.first + first + r;
-      int const visible = weigh(x, reach, position);
-      float lse2 = 0.0f;
-      if (window.lse != nullptr) {
-        float const given = window.log_sum_exp(at, head, first + r);
-        lse2 = is_finite(given) && Base == log_base::natural ? given * log2_e : given;
-      }
-      sound &= probabilities<Isa>(rule, window.lse == nullptr ? nullptr : &lse2, sink_of(head), x, visible);
-      std::fill(x + visible, x + n, 0.0f);
-      fold_all(List{}, scratch.folds, stride, x, n, place.end - 1 - position);
+    return scratch.queries;
+  }
+
+  /// Logits of a query to probabilities, 0 for what it does not see.
+  [[gnu::always_inline]] bool normalise(float* x, int head, int query, int reach) const {
+    int const visible = weigh(x, reach, place.first + query);
+    float lse2 = 0.0f;
+    if (window.lse != nullptr) {
+      float const given = window.log_sum_exp(at, head, query);
+      lse2 = is_finite(given) && Base == log_base::natural ? given * log2_e : given;
     }
+    bool const sound = probabilities<Isa>(rule, window.lse == nullptr ? nullptr : &lse2, sink_of(head), x, visible);
+    std::fill(x + visible, x + n, 0.0f);
     return sound;
   }
 

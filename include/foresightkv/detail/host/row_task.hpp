@@ -141,7 +141,7 @@ struct row_task {
   }
 
   /// The state's carried columns as they stand; zero for tokens that it has not seen.
-  void recall(float* out) const {
+  void fetch_carried(float* out) const {
     row_carried const old = carried_of(state, row);
     auto const width = static_cast<std::ptrdiff_t>(old.width);
     int const stored = old.stored < length ? old.stored : length;

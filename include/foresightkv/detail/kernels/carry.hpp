@@ -73,7 +73,7 @@ struct carry_kernel {
 };
 
 /// Copies the carried columns of rows as they stand; zero for tokens that the state has not seen. A block per row.
-struct recall_kernel {
+struct fetch_carried_kernel {
   static constexpr int threads = 256;
 
   visited_rows rows{};

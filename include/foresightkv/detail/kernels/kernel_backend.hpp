@@ -106,7 +106,7 @@ struct kernel_backend : lifecycle<Exec> {
     questions.asks_budget = true;
     run.visit(questions, {lists, true, Policy::compaction_type::moves_tokens});
     if (state.num_carried > 0)
-      run.launch(run.rows.blocks(1), recall_kernel{run.rows, run.memory.carried, list.max_length});
+      run.launch(run.rows.blocks(1), fetch_carried_kernel{run.rows, run.memory.carried, list.max_length});
     auto body = run.compaction();
     body.kept = lists.kept;
     body.evicted = lists.evicted;

@@ -55,7 +55,7 @@ struct judge_sink<score_stage<Cache, Window, Reads, foresight<Features>>> {
     float carried[Tile::own_of_thread][carried_list::size > 0 ? carried_list::size : 1];
     if constexpr (carried_list::size > 0) carry<Tile>(c, mine, j, of, carried);
     units<Tile> hidden;
-    recall(c, own, hidden);
+    load_hidden(c, own, hidden);
     int input = shape.key_head_dim + shape.value_head_dim + j;
     Features::for_each([&](auto feature) {
       hidden.add_statistic(c, weights_of(mine, input), [&](int i) { return value_of(feature, of[i], carried[i]); });
@@ -67,7 +67,7 @@ struct judge_sink<score_stage<Cache, Window, Reads, foresight<Features>>> {
   template <class Tile, class Context, class Share>
   FORESIGHTKV_HOST_DEVICE void end(Context const& c, shared<Context>& own, Share const& mine, int, int) const {
     units<Tile> hidden;
-    recall(c, own, hidden);
+    load_hidden(c, own, hidden);
     float* const scores = stage.scores_of(mine.row);
     hidden.finish(c, weights_of(mine, stage.scorer.weights.shape.inputs()), [&](int i, float score) {
       int const slot = mine.first + Tile::own_of(c, i);
@@ -90,7 +90,7 @@ struct judge_sink<score_stage<Cache, Window, Reads, foresight<Features>>> {
     unrolled<units<Tile>::size>([&](int n) { own.hidden[n][c.rank()] = hidden.x[n % 2][n / 8][n / 2 % 4]; });
   }
   template <class Tile, class Context>
-  FORESIGHTKV_HOST_DEVICE static void recall(Context const& c, shared<Context> const& own, units<Tile>& hidden) {
+  FORESIGHTKV_HOST_DEVICE static void load_hidden(Context const& c, shared<Context> const& own, units<Tile>& hidden) {
     unrolled<units<Tile>::size>([&](int n) { hidden.x[n % 2][n / 8][n / 2 % 4] = own.hidden[n][c.rank()]; });
   }
 
