@@ -10,6 +10,7 @@
 #include <foresightkv/selectors/sampled_top_k.hpp>
 #include <foresightkv/selectors/top_k.hpp>
 #include <foresightkv/verbs/evict.hpp>
+#include <foresightkv/verbs/reset.hpp>
 
 #include <algorithm>
 #include <cstdint>
