@@ -76,7 +76,7 @@ TEST_CASE("evictor: some sequences, as collect_due lists them") {
   auto const cache = made.cache();
   std::vector<std::int32_t> due(3), count(1);
   REQUIRE(fkv::collect_due(fkv::host, evictor.rows(cache), due.data(), count.data()).ok());
-  REQUIRE(evictor.evict(cache, made.window(), {due.data(), count.data(), 3, 40}).ok());
+  REQUIRE(evictor.evict(cache, made.window(), {.slots = due.data(), .count = count.data(), .max_count = 3}).ok());
   CHECK(std::vector<std::int32_t>(evictor.new_lengths(), evictor.new_lengths() + 3) ==
         std::vector<std::int32_t>{16, 19, 16});
   CHECK(evictor.state().step[evictor.state().row({0, 1, 0})] == 0);
@@ -105,6 +105,12 @@ TEST_CASE("evictor: what does not fit is an error, nothing written") {
   other.shape = made.shape;
   other.shape.capacity = 0;
   CHECK(evictor.evict(other.cache(), other.window()).code == fkv::errc::invalid_shape);
+  for (int fkv::cache_shape::*const extent : {&fkv::cache_shape::num_kv_heads, &fkv::cache_shape::capacity}) {
+    auto negative = made.shape;
+    negative.*extent = -1;
+    fkv::evictor unmade{fkv::host, policy, negative, 4};
+    CHECK_FALSE(unmade.evict(made.cache(), made.window()).ok());
+  }
   CHECK(other.keys == made.keys);
   CHECK(evictor.new_lengths()[0] == -1);
 }

@@ -51,6 +51,8 @@ class owned_memory<host_execution> {
 /// Allocates when it is made, never in a call.
 template <class Exec, class Policy>
 class evictor {
+  static_assert(eviction_policy<Policy>, "foresightkv: a policy must come from compose(...)");
+
  public:
   /// \param shape        of the caches that will be handed over
   /// \param max_queries  of the largest window
@@ -58,25 +60,26 @@ class evictor {
       : exec_(exec),
         policy_(policy),
         all_{nullptr, nullptr, shape.num_sequences, shape.capacity},
-        columns_(exec, state_bytes(policy, shape, shape.capacity)),
-        scratch_(exec, evict_bytes(exec, policy, shape, all_, max_queries)),
-        lengths_(exec, static_cast<std::size_t>(shape.num_rows()) * sizeof(std::int32_t)),
+        columns_(exec, shape.valid() ? state_bytes(policy, shape, shape.capacity) : 0),
+        scratch_(exec, shape.valid() ? evict_bytes(exec, policy, shape, all_, max_queries) : 0),
+        lengths_(exec, shape.valid() ? static_cast<std::size_t>(shape.num_rows()) * sizeof(std::int32_t) : 0),
         state_(make_state(policy, shape, shape.capacity, columns_.view())),
         ready_(detail::first_error([&] { return columns_.allocated(); }, [&] { return scratch_.allocated(); },
                                    [&] { return lengths_.allocated(); }, [&] { return reset(); })) {}
   evictor(evictor const&) = delete;
   evictor& operator=(evictor const&) = delete;
 
-  /// Cuts every sequence that has a row longer than its budget: see foresightkv::evict. The lengths after the call,
-  /// also of sequences that were left alone, are in new_lengths().
+  /// Cuts every sequence that has a row longer than its budget, by however little: see foresightkv::evict. The lengths
+  /// after a call that is ok, also of sequences that were left alone, are in new_lengths().
   /// \return as evict; what went wrong when the evictor was made, if anything did
   template <class Cache, class Window>
   status evict(Cache const& cache, Window const& window) {
     return evict(cache, window, all_);
   }
-  /// The same for some sequences: those that are due.
+  /// The same for some sequences: those that are due. A max_length of 0 stands for the capacity.
   template <class Cache, class Window>
-  status evict(Cache const& cache, Window const& window, sequence_list const& sequences) {
+  status evict(Cache const& cache, Window const& window, sequence_list sequences) {
+    if (sequences.max_length == 0) sequences.max_length = all_.max_length;
     return detail::first_error([&] { return ready_; }, [&] { return cache.check(); },
                                [&] { return detail::check_state(state_, cache.shape(), state_.num_carried); },
                                [&] { return detail::owned_memory<Exec>::copy_lengths(exec_, cache, new_lengths()); },

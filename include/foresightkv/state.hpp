@@ -22,12 +22,13 @@ enum class sequence_flag : std::uint32_t {
   length_mismatch = 4,  ///< the cache is shorter than the state has seen: tell `append` about rejected tokens
   state_overflow = 8,   ///< the row must be stored and is longer than the state's capacity
   bad_window = 16,      ///< query_count or positions of the window out of range, or statistics of too few slots
-  bad_budget = 32,      ///< a budget read from memory cannot hold the protected tokens
+  bad_budget = 32,      ///< a budget read from memory: below the protected tokens, or above the state's capacity
   duplicate = 64,       ///< listed twice in one call: visited once
   missing_judge = 128,  ///< a layer that the device names has no judge; the host answers invalid_shape instead
-  list_cut = 256,       ///< the list's count was above its max_count: what it names beyond was not visited; this was
-  not_reset = 1024,     ///< the slot was never reset since its state was laid out: its other bits say nothing
-  not_finite = 512      ///< a key or query gave a log-sum-exp that is no number, so that the query counted as masked
+  list_cut =
+      256,  ///< the list's count was above its max_count: only its first max_count entries were visited, this one too
+  not_reset = 1024,  ///< the slot was never reset since its state was laid out: its other bits say nothing
+  not_finite = 512   ///< a key or query gave a log-sum-exp that is no number, so that the query counted as masked
 };
 
 /// What one bit says, as a fixed text in static storage.
@@ -111,6 +112,7 @@ struct row_state {
 /// The state of a policy: its columns follow from the statistics that the policy carries.
 template <class Policy>
 struct eviction_state : row_state {
+  constexpr eviction_state() = default;  // no aggregate: the state of another policy does not turn into this one's
   using carried_list = carried_statistics<typename Policy::reads>;
 };
 
