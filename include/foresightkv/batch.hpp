@@ -28,7 +28,9 @@ struct batch {
   [[nodiscard]] batch visiting(sequence_list const& others) const { return {policy, cache, others, state, scratch}; }
 };
 
-template <class Policy, class Cache, class... State>
-batch(Policy, Cache, sequence_list, State...) -> batch<Policy, Cache>;
+template <class Policy, class Cache, class State>
+batch(Policy, Cache, sequence_list, State) -> batch<Policy, Cache>;
+template <class Policy, class Cache, class State>
+batch(Policy, Cache, sequence_list, State, workspace) -> batch<Policy, Cache>;
 
 }  // namespace foresightkv::inline v0
