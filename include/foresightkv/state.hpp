@@ -17,18 +17,16 @@ namespace foresightkv::inline v0 {
 /// calls, on a device by a copy or kernel on the stream of the calls: flags[slot] &= ~static_cast<std::uint32_t>(flag).
 enum class sequence_flag : std::uint32_t {
   over_budget = 1,  ///< protected tokens left fewer to evict than the budget asked for
-  bad_length =
-      2,  ///< a length is negative or above the capacity or the call's max_length, or lists or saved bytes do not fit
+  bad_length = 2,   ///< a length below 0 or above the capacity or max_length, or lists or saved bytes that do not fit
   length_mismatch = 4,  ///< the cache is shorter than the state has seen: tell `append` about rejected tokens
   state_overflow = 8,   ///< the row must be stored and is longer than the state's capacity
   bad_window = 16,      ///< query_count or positions of the window out of range, or statistics of too few slots
   bad_budget = 32,      ///< a budget read from memory: below the protected tokens, or above the state's capacity
   duplicate = 64,       ///< listed twice in one call: visited once
   missing_judge = 128,  ///< a layer that the device names has no judge; the host answers invalid_shape instead
-  list_cut =
-      256,  ///< the list's count was above its max_count: only its first max_count entries were visited, this one too
-  not_reset = 1024,  ///< the slot was never reset since its state was laid out: its other bits say nothing
-  not_finite = 512   ///< a key or query gave a log-sum-exp that is no number, so that the query counted as masked
+  list_cut = 256,       ///< the list's count was above its max_count: visited as one of its first max_count entries
+  not_reset = 1024,     ///< the slot was never reset since its state was laid out: its other bits say nothing
+  not_finite = 512      ///< a key or query gave a log-sum-exp that is no number, so that the query counted as masked
 };
 
 /// What one bit says, as a fixed text in static storage.

@@ -9,6 +9,16 @@
 
 namespace foresightkv::inline v0 {
 
+struct workspace;
+
+namespace detail {
+
+template <class Bytes>
+concept owner_of_bytes =
+    !std::same_as<std::remove_cv_t<Bytes>, workspace> && std::constructible_from<std::span<std::byte>, Bytes&>;
+
+}  // namespace detail
+
 /// Scratch memory of one call: any alignment; its size comes from the verb's *_bytes function.
 struct workspace {
   std::byte* data = nullptr;
@@ -18,10 +28,8 @@ struct workspace {
   constexpr workspace(std::byte* bytes, std::size_t count) : data(bytes), size(count) {}
   /// A span, a vector, an array.
   constexpr workspace(std::span<std::byte> bytes) : data(bytes.data()), size(bytes.size()) {}
-  template <class Bytes>
-  requires std::constructible_from<std::span<std::byte>, Bytes&> &&
-      (!std::same_as<std::remove_cv_t<Bytes>, workspace>)constexpr workspace(Bytes& bytes)
-      : workspace(std::span<std::byte>(bytes)) {}
+  template <detail::owner_of_bytes Bytes>
+  constexpr workspace(Bytes& bytes) : workspace(std::span<std::byte>(bytes)) {}
 };
 
 namespace detail {

@@ -367,8 +367,11 @@ template <class Isa>
   x = p * reinterpret_cast<floats>(exponent << 23);
 }
 
-/// Exponents beyond this are rounded to more than a percent of a probability.
-inline constexpr float far_exponent = 1 << 17;
+/// Whether an exponent is so far out that its rounding makes more than a percent of a probability.
+inline bool is_far(float exponent) {
+  constexpr float limit = 1 << 17;
+  return exponent < -limit || exponent > limit;
+}
 
 /// x = exp2(x * multiply - subtract) for x[0, n), in place, to the accuracy of `exp2_lanes`; returns the sum.
 template <class Isa>

@@ -74,8 +74,7 @@ template <class Isa>
     float const highest = kernels<Isa>::maximum(x, n);
     float largest = highest * rule.multiply;
     float extra = sink == nullptr ? lowest_float : *sink * log2_e;
-    if (largest < -far_exponent ||
-        largest > far_exponent) {  // so far out that what is rounded counts: from the largest one
+    if (is_far(largest)) {  // from the largest one, then
       for (int i = 0; i < n; ++i) x[i] -= highest;
       extra -= largest;
       largest = is_finite(largest) ? 0.0f : largest;

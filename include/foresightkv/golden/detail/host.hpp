@@ -154,7 +154,7 @@ template <class Isa>
 [[gnu::always_inline]] inline float exponentiate(float* x, int n, float multiply, float& maximum, float& total) {
   float const largest = row_maximum<Isa>(x, n) * multiply;
   float const reference = largest > maximum ? largest : maximum;
-  bool const far = reference < -far_exponent || reference > far_exponent;
+  bool const far = is_far(reference);
   if (far) scale_row<Isa>(x, n, multiply);  // rounded as the reference was, so that no exponent is above 0
   total = total * rescaling(maximum - reference) + exp2_row<Isa>(x, n, far ? 1.0f : multiply, reference);
   maximum = reference;
