@@ -18,7 +18,7 @@ namespace foresightkv::inline v0 {
 enum class sequence_flag : std::uint32_t {
   over_budget = 1,  ///< protected tokens left fewer to evict than the budget asked for
   bad_length = 2,   ///< a length below 0 or above the capacity or max_length, or lists or saved bytes that do not fit
-  length_mismatch = 4,  ///< the cache is shorter than the state has seen: tell `append` about rejected tokens
+  length_mismatch = 4,  ///< the cache is shorter than the state has seen or was told: tell `append` what left or came
   state_overflow = 8,   ///< the row must be stored and is longer than the state's capacity
   bad_window = 16,      ///< query_count or positions of the window out of range, or statistics of too few slots
   bad_budget = 32,      ///< a budget read from memory: below the protected tokens, or above the state's capacity
@@ -37,7 +37,7 @@ enum class sequence_flag : std::uint32_t {
     case sequence_flag::bad_length:
       return "bad length: negative, above the capacity or the call's max_length, or lists or saved bytes do not fit";
     case sequence_flag::length_mismatch:
-      return "length mismatch: the cache is shorter than the state has seen: tell append about rejected tokens";
+      return "length mismatch: the cache is shorter than the state has seen or was told by append";
     case sequence_flag::state_overflow:
       return "state overflow: the row must be stored and is longer than the state's capacity";
     case sequence_flag::bad_window:

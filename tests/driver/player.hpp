@@ -31,7 +31,7 @@ class player : public window_player {
     change_budgets();
     int const what = random_.integer(0, 99);
     if (what < 32) return arrive();
-    if (what < 40) return reject();
+    if (what < 40) return random_.chance(0.15) ? invent_tokens() : reject();
     if (what < 47) return carry();
     if (what < 62) return evict();
     if (what < 71) return evict_due();

@@ -62,18 +62,24 @@ class token_player : public caller {
     }
     write_lengths();
   }
-  [[nodiscard]] bool overflows(int sequence, int count) {
-    bool any = false;
+  /// What must be said of a sequence whose state is told of so many more tokens, the engine having written its own.
+  [[nodiscard]] std::uint32_t fault_of_arrival(int sequence, int count) {
+    std::uint32_t faults = 0;
     engine_.each_row(sequence, [&](fkv::row_index at) {
       auto const& row = engine_.row(at);
-      int filled = 0;
       int const next = check_.before().next_position[row_number(engine_.shape, at)];
-      for (int slot = 0; slot < row.seen; ++slot) filled += row.position[static_cast<std::size_t>(slot)] >= next;
-      bool const moves = engine_.setup.moves_tokens();
-      int const behind = count - (moves ? 0 : filled);
-      any = any || (row.step > 0 && behind > 0 && row.seen + behind > arrays_.room.state);
+      int room = 0;  // slots that were empty before the engine filled them, or still are
+      for (int slot = 0; slot < row.seen && !engine_.setup.moves_tokens() && row.step > 0; ++slot) {
+        int const position = row.position[static_cast<std::size_t>(slot)];
+        room += position < 0 || position >= next ? 1 : 0;
+      }
+      int const seen = row.seen + count - room;
+      if (row.step > 0 && seen > arrays_.room.state)
+        faults |= flag(fkv::sequence_flag::state_overflow);
+      else if (seen > row.length())
+        faults |= flag(fkv::sequence_flag::length_mismatch);
     });
-    return any;
+    return faults;
   }
   /// Tokens join some sequences, and the state is told of some of them.
   void arrive() {
@@ -96,8 +102,8 @@ class token_player : public caller {
     begin("append");
     auto const done = verbs_.append(list, counts);
     for (int const s : listed.visited)
-      if (int const count = counts[static_cast<std::size_t>(s)]; count > 0 && overflows(s, count))
-        faults[static_cast<std::size_t>(s)] = flag(fkv::sequence_flag::state_overflow);
+      if (int const count = counts[static_cast<std::size_t>(s)]; count > 0)
+        faults[static_cast<std::size_t>(s)] = fault_of_arrival(s, count);
     end(done, listed, faults, [&] {
       for (int const s : listed.visited) {
         int const count = counts[static_cast<std::size_t>(s)];
@@ -113,6 +119,25 @@ class token_player : public caller {
     for (row_model& row : engine_.sequence(sequence).rows)
       if (!engine_.setup.moves_tokens() && row.step > 0) row.position.resize(static_cast<std::size_t>(row.seen));
     write_lengths();
+  }
+
+  /// The state is told of tokens that nobody wrote.
+  void invent_tokens() {
+    int const s = random_.integer(0, sequences() - 1);
+    guarded<std::int32_t> counts(static_cast<std::size_t>(sequences()), 0);
+    int count = 0;
+    engine_.each_row(s, [&](fkv::row_index at) {
+      auto const& row = engine_.row(at);
+      count = std::max(count, row.length() - (must_tell(s) ? occupied(row.position) : row.seen));
+    });
+    count += random_.integer(1, 6);
+    counts[static_cast<std::size_t>(s)] = count;
+    auto faults = no_faults();
+    list_memory const list = random_.chance(0.5) ? every_sequence() : exactly({s});
+    begin("append of tokens that are not there");
+    faults[static_cast<std::size_t>(s)] = fault_of_arrival(s, count);
+    auto const done = verbs_.append(list, counts);
+    end(done, read(list), faults, [] {});
   }
 
   /// Draft tokens are rejected. Where no verb has seen them, nobody needs to be told.

@@ -96,6 +96,40 @@ TEST_CASE("append fills empty slots first, lowest first") {
   });
 }
 
+TEST_CASE("append refuses more tokens than the cache has") {
+  SUBCASE("in pristine rows") {
+    state_fixture<carried_policy<fkv::ordered>> fixture(shape, 16);
+    CHECK(append(fixture.state, {5, 7, 40}, {5, 8, 40}).ok());
+    CHECK(fixture.state.flags[0] == 0);
+    CHECK(fixture.state.flags[1] == static_cast<std::uint32_t>(fkv::sequence_flag::length_mismatch));
+    CHECK(fixture.state.flags[2] == 0);
+    for_rows(fixture.state, 1, [&](int row) { CHECK(fixture.state.seen_length[row] == 0); });
+    for_rows(fixture.state, 1, [&](int row) { CHECK(fixture.state.next_position[row] == 0); });
+    for_rows(fixture.state, 2, [&](int row) { CHECK(fixture.state.seen_length[row] == 40); });
+  }
+  SUBCASE("behind evicted rows, if one of them alone has no room") {
+    state_fixture<carried_policy<fkv::ordered>> fixture(shape, 6);
+    for_rows(fixture.state, 1, [&](int row) { fixture.after_eviction(row, {0, 4}, 9); });
+    int const longer = fixture.state.row({1, 1, 1});
+    fixture.after_eviction(longer, {0, 4, 7}, 9);
+    CHECK(append(fixture.state, {0, 4, 0}, {0, 2, 0}).ok());
+    CHECK(fixture.state.flags[1] == static_cast<std::uint32_t>(fkv::sequence_flag::length_mismatch));
+    CHECK(fixture.positions(longer) == std::vector<int>{0, 4, 7});
+    for_rows(fixture.state, 1, [&](int row) { CHECK(fixture.state.next_position[row] == 9); });
+  }
+  SUBCASE("after empty slots are full") {
+    state_fixture<carried_policy<fkv::slot_list>> fixture(shape, 6);
+    for_rows(fixture.state, 0, [&](int row) { fixture.after_eviction(row, {-1, 4, -1, 8}, 9); });
+    CHECK(append(fixture.state, {4, 0, 0}, {3, 0, 0}).ok());
+    CHECK(fixture.state.flags[0] == static_cast<std::uint32_t>(fkv::sequence_flag::length_mismatch));
+    for_rows(fixture.state, 0, [&](int row) { CHECK(fixture.positions(row) == std::vector<int>{-1, 4, -1, 8}); });
+    fixture.state.flags[0] = 0;
+    CHECK(append(fixture.state, {4, 0, 0}, {2, 0, 0}).ok());
+    CHECK(fixture.state.flags[0] == 0);
+    for_rows(fixture.state, 0, [&](int row) { CHECK(fixture.positions(row) == std::vector<int>{9, 4, 10, 8}); });
+  }
+}
+
 TEST_CASE("a negative count takes the newest tokens back") {
   SUBCASE("from a pristine row") {
     state_fixture<carried_policy<fkv::ordered>> fixture(shape, 16);
@@ -164,7 +198,7 @@ TEST_CASE("under slot_list tokens that are taken back leave empty slots, at a ro
   for_rows(state, 0, [&](int row) { CHECK(state.next_position[row] == 19); });
   CHECK(state.carried_at(at_end, 11)[0] == 0.0f);
 
-  CHECK(append(state, {12, 0, 0}, {2, 0, 0}).ok());
+  CHECK(append(state, {13, 0, 0}, {2, 0, 0}).ok());
   CHECK(fixture.positions(inside) == std::vector<int>{16, 17, 18, 19, 20, -1, -1, -1, 8, 9, 10, 11});
   CHECK(fixture.positions(at_end) == std::vector<int>{12, 13, 14, 15, 4, 16, 17, 18, 8, 9, 10, 19, 20});
 

@@ -76,19 +76,22 @@ FORESIGHTKV_HOST_DEVICE int count_slots(Lanes const& lanes, row_state const& sta
 
 // --- tokens that join
 
-/// Whether `count` tokens can join a row with so many empty slots. A pristine row has implicit positions and any
-/// length.
-/// More empty slots never make it impossible.
-FORESIGHTKV_HOST_DEVICE inline bool can_append(row_state const& state, int row, int count, int empty) {
-  int const behind = count - empty;
-  if (count > 0x7fffffff - state.next_position[row] || behind > 0x7fffffff - state.seen_length[row]) return false;
-  return state.step[row] == 0 || behind <= 0 || state.seen_length[row] + behind <= state.capacity;
-}
-
 template <class Lanes>
 FORESIGHTKV_HOST_DEVICE int empty_slots(Lanes const& lanes, row_state const& state, int row) {
   if (state.step[row] == 0) return 0;
   return count_slots(lanes, state, row, [](int position) { return position < 0; });
+}
+
+/// What keeps `count` tokens from joining a row whose cache has `length` slots by now; no_flag if nothing does. A
+/// pristine row has implicit positions and may outgrow the state's columns.
+template <class Lanes>
+FORESIGHTKV_HOST_DEVICE sequence_flag check_append(Lanes const& lanes, row_state const& state, int row, int count,
+                                                   int length, bool empties) {
+  int const seen = state.seen_length[row];
+  int const behind = count - (empties ? empty_slots(lanes, state, row) : 0);
+  int const limit = state.step[row] == 0 ? no_limit : state.capacity;
+  if (count > no_limit - state.next_position[row] || behind > limit - seen) return sequence_flag::state_overflow;
+  return behind > length - seen ? sequence_flag::length_mismatch : no_flag;
 }
 
 /// Fills empty slots, lowest first, with up to `count` tokens, and says how many.
@@ -193,6 +196,26 @@ FORESIGHTKV_HOST_DEVICE void take_back_row(Lanes const& lanes, row_state const& 
   for (int slot = lanes.rank(); slots_stay && slot < seen; slot += lanes.width())
     if (state.position[state.column(row, slot)] >= limit) place_token(state, row, slot, -1);
   settle_row(lanes, state, row, slots_stay ? seen : seen - gone, limit);
+}
+
+/// What keeps a row from taking part in `append`, whose counts may be negative.
+template <class Lanes>
+FORESIGHTKV_HOST_DEVICE sequence_flag check_count(Lanes const& lanes, row_state const& state, int row, int count,
+                                                  int length, bool empties) {
+  if (count > 0) return check_append(lanes, state, row, count, length, empties);
+  bool const has_opposite = count >= -no_limit;
+  bool const possible = has_opposite && can_take_back(lanes, state, row, -count, length, empties);
+  return possible ? no_flag : sequence_flag::length_mismatch;
+}
+
+/// Tokens join a row, or leave it; check_count holds.
+template <class Lanes>
+FORESIGHTKV_HOST_DEVICE void change_row(Lanes const& lanes, row_state const& state, int row, int count, int length,
+                                        bool empties) {
+  if (count > 0)
+    append_row(lanes, state, row, count, empties);
+  else
+    take_back_row(lanes, state, row, -count, length, empties);
 }
 
 // --- sequences that are copied

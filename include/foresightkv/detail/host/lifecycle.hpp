@@ -6,13 +6,11 @@
 
 namespace foresightkv::inline v0::detail::host {
 
-/// body(row_index) for every row of a sequence, in order; stops at the first that answers false.
+/// body(row_index) for every row of a sequence, in order.
 template <class Body>
-bool every_row(row_state const& state, int sequence, Body const& body) {
+void every_row(row_state const& state, int sequence, Body const& body) {
   for (int layer = 0; layer < state.num_layers; ++layer)
-    for (int head = 0; head < state.num_kv_heads; ++head)
-      if (!body(row_index{layer, sequence, head})) return false;
-  return true;
+    for (int head = 0; head < state.num_kv_heads; ++head) body(row_index{layer, sequence, head});
 }
 
 /// The verbs that touch a state and no keys or values.
@@ -34,31 +32,19 @@ struct lifecycle {
   static status append(host_execution, Cache const& cache, row_state const& state, sequence_list const& list,
                        std::int32_t const* counts, bool empties) {
     one_lane const lane;
-    auto const join = [&](int sequence, int count) {
-      bool const possible = every_row(state, sequence, [&](row_index at) {
-        int const row = state.row(at);
-        return can_append(state, row, count, 0) ||
-               (empties && can_append(state, row, count, empty_slots(lane, state, row)));
-      });
-      if (!possible) return set_flag(state, sequence, sequence_flag::state_overflow);
-      every_row(state, sequence,
-                [&](row_index at) { return append_row(lane, state, state.row(at), count, empties), true; });
-    };
-    auto const leave = [&](int sequence, int count) {
-      bool const possible = every_row(state, sequence, [&](row_index at) {
-        return can_take_back(lane, state, state.row(at), count, cache.length(at), empties);
-      });
-      if (!possible) return set_flag(state, sequence, sequence_flag::length_mismatch);
-      every_row(state, sequence, [&](row_index at) {
-        return take_back_row(lane, state, state.row(at), count, cache.length(at), empties), true;
-      });
-    };
     every_sequence(list, state.num_sequences, state, [&](int sequence) {
       if (!is_started(state, sequence)) return set_flag(state, sequence, sequence_flag::not_reset);
       int const count = counts[sequence];
-      if (count > 0) join(sequence, count);
-      if (count < -no_limit) set_flag(state, sequence, sequence_flag::length_mismatch);  // has no opposite
-      if (count < 0 && count >= -no_limit) leave(sequence, -count);
+      if (count == 0) return;
+      bool sound = true;
+      every_row(state, sequence, [&](row_index at) {
+        auto const flag = check_count(lane, state, state.row(at), count, cache.length(at), empties);
+        if (flag != no_flag) set_flag(state, sequence, flag);
+        sound = sound && flag == no_flag;
+      });
+      if (!sound) return;
+      every_row(state, sequence,
+                [&](row_index at) { change_row(lane, state, state.row(at), count, cache.length(at), empties); });
     });
     return {};
   }

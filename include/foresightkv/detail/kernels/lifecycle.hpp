@@ -106,7 +106,7 @@ struct reset_kernel {
 /// Tokens join sequences or leave them. A block per entry of the list: all rows of a sequence are asked before one of
 /// them changes. A warp owns a row from then on.
 struct append_barriers {
-  enum sync : int { room_asked, rows_asked, row_read };
+  enum sync : int { rows_asked, row_read };
 };
 template <class Cache>
 struct append_kernel : append_barriers {
@@ -120,7 +120,6 @@ struct append_kernel : append_barriers {
 
   template <class Context>
   struct shared {
-    int full[Context::threads / warp_size];
     int refused[Context::threads / warp_size];
   };
 
@@ -136,18 +135,16 @@ struct append_kernel : append_barriers {
     }
     int const count = counts[sequence];
     if (count == 0) return;
-    if (!possible(c, memory, sequence, count)) {
-      auto const why = count > 0 ? sequence_flag::state_overflow : sequence_flag::length_mismatch;
-      if (c.rank() == 0) flag_sequence(c, state, sequence, why);
-      return;
-    }
     row_lanes<Context> const lanes{c, row_read};
+    bool refused = false;
     each_row_of_warp(c, sequence, [&](row_index at) {
-      if (count > 0)
-        append_row(lanes, state, state.row(at), count, empties);
-      else
-        take_back_row(lanes, state, state.row(at), -count, cache.length(at), empties);
+      auto const flag = check_count(lanes, state, state.row(at), count, cache.length(at), empties);
+      if (flag != no_flag && lanes.rank() == 0) flag_sequence(c, state, sequence, flag);
+      refused = refused || flag != no_flag;
     });
+    if (block_any(c, memory.refused, refused, rows_asked)) return;
+    each_row_of_warp(c, sequence,
+                     [&](row_index at) { change_row(lanes, state, state.row(at), count, cache.length(at), empties); });
   }
 
  private:
@@ -155,27 +152,6 @@ struct append_kernel : append_barriers {
   FORESIGHTKV_HOST_DEVICE void each_row_of_warp(Context const& c, int sequence, Body const& body) const {
     for (int index = c.rank() / warp_size; index < rows_of_sequence(state); index += threads / warp_size)
       body(row_index{index / state.num_kv_heads, sequence, index % state.num_kv_heads});
-  }
-
-  template <class Context>
-  FORESIGHTKV_HOST_DEVICE bool possible(Context const& c, shared<Context>& memory, int sequence, int count) const {
-    if (count < -no_limit) return false;  // has no opposite
-    if (count > 0) {
-      bool full = false;
-      for (int index = c.rank(); index < rows_of_sequence(state); index += threads)
-        full = full || !can_append(state, row_of_sequence(state, sequence, index), count, 0);
-      if (!block_any(c, memory.full, full, room_asked)) return true;
-      if (!empties) return false;
-    }
-    row_lanes<Context> const lanes{c, row_read};
-    bool refused = false;
-    each_row_of_warp(c, sequence, [&](row_index at) {
-      int const row = state.row(at);
-      bool const fits = count > 0 ? can_append(state, row, count, empty_slots(lanes, state, row))
-                                  : can_take_back(lanes, state, row, -count, cache.length(at), empties);
-      refused = refused || !fits;
-    });
-    return !block_any(c, memory.refused, refused, rows_asked);
   }
 };
 
