@@ -76,17 +76,25 @@ TEST_CASE("reset: without it verbs leave a sequence alone and say so, whatever i
     auto work = testing::workspace_for<policy>(shape, all, 4);
     fkv::batch const rows{rule, cache.view(), all, state.view, work.view()};
 
+    auto const flags_are_set = [&] {  // by each verb anew
+      for (int const sequence : {0, 2}) {
+        CHECK((state.view.flags[sequence] & not_reset) != 0);
+        state.view.flags[sequence] = 0;
+      }
+    };
     REQUIRE(fkv::collect_due(testing::exec, rows, due.data(), due_count.data()).ok());
     CHECK(due_count[0] == 1);
     CHECK(due[0] == 1);
+    flags_are_set();
     REQUIRE(fkv::append(testing::exec, rows, counts.data()).ok());
+    flags_are_set();
     REQUIRE(fkv::evict(testing::exec, rows, window, {new_lengths.data()}).ok());
     CHECK(new_lengths == std::vector<std::int32_t>{-7, 8, -7});
     for (int layer = 0; layer < 2; ++layer)
       for (int head = 0; head < 2; ++head)
         for (int slot = 0; slot < 20; ++slot)
           CHECK(testing::same_token(cache.view(), {layer, 0, head}, slot, tokens.view(), slot));
-    for (int const sequence : {0, 2}) CHECK((state.view.flags[sequence] & not_reset) != 0);
+    flags_are_set();
     CHECK(state.view.flags[1] == 0);
 
     // A copy of what was never reset is none the better for it, and restore gives back what was saved.

@@ -23,8 +23,10 @@ struct visit_questions {
   Scorer scorer{};
   bool asks_budget = false;
 
-  /// Answer of one row: question << 8 | flag; `all_well` if there is nothing to say.
+  /// Answer of one row: question << flag_bits | flag; `all_well` if there is nothing to say.
   static constexpr std::uint32_t all_well = 0xffffffffu;
+  static constexpr int flag_bits = 24;
+  static constexpr std::uint32_t flag_mask = (1u << flag_bits) - 1;
 
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE std::uint32_t operator()(row_index at) const {
     int const length = cache.length(at);
@@ -43,7 +45,7 @@ struct visit_questions {
 
  private:
   FORESIGHTKV_HOST_DEVICE static std::uint32_t answer(std::uint32_t question, sequence_flag flag) {
-    return question << 8 | static_cast<std::uint32_t>(flag);
+    return question << flag_bits | static_cast<std::uint32_t>(flag);
   }
 };
 
@@ -99,7 +101,7 @@ struct visit_kernel {
     }
     std::uint64_t const found = ask(c, memory, sequence);
     bool accept = found == ~std::uint64_t{0};
-    if (!accept && c.rank() == 0) flag(c, sequence, static_cast<std::uint32_t>(found & 0xffu));
+    if (!accept && c.rank() == 0) flag(c, sequence, static_cast<std::uint32_t>(found) & questions.flag_mask);
     if (accept && given.asked) accept = lists_fit(c, memory, sequence);
     if (accept && due > 0) accept = any_due(c, memory, sequence);
     for (int index = c.rank(); accept && lengths != nullptr && index < rows(); index += Context::threads)
@@ -154,8 +156,9 @@ struct visit_kernel {
     for (int index = c.rank(); index < rows(); index += Context::threads) {
       std::uint32_t const answer = questions(row_at(index, sequence));
       if (answer == questions.all_well) continue;
-      std::uint64_t const here =
-          std::uint64_t{answer >> 8} << 48 | static_cast<std::uint64_t>(index) << 8 | (answer & 0xffu);
+      constexpr int flag_bits = visit_questions<Cache, Budget, Scorer>::flag_bits;
+      std::uint64_t const here = std::uint64_t{answer >> flag_bits} << 56 |
+                                 static_cast<std::uint64_t>(index) << flag_bits | (answer & questions.flag_mask);
       lowest = here < lowest ? here : lowest;
     }
     lowest = warp_min(c, lowest);
