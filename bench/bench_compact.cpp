@@ -8,11 +8,11 @@ namespace {
 using namespace benchmarks;
 
 // Selects once; every iteration moves the same lists again, on rows that look as before.
-template <class Element, class Compaction>
+template <class Tokens, class Compaction>
 void compact(benchmark::State& run) {
   axes const extents(run);
   auto const rule = fkv::compose(extents.config(), fkv::window_sum{}, fkv::top_k{}, Compaction{});
-  auto made = make_setting<Element>(extents, rule);
+  setting<Tokens, std::remove_const_t<decltype(rule)>> made(extents, rule);
   if (!fkv::select(fkv::host, made.rows(), made.score_rows(), made.lists()).ok()) run.SkipWithError("select failed");
   for (auto _ : run) {
     run.PauseTiming();
@@ -27,6 +27,9 @@ void compact(benchmark::State& run) {
                            : static_cast<double>(made.cache_bytes()) * extents.interval / extents.tokens();
   count_bytes(run, moved);
 }
+
+using int8_rows = in_rows<fkv::scaled_by_token<std::int8_t>>;
+using int8_pages = in_pages<fkv::scaled_by_token<std::int8_t>, 16>;
 
 // A copy of as many bytes as ordered compaction moves at most.
 template <class Element>
@@ -44,8 +47,13 @@ void same_bytes_memcpy(benchmark::State& run) {
 
 }  // namespace
 
-BENCHMARK(compact<float, fkv::ordered>)->Name("compact/ordered/float")->Apply(sweep);
-BENCHMARK(compact<fkv::bfloat16, fkv::ordered>)->Name("compact/ordered/bfloat16")->Apply(sweep);
-BENCHMARK(compact<float, fkv::fill_holes>)->Name("compact/fill_holes/float")->Apply(sweep);
+BENCHMARK(compact<in_rows<float>, fkv::ordered>)->Name("compact/ordered/float")->Apply(sweep);
+BENCHMARK(compact<in_rows<fkv::bfloat16>, fkv::ordered>)->Name("compact/ordered/bfloat16")->Apply(sweep);
+BENCHMARK(compact<in_rows<float>, fkv::fill_holes>)->Name("compact/fill_holes/float")->Apply(sweep);
+BENCHMARK(compact<in_pages<float, 16>, fkv::ordered>)->Name("compact/ordered/float/pages")->Apply(sweep);
+BENCHMARK(compact<in_pages<fkv::bfloat16, 16>, fkv::ordered>)->Name("compact/ordered/bfloat16/pages")->Apply(sweep);
+BENCHMARK(compact<in_pages<float, 16>, fkv::fill_holes>)->Name("compact/fill_holes/float/pages")->Apply(sweep);
+BENCHMARK(compact<int8_rows, fkv::ordered>)->Name("compact/ordered/int8")->Apply(sweep);
+BENCHMARK(compact<int8_pages, fkv::ordered>)->Name("compact/ordered/int8/pages")->Apply(sweep);
 BENCHMARK(same_bytes_memcpy<float>)->Name("compact/memcpy/float")->Apply(sweep);
 BENCHMARK(same_bytes_memcpy<fkv::bfloat16>)->Name("compact/memcpy/bfloat16")->Apply(sweep);

@@ -15,13 +15,6 @@ struct token {
   std::int8_t key[16], value[16];
 };
 
-// int8 is no element type of the library: this makes it one.
-template <>
-struct fkv::element_traits<std::int8_t> {
-  static constexpr float load(std::int8_t stored) { return static_cast<float>(stored); }
-  static constexpr std::int8_t store(float value) { return static_cast<std::int8_t>(value); }
-};
-
 // The keys, or the values, of one row: where a token stands, and what its elements are multiplied by.
 template <std::int8_t (token::*Elements)[16], float token::*Scale>
 struct page_vectors {

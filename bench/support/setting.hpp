@@ -58,15 +58,60 @@ inline void sweep(benchmark::internal::Benchmark* run) {
   run->Unit(benchmark::kMicrosecond)->UseRealTime();
 }
 
+/// Tokens in rows of their own, as a storage has them.
+template <class Storage>
+struct in_rows {
+  using cache_type = fkv::dense_cache<Storage>;
+  using element_type = typename cache_type::key_element;
+
+  explicit in_rows(fkv::cache_shape const&) {}
+  [[nodiscard]] cache_type cache(element_type* keys, element_type* values, std::int32_t const* lengths,
+                                 fkv::cache_shape const& shape) const {
+    return cache_type::hnd(keys, values, lengths, shape);
+  }
+};
+
+/// The same memory in pages, in random order: of all heads, [page][kv_head][token][dim].
+template <class Storage, int PageSize>
+struct in_pages {
+  using cache_type = fkv::paged_cache<Storage, PageSize>;
+  using element_type = typename cache_type::key_element;
+  int row_pages, num_pages;
+  std::vector<std::int32_t> table;
+
+  explicit in_pages(fkv::cache_shape const& shape)
+      : row_pages(shape.capacity / PageSize),  // all capacities here are multiples of a page
+        num_pages(shape.num_sequences * row_pages),
+        table(static_cast<std::size_t>(num_pages)) {
+    testing::random_source random(3);
+    for (std::size_t i = 0; i < table.size(); ++i) {
+      auto const other = static_cast<std::size_t>(random.integer(0, static_cast<int>(i)));
+      table[i] = table[other];
+      table[other] = static_cast<std::int32_t>(i);
+    }
+  }
+  [[nodiscard]] cache_type cache(element_type* keys, element_type* values, std::int32_t const* lengths,
+                                 fkv::cache_shape const& shape) const {
+    return cache_type::hnd(keys, values, {num_pages}, fkv::page_table::per_sequence(table.data(), row_pages, num_pages),
+                           lengths, shape);
+  }
+};
+
 /// A cache full of tokens, its window, its policy's state and every buffer of a call.
-template <class Element, class Policy>
+template <class Tokens, class Policy, class Query = typename Tokens::element_type>
 class setting {
+  using Element = typename Tokens::element_type;
+  static constexpr bool has_scales = Tokens::cache_type::key_storage::token_bytes > 0;
+
  public:
   explicit setting(axes const& extents, Policy policy)
       : shape(extents.shape()),
         rule(policy),
+        tokens_(shape),
         keys_(cells(extents.tokens(), extents.head_dim)),
         values_(keys_.size()),
+        key_scales_(has_scales ? cells(extents.tokens(), 1) : 0, 0.02f),
+        value_scales_(key_scales_),
         queries_(static_cast<std::size_t>(extents.rows() * extents.group * extents.interval) *
                  static_cast<std::size_t>(extents.head_dim)),
         lse_(static_cast<std::size_t>(extents.rows() * extents.group * extents.interval), 8.0f),
@@ -81,9 +126,10 @@ class setting {
         scratch_(fkv::evict_bytes(fkv::host, policy, shape, list, extents.interval)),
         state(fkv::make_state(policy, shape, extents.tokens(), state_bytes_)) {
     testing::random_source random(1);
-    random.fill_normal<Element>(keys_);
-    random.fill_normal<Element>(values_);
-    random.fill_normal<Element>(queries_);
+    float const scale = sizeof(Element) == 1 ? 50.0f : 1.0f;  // int8 counts in fiftieths
+    random.fill_normal<Element>(keys_, scale);
+    random.fill_normal<Element>(values_, scale);
+    random.fill_normal<Query>(queries_);
     random.fill_normal<float>(scores);
     restart();
   }
@@ -92,10 +138,12 @@ class setting {
   void restart() { (void)fkv::reset(fkv::host, state, list); }
 
   [[nodiscard]] auto cache() {
-    return fkv::dense_cache<Element>::hnd(keys_.data(), values_.data(), lengths_.data(), shape);
+    auto made = tokens_.cache(keys_.data(), values_.data(), lengths_.data(), shape);
+    if constexpr (has_scales) made = made.with_scales(key_scales_.data(), value_scales_.data());
+    return made;
   }
   [[nodiscard]] auto window() const {
-    return fkv::observation<Element>::hnd(
+    return fkv::observation<Query>::hnd(
         queries_.data(), shape,
         static_cast<int>(lse_.size()) / (shape.num_sequences * shape.num_kv_heads * shape.group));
   }
@@ -119,7 +167,10 @@ class setting {
   Policy rule;
 
  private:
-  std::vector<Element> keys_, values_, queries_;
+  Tokens tokens_;
+  std::vector<Element> keys_, values_;
+  std::vector<float> key_scales_, value_scales_;
+  std::vector<Query> queries_;
   std::vector<float> lse_;
   std::vector<std::int32_t> lengths_;
 
@@ -137,8 +188,8 @@ class setting {
 };
 
 template <class Element, class Policy>
-[[nodiscard]] setting<Element, Policy> make_setting(axes const& extents, Policy const& rule) {
-  return setting<Element, Policy>(extents, rule);
+[[nodiscard]] setting<in_rows<Element>, Policy> make_setting(axes const& extents, Policy const& rule) {
+  return setting<in_rows<Element>, Policy>(extents, rule);
 }
 
 /// Random weights for the judges of one layer.

@@ -110,6 +110,14 @@ concept token_vectors = std::is_trivially_copyable_v<Vectors> && element<typenam
 ///                               bytes, from part(row, i)(slot) on, a std::byte*. Else its key and its value. For
 ///                               scales of tokens, and where a value is a part of its key's memory, which moves once
 ///   lengths()                   (optional) where the lengths of a domain stand, so that new ones are not written there
+///   check_sequence(lanes, sequence)  (optional) what is wrong with data of a sequence that lies beside its tokens, as
+///                               page tables do: a sequence_flag that it gets before any of its tokens is touched, or
+///                               none. Lanes share the work, lanes.rank() of lanes.width(), and each answers for its
+///                               own share; lengths have been checked
+///   is_shared(lanes, row, first)  (optional) whether a token of the row, from slot `first` on, stands where another
+///                               sequence reads it too, and must not be written. As above
+///   most_pages(), tables_per_sequence(), list_freed(lanes, sequence, table, new_lengths, out)  (optional, all three)
+///                               pages of a row as long as the capacity, and what freed_pages lists
 ///   fixed_key_head_dim          (optional) static constexpr int, the key_head_dim of every shape() or 0: a device
 ///                               backend is compiled for this one alone
 template <class Cache>
@@ -220,6 +228,13 @@ FORESIGHTKV_HOST_DEVICE auto part_place(Cache const& cache, row_index at, int pa
       return either_place<key_place, value_place>{place_of(cache.keys(at)), place_of(cache.values(at)), part == 0};
   }
 }
+
+/// Whether a cache has pages that can become empty.
+template <class Cache>
+inline constexpr bool has_pages = requires(Cache const cache) {
+  cache.most_pages();
+  cache.tables_per_sequence();
+};
 
 /// Key dimension that a cache type fixes; 0 where it fixes none.
 template <class Cache>

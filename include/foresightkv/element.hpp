@@ -130,7 +130,8 @@ struct narrow_format {
 
 /// How a storage type is read and written: specialise it for your own type.
 ///
-/// `load` widens exactly; `store` rounds to nearest even. Both keep the sign of zero and map NaN to NaN.
+/// `load` widens exactly; `store` rounds to nearest even. Both keep the sign of zero and map NaN to NaN, where the type
+/// has them.
 /// A type with the bytes of one of the types above says so (`using layout = half;`) and is read as fast as
 /// that one.
 template <class Element>
@@ -191,6 +192,21 @@ struct element_traits<float8_e5m2> {
   FORESIGHTKV_HOST_DEVICE static constexpr float load(float8_e5m2 value) { return format::widen_ieee(value.bits); }
   FORESIGHTKV_HOST_DEVICE static constexpr float8_e5m2 store(float value) {
     return {static_cast<std::uint8_t>(format::narrow_ieee(value))};
+  }
+};
+
+/// Symmetric int8, which means something with a scale: `store` saturates at 127 in magnitude, and NaN becomes 0.
+template <>
+struct element_traits<std::int8_t> {
+  FORESIGHTKV_HOST_DEVICE static constexpr float load(std::int8_t value) { return static_cast<float>(value); }
+  FORESIGHTKV_HOST_DEVICE static constexpr std::int8_t store(float value) {
+    std::uint32_t const bits = detail::float_bits(value);
+    if ((bits & 0x7fffffffu) > detail::float_infinity_bits) return 0;
+    float const magnitude = detail::lesser(detail::bits_float(bits & 0x7fffffffu), 127.0f);
+    int const whole = static_cast<int>(magnitude);
+    float const rest = magnitude - static_cast<float>(whole);
+    int const rounded = whole + (rest > 0.5f || (rest == 0.5f && whole % 2 != 0) ? 1 : 0);
+    return static_cast<std::int8_t>(bits >> 31 != 0 ? -rounded : rounded);
   }
 };
 

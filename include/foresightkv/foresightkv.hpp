@@ -6,6 +6,7 @@
 
 #include <foresightkv/budgets/per_sequence.hpp>
 #include <foresightkv/caches/dense.hpp>
+#include <foresightkv/caches/paged.hpp>
 #include <foresightkv/combinators/group.hpp>
 #include <foresightkv/combinators/max_pool.hpp>
 #include <foresightkv/combinators/mean_pool.hpp>
@@ -33,6 +34,7 @@
 #include <foresightkv/verbs/compact.hpp>
 #include <foresightkv/verbs/evict.hpp>
 #include <foresightkv/verbs/fork.hpp>
+#include <foresightkv/verbs/freed_pages.hpp>
 #include <foresightkv/verbs/observe.hpp>
 #include <foresightkv/verbs/reset.hpp>
 #include <foresightkv/verbs/save.hpp>

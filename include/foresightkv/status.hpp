@@ -28,6 +28,7 @@ enum class argument : std::uint8_t {
   keys,
   values,
   lengths,
+  tables,
   scales,
   sequences,
   window,
@@ -43,6 +44,7 @@ enum class argument : std::uint8_t {
   scores,
   lists,
   new_lengths,
+  pages,
   due_list,
   counts,
   request,
@@ -68,11 +70,13 @@ enum class argument : std::uint8_t {
     case argument::cache_shape:
       return "cache shape: extents must be positive, heads inside total_kv_heads, a fixed key_head_dim kept";
     case argument::keys:
-      return "cache: its keys, their strides or their layer pointers";
+      return "cache: its keys, their layout or their layer pointers";
     case argument::values:
-      return "cache: its values, their strides or their layer pointers";
+      return "cache: its values, their layout or their layer pointers";
     case argument::lengths:
       return "cache: its lengths";
+    case argument::tables:
+      return "cache: its page tables: pages in the pool, room for the capacity, distances that keep tables apart";
     case argument::scales:
       return "cache: the scales of its storage";
     case argument::sequences:
@@ -103,6 +107,8 @@ enum class argument : std::uint8_t {
       return "lists: arrays or capacity of a selection";
     case argument::new_lengths:
       return "new lengths: a buffer of its own, not the one that the cache reads";
+    case argument::pages:
+      return "pages: arrays of a page_list, with room for a row of the cache's capacity; only of a cache with pages";
     case argument::due_list:
       return "due list: due_slots and due_count, apart from the list of sequences";
     case argument::counts:

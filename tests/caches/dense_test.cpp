@@ -100,12 +100,12 @@ TEST_CASE("dense_cache: what check refuses") {
   refused(errc::misaligned, [](auto& c) {
     c.row_lengths = reinterpret_cast<std::int32_t const*>(reinterpret_cast<std::uintptr_t>(c.row_lengths) + 1);
   });
-  refused(errc::invalid_shape, [](auto& c) { c.key_strides.token = 4; });      // tokens overlap
-  refused(errc::invalid_shape, [](auto& c) { c.value_strides.kv_head = 2; });  // heads overlap
-  refused(errc::invalid_shape, [](auto& c) { c.key_strides.sequence = -1; });
-  refused(errc::invalid_shape, [](auto& c) { c.key_strides.sequence = 4; });
-  refused(errc::invalid_shape, [](auto& c) { c.value_strides.layer = -1; });
-  refused(errc::invalid_shape, [](auto& c) { c.value_strides.layer = 0; });
+  refused(errc::invalid_shape, [](auto& c) { c.key_layout.token = 4; });      // tokens overlap
+  refused(errc::invalid_shape, [](auto& c) { c.value_layout.kv_head = 2; });  // heads overlap
+  refused(errc::invalid_shape, [](auto& c) { c.key_layout.sequence = -1; });
+  refused(errc::invalid_shape, [](auto& c) { c.key_layout.sequence = 4; });
+  refused(errc::invalid_shape, [](auto& c) { c.value_layout.layer = -1; });
+  refused(errc::invalid_shape, [](auto& c) { c.value_layout.layer = 0; });
 }
 
 TEST_CASE("dense_cache: rows of different lengths") {

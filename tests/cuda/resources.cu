@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Kernels whose registers and spills are looked at: see check_resources.cmake. Every body once at least, as bf16;
-// observe and evict as fp8 with half queries too, where the key dimension is fixed.
+// observe and evict as fp8 with half queries too, and in pages, as bf16 and int8, where the key dimension is fixed.
 #include <foresightkv/foresightkv.cuh>
 #include <foresightkv/golden/eviction.hpp>
 #include <foresightkv/training/ranking_hinge.hpp>
@@ -14,6 +14,10 @@ using window = fkv::observation<fkv::bfloat16>;
 using narrow_cache =
     fkv::dense_cache<fkv::scaled_by_head<fkv::float8_e4m3>, fkv::float8_e4m3, fkv::length_domain::sequence, 128>;
 using half_window = fkv::observation<fkv::half, fkv::log_base::two>;
+
+template <class Keys>
+using pages = fkv::paged_cache<Keys, 16, Keys, fkv::length_domain::sequence, 128>;
+using int8_pages = pages<fkv::scaled_by_token<std::int8_t>>;
 
 template <class Scorer, class Selector, class Compaction>
 fkv::status evict(cache const& tokens, window const& seen, fkv::sequence_list const& list,
@@ -50,6 +54,23 @@ void foresightkv_narrow_resources(fkv::cuda_execution const& exec, narrow_cache 
   auto const policy = fkv::compose({.budget = 1024, .interval = 128}, scorer{}, fkv::top_k{}, fkv::fill_holes{});
   auto const state = fkv::make_state(policy, tokens.shape(), 1152, memory);
   (void)fkv::evict(exec, fkv::batch{policy, tokens, list, state, memory}, seen, {lengths});
+}
+
+template <class Scorer, class Compaction, class Cache>
+fkv::status evict_pages(Cache const& tokens, window const& seen, fkv::sequence_list const& list,
+                        fkv::cuda_execution const& exec, fkv::workspace memory, std::int32_t* lengths) {
+  auto const policy = fkv::compose({.budget = 1024, .interval = 128}, Scorer{}, fkv::top_k{}, Compaction{});
+  auto const state = fkv::make_state(policy, tokens.shape(), 1152, memory);
+  (void)fkv::freed_pages(exec, tokens, list, lengths, {});
+  return fkv::evict(exec, fkv::batch{policy, tokens, list, state, memory}, seen, {lengths});
+}
+
+void foresightkv_paged_resources(pages<fkv::bfloat16> const& tokens, int8_pages const& narrow, window const& seen,
+                                 fkv::sequence_list const& list, fkv::cuda_execution const& exec, fkv::workspace memory,
+                                 std::int32_t* lengths) {
+  (void)evict_pages<fkv::foresight<>, fkv::fill_holes>(tokens, seen, list, exec, memory, lengths);
+  (void)evict_pages<fkv::r_kv<>, fkv::ordered>(tokens, seen, list, exec, memory, lengths);
+  (void)evict_pages<fkv::foresight<>, fkv::ordered>(narrow, seen, list, exec, memory, lengths);
 }
 
 // Never called, as those above: exported so that everything is compiled.

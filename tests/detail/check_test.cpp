@@ -64,7 +64,7 @@ TEST_CASE("check: a refused call says which argument to look at") {
   expect(errc::invalid_shape, argument::cache_shape, [](auto& c) { c.cache.extents.group = 0; });
   expect(errc::null_pointer, argument::keys, [](auto& c) { c.cache.key_data = nullptr; });
   expect(errc::null_pointer, argument::values, [](auto& c) { c.cache.value_data = nullptr; });
-  expect(errc::invalid_shape, argument::values, [](auto& c) { c.cache.value_strides.token = 3; });
+  expect(errc::invalid_shape, argument::values, [](auto& c) { c.cache.value_layout.token = 3; });
   expect(errc::null_pointer, argument::lengths, [](auto& c) { c.cache.row_lengths = nullptr; });
   expect(errc::invalid_shape, argument::sequences, [](auto& c) { c.list.max_count = -1; });
   expect(errc::null_pointer, argument::budget, [](auto& c) { c.policy.budget.budgets = nullptr; });

@@ -65,10 +65,21 @@ class caller {
     for (int s = 0; s < sequences(); ++s)
       engine_.each_row(
           s, [&](fkv::row_index at) { arrays_.lengths[arrays_.length_place(at)] = engine_.row(at).length(); });
+    std::copy(arrays_.keys.map.pages.begin(), arrays_.keys.map.pages.end(), arrays_.table.begin());
+  }
+  /// What stands behind the rows' ends is no number from now on: nobody may read it.
+  void spoil_the_rest() {
+    for (int s = 0; s < sequences(); ++s)
+      engine_.each_row(s, [&](fkv::row_index at) {
+        for (token_array* array : {&arrays_.keys, &arrays_.values})
+          for (int slot = engine_.row(at).length(); slot < engine_.shape.capacity; ++slot)
+            std::fill_n(array->token(at, slot), array->token_bytes(), std::byte{0xff});
+      });
   }
   /// Now and then a length for one call that no row can have.
   void break_length() {
     write_lengths();
+    if (arrays_.table.size() > 0 && random_.chance(0.05)) break_table();
     if (!random_.chance(0.05)) return;
     fkv::row_index const at{random_.integer(0, engine_.shape.num_layers - 1), random_.integer(0, sequences() - 1),
                             random_.integer(0, engine_.shape.num_kv_heads - 1)};
@@ -76,6 +87,15 @@ class caller {
     if (engine_.row(at).seen > 0) bad.push_back(engine_.row(at).seen - 1);
     arrays_.lengths[arrays_.length_place(at)] =
         bad[static_cast<std::size_t>(random_.integer(0, static_cast<int>(bad.size()) - 1))];
+  }
+  /// An entry that is no page, or a page that stands before it in the table.
+  void break_table() {
+    auto const entry = static_cast<std::size_t>(random_.integer(0, static_cast<int>(arrays_.table.size()) - 1));
+    int const index = static_cast<int>(entry) % arrays_.keys.map.row_pages;
+    std::int32_t const twice =
+        index == 0 ? -1 : arrays_.table[entry - static_cast<std::size_t>(random_.integer(1, index))];
+    std::int32_t const bad[] = {-1, arrays_.keys.map.num_pages, -0x7fffffff - 1, 0x7fffffff, twice};
+    arrays_.table[entry] = bad[random_.integer(0, 4)];
   }
   void change_budgets() {
     int const least =
@@ -126,6 +146,7 @@ class caller {
     check_.flags(listed, faults);
     check_.compare();
     write_lengths();
+    if (random_.chance(0.1)) spoil_the_rest();
   }
   [[nodiscard]] std::vector<std::uint32_t> no_faults() const {
     return std::vector<std::uint32_t>(static_cast<std::size_t>(sequences()), 0);

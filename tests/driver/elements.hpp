@@ -16,7 +16,7 @@ namespace driver {
 using numbers = std::vector<double>;
 
 /// How an element is stored.
-enum class storage { float32, half, bfloat16, e4m3, e5m2 };
+enum class storage { float32, half, bfloat16, e4m3, e5m2, int8 };
 
 struct storage_format {
   int bytes, exponent_bits, mantissa_bits;
@@ -32,6 +32,8 @@ constexpr storage_format format_of(storage kind) {
       return {2, 8, 7};
     case storage::e4m3:
       return {1, 4, 3};
+    case storage::int8:
+      return {1, 0, 7};
     default:
       return {1, 5, 2};
   }
@@ -39,6 +41,7 @@ constexpr storage_format format_of(storage kind) {
 
 /// Value of finite stored bits.
 inline double decode(storage kind, std::uint32_t bits) {
+  if (kind == storage::int8) return bits < 128 ? bits : static_cast<double>(bits) - 256.0;
   storage_format const format = format_of(kind);
   int const bias = (1 << (format.exponent_bits - 1)) - 1;
   std::uint32_t const mantissa = bits & ((1u << format.mantissa_bits) - 1u);
@@ -54,6 +57,8 @@ inline double decode(storage kind, std::uint32_t bits) {
 inline std::uint32_t random_element(storage kind, int top, testing::random_source& random) {
   storage_format const format = format_of(kind);
   if (random.chance(0.01)) return 0;
+  if (kind == storage::int8)  // of any size: what they are multiplied with keeps them small
+    return static_cast<std::uint32_t>(random.integer(1, 127)) * (random.chance(0.5) ? 1u : 255u) & 255u;
   int exponent = top + (1 << (format.exponent_bits - 1)) - 1;
   for (int step = 0; step < 6 && exponent > 1 && random.chance(0.5); ++step) --exponent;
   auto const mantissa = static_cast<std::uint32_t>(random.bits()) & ((1u << format.mantissa_bits) - 1u);

@@ -134,8 +134,17 @@ class library_of final : public library {
     auto* const keys = elements(arrays_.keys.bytes.data());
     auto* const values = elements(arrays_.values.bytes.data());
     auto* const lengths = arrays_.lengths.data();
-    auto made = arrays_.keys.order == layout::nhd ? cache_type::nhd(keys, values, lengths, arrays_.shape)
-                                                  : cache_type::hnd(keys, values, lengths, arrays_.shape);
+    auto const laid_out = [&](auto const& by_token, auto const& by_head) {
+      page_map const& map = arrays_.keys.map;
+      auto const& order = arrays_.keys.order == layout::nhd ? by_token : by_head;
+      if constexpr (Setup::paged)
+        return order(keys, values, {map.num_pages, map.page_size},
+                     fkv::page_table::per_sequence(arrays_.table.data(), map.row_pages, map.num_pages), lengths,
+                     arrays_.shape);
+      else
+        return order(keys, values, lengths, arrays_.shape);
+    };
+    auto made = laid_out(cache_type::nhd, cache_type::hnd);
     if (arrays_.keys.order == layout::layer_pointers) {
       layer_keys_.clear();
       layer_values_.clear();
@@ -143,9 +152,7 @@ class library_of final : public library {
         layer_keys_.push_back(elements(arrays_.keys.layer(layer)));
         layer_values_.push_back(elements(arrays_.values.layer(layer)));
       }
-      made.key_data = made.value_data = nullptr;
-      made.key_layers = layer_keys_.data();
-      made.value_layers = layer_values_.data();
+      made = made.with_layers(layer_keys_.data(), layer_values_.data());
     }
     if constexpr (Setup::scaled) made = made.with_scales(arrays_.key_scales.data(), arrays_.value_scales.data());
     return made;

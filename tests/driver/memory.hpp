@@ -24,25 +24,47 @@ inline std::size_t row_number(fkv::cache_shape const& shape, fkv::row_index at) 
   return static_cast<std::size_t>((at.layer * shape.num_sequences + at.sequence) * shape.num_kv_heads + at.kv_head);
 }
 
+/// Pages of a pool, where there is one: which page of a sequence is which.
+struct page_map {
+  int page_size = 0;  // 0: tokens stand in rows
+  int row_pages = 0;
+  int num_pages = 0;
+  std::vector<std::int32_t> pages;  // [sequence][row_pages]
+
+  page_map() = default;
+  page_map(fkv::cache_shape const& shape, int tokens, random_source& random)
+      : page_size(tokens),
+        row_pages((shape.capacity + tokens - 1) / tokens),
+        num_pages(shape.num_sequences * row_pages + random.integer(0, 3)) {
+    for (int page = 0; page < num_pages; ++page) pages.push_back(page);
+    for (std::size_t i = pages.size(); i > 1; --i)
+      std::swap(pages[i - 1], pages[static_cast<std::size_t>(random.integer(0, static_cast<int>(i) - 1))]);
+    pages.resize(static_cast<std::size_t>(shape.num_sequences * row_pages));
+  }
+};
+
 /// Keys or values of a cache.
 struct token_array {
   fkv::cache_shape shape{};
   storage kind{};
   layout order{};
   int dim = 0;
+  page_map map;
   guarded<std::byte> bytes;
 
   token_array() = default;
-  token_array(fkv::cache_shape const& extents, storage element, layout wanted, int head_dim)
+  token_array(fkv::cache_shape const& extents, storage element, layout wanted, int head_dim, page_map const& paged)
       : shape(extents),
         kind(element),
         order(wanted),
         dim(head_dim),
+        map(paged),
         bytes(static_cast<std::size_t>(extents.num_layers) * layer_bytes()) {}
 
   [[nodiscard]] std::size_t token_bytes() const { return static_cast<std::size_t>(dim * format_of(kind).bytes); }
   [[nodiscard]] std::size_t layer_bytes() const {
-    return static_cast<std::size_t>(shape.num_sequences * shape.num_kv_heads * shape.capacity) * token_bytes();
+    int const slots = map.page_size == 0 ? shape.num_sequences * shape.capacity : map.num_pages * map.page_size;
+    return static_cast<std::size_t>(slots * shape.num_kv_heads) * token_bytes();
   }
   /// Layers with a pointer each stand in reverse order: a view that walks from one base would read the wrong
   /// one.
@@ -51,8 +73,15 @@ struct token_array {
     return bytes.data() + static_cast<std::size_t>(place) * layer_bytes();
   }
   [[nodiscard]] std::byte* token(fkv::row_index at, int slot) {
-    int const inside = order == layout::nhd ? (at.sequence * shape.capacity + slot) * shape.num_kv_heads + at.kv_head
-                                            : (at.sequence * shape.num_kv_heads + at.kv_head) * shape.capacity + slot;
+    // Slots of a sequence, or of one of its pages, stand together.
+    int group = at.sequence, width = shape.capacity;
+    if (map.page_size != 0) {
+      group = map.pages[static_cast<std::size_t>(at.sequence * map.row_pages + slot / map.page_size)];
+      width = map.page_size;
+      slot %= map.page_size;
+    }
+    int const inside = order == layout::nhd ? (group * width + slot) * shape.num_kv_heads + at.kv_head
+                                            : (group * shape.num_kv_heads + at.kv_head) * width + slot;
     return layer(at.layer) + static_cast<std::size_t>(inside) * token_bytes();
   }
 };
@@ -147,6 +176,7 @@ struct memory {
   fkv::length_domain domain{};
   capacities room;
   token_array keys, values;
+  guarded<std::int32_t> table;  // of pages, [sequence][row_pages]
   guarded<std::int32_t> lengths, new_lengths, budgets, due_slots, due_count;
   guarded<float> key_scales, value_scales;
   bool scaled = false;
@@ -167,7 +197,7 @@ struct memory {
     return static_cast<std::size_t>(room.statistics * num_statistics * shape.group);
   }
   [[nodiscard]] bool intact() const {
-    return keys.bytes.intact() && values.bytes.intact() && lengths.intact() && new_lengths.intact() &&
+    return keys.bytes.intact() && values.bytes.intact() && table.intact() && lengths.intact() && new_lengths.intact() &&
            budgets.intact() && due_slots.intact() && due_count.intact() && key_scales.intact() &&
            value_scales.intact() && statistics.intact() && scores.intact() && kept.intact() && evicted.intact() &&
            evicted_count.intact() && evicted_positions.intact();

@@ -37,6 +37,7 @@ struct setup_values {
   std::vector<carried> carries;
   bool scaled = false, base_two = false, needs_queries = false, sampled = false;
   int least_key_dim = 1;
+  int page_size = 0;  // 0: tokens stand in rows; any_page_size
 
   [[nodiscard]] bool moves_tokens() const { return compaction != moves::slot_list; }
   [[nodiscard]] int num_window() const { return static_cast<int>(window.size()); }
@@ -150,6 +151,8 @@ struct model {
       each_row(sequence, [&](fkv::row_index at) {
         if (!lists_fit(arrays, at)) found |= flag(fkv::sequence_flag::bad_length);
       });
+    if (arrays.keys.map.page_size != 0 && found == 0 && !is_table(arrays, sequence))
+      found |= flag(fkv::sequence_flag::bad_table);
     return found;
   }
 
@@ -165,6 +168,18 @@ struct model {
   }
 
  private:
+  /// Whether the longest row of a sequence finds all its pages, each once.
+  [[nodiscard]] bool is_table(memory const& arrays, int sequence) const {
+    page_map const& map = arrays.keys.map;
+    int longest = 0;
+    each_row(sequence,
+             [&](fkv::row_index at) { longest = std::max(longest, arrays.lengths[arrays.length_place(at)]); });
+    auto const* const first = arrays.table.data() + static_cast<std::ptrdiff_t>(sequence) * map.row_pages;
+    std::vector<std::int32_t> pages(first, first + (longest + map.page_size - 1) / map.page_size);
+    std::sort(pages.begin(), pages.end());
+    bool const once = std::adjacent_find(pages.begin(), pages.end()) == pages.end();
+    return once && (pages.empty() || (pages.front() >= 0 && pages.back() < map.num_pages));
+  }
   static std::uint32_t window_faults(window_memory const& window, int sequence) {
     std::int64_t const count = window.count(sequence);
     std::int64_t const end = window.has_end ? window.window_end[static_cast<std::size_t>(sequence)] : 0x7fffffff;

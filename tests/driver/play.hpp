@@ -63,8 +63,14 @@ inline memory make_memory(fkv::cache_shape const& shape, setup_values const& set
   made.room.scores = room();
   made.room.lists = room();
   auto const order = static_cast<layout>(random.integer(0, 2));
-  made.keys = {shape, setup.element, order, shape.key_head_dim};
-  made.values = {shape, setup.element, order, shape.value_head_dim};
+  page_map map;
+  if (setup.page_size != 0) {
+    int const any[] = {1, 2, 3, 5, 8, 16, 33, 64};
+    map = {shape, setup.page_size == any_page_size ? any[random.integer(0, 7)] : setup.page_size, random};
+    made.table = guarded<std::int32_t>(map.pages);
+  }
+  made.keys = {shape, setup.element, order, shape.key_head_dim, map};
+  made.values = {shape, setup.element, order, shape.value_head_dim, map};
   auto const rows = static_cast<std::size_t>(shape.num_rows());
   auto const heads = static_cast<std::size_t>(shape.num_layers * shape.num_kv_heads);
   auto const lengths = setup.domain == fkv::length_domain::sequence ? static_cast<std::size_t>(shape.num_sequences)
@@ -79,8 +85,9 @@ inline memory make_memory(fkv::cache_shape const& shape, setup_values const& set
   made.scaled = setup.scaled;
   made.key_scales = guarded<float>(heads);
   made.value_scales = guarded<float>(heads);
-  for (float& scale : made.key_scales) scale = static_cast<float>(random.uniform(0.3, 1.5));
-  for (float& scale : made.value_scales) scale = static_cast<float>(random.uniform(0.3, 1.5));
+  float const unit = setup.element == storage::int8 ? 0.02f : 1.0f;
+  for (float& scale : made.key_scales) scale = unit * static_cast<float>(random.uniform(0.3, 1.5));
+  for (float& scale : made.value_scales) scale = unit * static_cast<float>(random.uniform(0.3, 1.5));
   made.num_statistics = setup.num_window();
   made.statistics = guarded<float>(rows * made.row_statistics());
   made.scores = guarded<float>(rows * static_cast<std::size_t>(made.room.scores));

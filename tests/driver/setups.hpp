@@ -30,6 +30,7 @@ constexpr storage storage_of() {
   if constexpr (std::is_same_v<Element, float>) return storage::float32;
   if constexpr (std::is_same_v<Element, fkv::half>) return storage::half;
   if constexpr (std::is_same_v<Element, fkv::bfloat16>) return storage::bfloat16;
+  if constexpr (std::is_same_v<Element, std::int8_t>) return storage::int8;
   return std::is_same_v<Element, fkv::float8_e4m3> ? storage::e4m3 : storage::e5m2;
 }
 template <class Compaction>
@@ -147,14 +148,29 @@ struct twin<redundant> : reads_nothing {
   }
 };
 
+/// Where tokens stand.
+struct in_rows {
+  static constexpr int page_size = 0;
+  template <class Storage, fkv::length_domain Domain>
+  using cache = fkv::dense_cache<Storage, Storage, Domain>;
+};
+inline constexpr int any_page_size = -1;  // known at run time
+template <int PageSize>
+struct in_pages {
+  static constexpr int page_size = PageSize;
+  template <class Storage, fkv::length_domain Domain>
+  using cache = fkv::paged_cache<Storage, PageSize == any_page_size ? 0 : PageSize, Storage, Domain>;
+};
+
 /// A policy on a cache.
 template <class Scorer, class Compaction, class Budget, class Element, class Query, fkv::length_domain Domain,
-          fkv::log_base Base = fkv::log_base::natural, class Selector = fkv::top_k>
+          fkv::log_base Base = fkv::log_base::natural, class Selector = fkv::top_k, class Layout = in_rows>
 struct setup {
   using policy_type = fkv::policy<fkv::eviction_config, Scorer, Selector, Compaction, Budget>;
   static constexpr bool scaled = sizeof(Element) == 1;
   using storage_type = std::conditional_t<scaled, fkv::scaled_by_head<Element>, fkv::plain<Element>>;
-  using cache_type = fkv::dense_cache<storage_type, storage_type, Domain>;
+  using cache_type = typename Layout::template cache<storage_type, Domain>;
+  static constexpr bool paged = Layout::page_size != 0;
   using query_type = Query;
   using scorer = twin<Scorer>;
   static constexpr fkv::log_base base = Base;
@@ -172,6 +188,7 @@ struct setup {
     made.window = scorer::window();
     made.carries = scorer::carries();
     made.scaled = scaled;
+    made.page_size = Layout::page_size;
     made.base_two = Base == fkv::log_base::two;
     // The cosine of numbers is 1 or -1: rounding would decide everything.
     made.least_key_dim = std::is_same_v<Scorer, fkv::key_diff> || std::is_same_v<Scorer, mixed> ? 4 : 1;

@@ -16,6 +16,7 @@
 #include "support/compaction_bench.hpp"
 #include "support/execution.hpp"
 #include "support/golden_oracle.hpp"
+#include "support/paged_memory.hpp"
 #include "support/policy_bench.hpp"
 #include "support/random_judges.hpp"
 #include "support/select_bench.hpp"
@@ -292,12 +293,15 @@ inline kernel_case lifecycle(extent size) {
         }
         std::vector<std::int32_t> const counts{30, -2, 3, 2}, back{0, 5, -9, -1}, sources{0, 1, 3}, targets{1, 2, 3};
         std::vector<std::byte> saved(fkv::save_bytes(state));
-        for (int sequence = 0; sequence < 4; ++sequence)
-          made.cache.lengths[static_cast<std::size_t>(sequence)] = state.seen_length[state.row({0, sequence, 0})];
-        require_ok(
-            fkv::append(exec, fkv::batch{made.policy, made.cache.view(), made.list(), made.state.view}, counts.data()));
-        require_ok(
-            fkv::append(exec, fkv::batch{made.policy, made.cache.view(), made.list(), made.state.view}, back.data()));
+        auto const change = [&](std::vector<std::int32_t> const& by) {  // the cache has changed already
+          for (std::size_t s = 0; s < 4; ++s)
+            made.cache.lengths[s] =
+                state.seen_length[state.row({0, static_cast<int>(s), 0})] + (s == 3 ? by[s] : std::max(by[s], 0));
+          require_ok(
+              fkv::append(exec, fkv::batch{made.policy, made.cache.view(), made.list(), made.state.view}, by.data()));
+        };
+        change(counts);
+        change(back);
         require_ok(fkv::save(exec, state, 2, {saved.data(), saved.size()}));
         require_ok(fkv::fork(exec, state, {sources.data(), targets.data(), 3}));
         require_ok(fkv::restore(exec, state, 0, {saved.data(), saved.size()}));
@@ -308,6 +312,36 @@ inline kernel_case lifecycle(extent size) {
         written all;
         all.add(made.state.memory);
         all.add(saved);
+        return all.bytes;
+      }};
+}
+
+/// Pages of one token: a table that names a page twice, one whose pages others read too, and lists of freed pages.
+inline kernel_case pages() {
+  return {
+      "evict: pages", [](execution const& exec) {
+        using policy_type = policy_of<fkv::key_norm, fkv::top_k, fkv::ordered>;
+        extent const size;
+        auto extents = size.shape(200, 12);
+        extents.num_sequences = 3;
+        policy_bench<policy_type> made(19, policy_type{size.config(), {}, {}, {}, {}}, extents, 1);
+        for (int sequence = 0; sequence < 3; ++sequence) made.place(sequence, history::pristine, 200 - sequence);
+        paged_memory<float> memory(made.random, extents, 1, paging::nhd);
+        memory.load(made.cache);
+        memory.owners = guarded<std::int32_t>(static_cast<std::size_t>(memory.num_pages), 1);
+        memory.entry({0, 0, 0}, 150) = memory.entry({0, 0, 0}, 77);
+        memory.owners[static_cast<std::size_t>(memory.entry({0, 1, 0}, 111))] = 2;
+        owned_page_list freed(3, 200);
+        auto work = workspace_for<policy_type>(extents, made.list(), 1, exec);
+        require_ok(fkv::evict(exec, fkv::batch{made.policy, memory.view(), made.list(), made.state.view, work.view()},
+                              made.window.view(), {.new_lengths = made.new_lengths.data(), .freed = freed.view()}));
+        written all;
+        all.add(made.state.memory);
+        all.add(made.new_lengths);
+        all.add(memory.keys);
+        all.add(memory.values);
+        all.add(freed.pages);
+        all.add(freed.counts);
         return all.bytes;
       }};
 }
@@ -388,6 +422,7 @@ inline std::vector<kernel_case> kernel_cases(bool small = false) {
   all.push_back(cases::lifecycle(size));
   all.push_back(cases::hinge(small));
   if (!small) all.push_back(cases::broken_lists());
+  if (!small) all.push_back(cases::pages());
   using fkv::golden_reduction;
   if (!small) {
     all.push_back(cases::golden("golden_eviction: streaming", true, 72, golden_reduction::mean));

@@ -32,18 +32,21 @@ TEST_CASE("strided: distances of both layouts") {
 
 TEST_CASE("strided: where a row's tokens stand, as elements and as bytes") {
   std::vector<float> data(420);
-  fkv::strided_vectors<fkv::plain<float>> const row{data.data() + 35, 5, {}};
+  fkv::laid_out_vectors<fkv::plain<float>, fkv::strided_map> const row{data.data() + 35, {5}, {}};
   CHECK(row.at(6) == data.data() + 65);
   CHECK(row.scale(6) == 1.0f);
-  fkv::strided_place const place = row.place();
+  auto const place = row.place();
   CHECK(place(6) == reinterpret_cast<std::byte*>(data.data() + 65));
   CHECK(place.behind(8)(6) == reinterpret_cast<std::byte*>(data.data() + 67));
 }
 
 TEST_CASE("strided: tokens are aligned where their first one and the distance are") {
   alignas(16) static std::byte bytes[64];
-  CHECK(fkv::strided_place{bytes, 32}.aligned_to(16));
-  CHECK_FALSE(fkv::strided_place{bytes, 24}.aligned_to(16));
-  CHECK_FALSE(fkv::strided_place{bytes + 8, 32}.aligned_to(16));
-  CHECK(fkv::strided_place{bytes + 8, 24}.aligned_to(8));
+  auto const place_of = [](std::byte* first, int stride) {
+    return fkv::token_place<fkv::strided_map>{first, {stride}};
+  };
+  CHECK(place_of(bytes, 32).aligned_to(16));
+  CHECK_FALSE(place_of(bytes, 24).aligned_to(16));
+  CHECK_FALSE(place_of(bytes + 8, 32).aligned_to(16));
+  CHECK(place_of(bytes + 8, 24).aligned_to(8));
 }

@@ -57,8 +57,8 @@ struct owned_cache {
       layer_values.clear();
       for (int layer = 0; layer < shape.num_layers; ++layer) {
         std::int64_t const place = shape.num_layers - 1 - layer;
-        layer_keys.push_back(keys.data() + place * cache.key_strides.layer);
-        layer_values.push_back(values.data() + place * cache.value_strides.layer);
+        layer_keys.push_back(keys.data() + place * cache.key_layout.layer);
+        layer_values.push_back(values.data() + place * cache.value_layout.layer);
       }
       cache.key_data = nullptr;
       cache.value_data = nullptr;

@@ -530,7 +530,7 @@ TEST_CASE("evict: what the host can see is refused before anything is written") 
     }
   cache_case(errc::invalid_shape, [](auto& c) { c.extents.first_kv_head = -1; });
   cache_case(errc::invalid_shape, [](auto& c) { c.extents.first_kv_head = 1; });
-  cache_case(errc::invalid_shape, [](auto& c) { c.key_strides.token = c.extents.key_head_dim - 1; });
+  cache_case(errc::invalid_shape, [](auto& c) { c.key_layout.token = c.extents.key_head_dim - 1; });
 
   auto const list_case = [&](errc expected, auto const& edit) {
     refused(expected, policy, cache, change(list, edit), window, state, output, work.view());

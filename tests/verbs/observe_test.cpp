@@ -187,8 +187,8 @@ TEST_CASE("observe: a cache type that fixes the key dimension gives the same byt
   auto const free = made.cache.view();
   auto const observe = [&]<int KeyHeadDim>() {
     using cache_type = fkv::dense_cache<fkv::half, fkv::half, fkv::length_domain::row, KeyHeadDim>;
-    cache_type const fixed{free.key_data,    free.value_data,    free.row_lengths, free.extents,
-                           free.key_strides, free.value_strides, free.key_layers,  free.value_layers};
+    cache_type const fixed{free.key_data,   free.value_data,   free.row_lengths, free.extents,
+                           free.key_layout, free.value_layout, free.key_layers,  free.value_layers};
     testing::owned_workspace work(fkv::observe_bytes<all_statistics>(testing::exec, shape, made.list(), 70));
     return fkv::observe(testing::exec, fixed, made.list(), made.window.view(), made.state.view, made.out.view(),
                         work.view());

@@ -6,6 +6,7 @@
 #include <foresightkv/detail/backend.hpp>
 #include <foresightkv/detail/buffer.hpp>
 #include <foresightkv/observation.hpp>
+#include <foresightkv/page_list.hpp>
 #include <foresightkv/policy.hpp>
 #include <foresightkv/selection.hpp>
 #include <foresightkv/state.hpp>
@@ -41,6 +42,19 @@ status check_new_lengths(Cache const& cache, std::int32_t const* new_lengths) {
     checked = first_of(checked, check_apart(cache.lengths(), count, new_lengths, count));
   }
   return checked.at(argument::new_lengths);
+}
+
+/// Lists of pages: of a cache that has pages, with room for those of its longest row.
+template <class Cache>
+status check_pages(Cache const& cache, page_list const& lists) {
+  if constexpr (has_pages<Cache>) {
+    return first_of(check_that(lists.pages != nullptr && lists.counts != nullptr, errc::null_pointer),
+                    check_aligned(lists.pages, lists.counts, lists.value_pages),
+                    check_that(lists.capacity >= cache.most_pages(), errc::invalid_shape))
+        .at(argument::pages);
+  } else {
+    return {errc::unsupported, 0, argument::pages};
+  }
 }
 
 /// What every verb of a policy has in common.

@@ -66,6 +66,18 @@ FORESIGHTKV_HOST_DEVICE inline sequence_flag check_window_row(window_extent cons
   return length <= window.longest ? no_flag : sequence_flag::bad_window;
 }
 
+/// The first slot of a row whose token `evict` may move; negative if the row is within its budget. Sinks stand in the
+/// first slots and stay there.
+template <class Budget>
+FORESIGHTKV_HOST_DEVICE int first_moved(Budget const& budget, eviction_config const& config, cache_shape const& shape,
+                                        row_index at, int length) {
+  return length > budget(config, shape, at) ? smaller(config.sink_tokens, length) : -1;
+}
+/// The same of `compact`, of a row's list of evicted slots.
+FORESIGHTKV_HOST_DEVICE inline int first_moved(std::int32_t const* evicted, int num_evicted) {
+  return num_evicted > 0 ? evicted[0] : -1;
+}
+
 template <class Budget>
 FORESIGHTKV_HOST_DEVICE sequence_flag check_budget_of(Budget const& budget, eviction_config const& config,
                                                       cache_shape const& shape, row_index at, int state_capacity) {

@@ -1,11 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <foresightkv/cache.hpp>
+#include <foresightkv/layout.hpp>
 
 namespace foresightkv::inline v0 {
+
+/// Tokens at equal distances. The distance is an int: its product with a slot is then one instruction.
+struct strided_map {
+  int stride = 0;
+
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr std::int64_t operator()(int slot) const {
+    return std::int64_t{slot} * stride;
+  }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr strided_map times(int bytes) const { return {stride * bytes}; }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr std::int64_t distances() const { return stride; }
+};
 
 /// Distances in elements between neighbours of a strided array of tokens. A token's own elements are contiguous.
 struct cache_strides {
@@ -41,52 +52,17 @@ struct cache_strides {
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr std::int64_t of(row_index at) const {
     return at.layer * layer + in_layer(at);
   }
-};
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr strided_map map(row_index) const { return {static_cast<int>(token)}; }
 
-/// Bytes of a strided row's tokens.
-struct strided_place {
-  std::byte* first = nullptr;
-  int stride = 0;  // bytes
-
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE std::byte* operator()(int slot) const {
-    return first + std::int64_t{slot} * stride;
+  /// Tokens, heads, sequences and layers must not overlap. Sequences may stand in any order, but none before the first.
+  [[nodiscard]] status check(cache_shape const& shape, int head_dim, bool by_layer) const {
+    constexpr std::int64_t longest = 0x7fffffff / 8;  // elements between tokens: their bytes fit an int
+    bool const fits = (shape.capacity == 1 || token >= head_dim) && token >= 0 && token <= longest &&
+                      (shape.num_kv_heads == 1 || kv_head >= head_dim) &&
+                      (shape.num_sequences == 1 || sequence >= head_dim) && sequence >= 0 &&
+                      (shape.num_layers == 1 || by_layer || layer >= head_dim) && layer >= 0;
+    return detail::check_that(fits, errc::invalid_shape);
   }
-  /// The same for what stands so many bytes further on.
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE strided_place behind(int bytes) const { return {first + bytes, stride}; }
-  /// Whether all addresses are multiples of a power of two.
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE bool aligned_to(int bytes) const {
-    return ((reinterpret_cast<std::uintptr_t>(first) | static_cast<std::uintptr_t>(stride)) &
-            static_cast<std::uintptr_t>(bytes - 1)) == 0;
-  }
-};
-
-/// The token vectors of a strided row. A token's stride is an int: its product with a slot is then one instruction.
-template <class Storage>
-struct strided_vectors {
-  using element_type = typename Storage::element_type;
-  using storage_row = typename Storage::row;
-
-  element_type* first = nullptr;
-  int stride = 0;
-  [[no_unique_address]] storage_row storage{};
-
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr element_type* at(int slot) const {
-    return first + std::int64_t{slot} * stride;
-  }
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE strided_place place() const {
-    return {reinterpret_cast<std::byte*>(first), stride * static_cast<int>(sizeof(element_type))};
-  }
-
-  // What the storage says of scales, word for word: a constant stays one.
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE static constexpr float scale(int slot) requires requires {
-    storage_row::scale(0);
-  } &&(std::is_empty_v<storage_row>) {
-    return storage_row::scale(slot);
-  }
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr float scale(int slot) const requires(!std::is_empty_v<storage_row>) {
-    return storage.scale(slot);
-  }
-  static constexpr bool one_scale = requires { requires storage_row::one_scale; };
 };
 
 }  // namespace foresightkv::inline v0

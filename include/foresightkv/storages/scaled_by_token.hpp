@@ -9,26 +9,26 @@ namespace foresightkv::inline v0 {
 
 /// A scale per token and KV head, as int8 and fp8 caches with dynamic quantisation have them: stored * scale = element.
 /// The scale moves with its token.
-template <element Element>
+/// \tparam Layout  of the scales; a cache puts its own in place of this one
+template <element Element, token_layout Layout = cache_strides>
 struct scaled_by_token {
   using element_type = Element;
+  using map_type = decltype(std::declval<Layout const&>().map(row_index{}));
+  template <token_layout Other>
+  using with_layout = scaled_by_token<Element, Other>;
   static constexpr int token_bytes = sizeof(float);
 
   float* scales = nullptr;
-  cache_strides strides{};  ///< of scales, as those of tokens: cache_strides::hnd(shape, 1) or nhd(shape, 1)
+  Layout layout{};  ///< of scales, as that of tokens with a head_dim of 1
 
   struct row {
     float* first = nullptr;
-    int stride = 0;
-    [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr float scale(int slot) const {
-      return first[std::int64_t{slot} * stride];
-    }
-    [[nodiscard]] FORESIGHTKV_HOST_DEVICE strided_place place() const {
-      return {reinterpret_cast<std::byte*>(first), stride * static_cast<int>(sizeof(float))};
-    }
+    map_type map{};
+    [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr float scale(int slot) const { return first[map(slot)]; }
+    [[nodiscard]] FORESIGHTKV_HOST_DEVICE token_place<map_type> place() const { return detail::bytes_of(first, map); }
   };
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr row of_row(cache_shape const&, row_index at) const {
-    return {scales + strides.of(at), static_cast<int>(strides.token)};
+    return {scales + layout.of(at), layout.map(at)};
   }
   [[nodiscard]] status check() const { return detail::check_buffer(scales).at(argument::scales); }
 };

@@ -4,6 +4,7 @@
 #include <foresightkv/batch.hpp>
 #include <foresightkv/detail/check.hpp>
 #include <foresightkv/detail/host/backend.hpp>
+#include <foresightkv/eviction_output.hpp>
 
 namespace foresightkv::inline v0 {
 
@@ -17,22 +18,15 @@ template <class Exec, eviction_policy Policy>
   return detail::backend<Exec>::template bytes<Policy>(exec, shape, list, max_queries);
 }
 
-/// What `evict` writes beside the cache and the state.
-struct eviction_output {
-  std::int32_t* new_lengths = nullptr;  ///< indexed by the cache's length domain; not the cache's own buffer
-  selection lists{};                    ///< optional: see selection; capacity 0 asks for none
-  bool dry_run = false;                 ///< writes lengths and lists, leaves cache and state alone but for flags
-};
-
 /// Cuts every visited row that is longer than its budget: observe, carry, score, select and compact in one call.
 ///
 /// A row with no more tokens than its budget keeps every byte of cache and state. Protected tokens (the newest
 /// config.recent() positions, the first config.sink_tokens) stay. Carried statistics of a row that is cut take in the
-/// window first. Sequences whose data breaks a rule are flagged in the state and left alone, their new lengths
+/// window first. Sequences whose data breaks a rule are flagged in the state and left alone, their new lengths and lists
 /// unwritten.
 /// \param rows    tokens to cut; the lengths() of the cache are read, never written, and the state is advanced
 /// \param window  an observation, or statistics observed before
-/// \param output  new lengths, and optional lists
+/// \param output  new lengths, and optional lists of tokens and of pages (see freed_pages)
 /// \return errc::invalid_config, invalid_shape, null_pointer, misaligned, overlap, workspace_too_small or unsupported
 ///        (a window that continues another), nothing written; else ok. Ties: lowest slot first. Host: parallel over
 ///        rows, does not allocate.
@@ -42,10 +36,11 @@ status evict(Exec exec, batch<Policy, Cache> const& rows, Window const& window, 
     status const checked = detail::first_error(
         [&] { return detail::check_batch(exec, rows, detail::max_queries(window)); },
         [&] { return detail::check_whole_window(window); }, [&] { return detail::check_selection(output.lists); },
-        [&] { return detail::check_new_lengths(rows.cache, output.new_lengths); });
+        [&] { return detail::check_new_lengths(rows.cache, output.new_lengths); },
+        [&] { return output.freed.counts == nullptr ? status{} : detail::check_pages(rows.cache, output.freed); });
     if (!checked.ok()) return checked;
-    return detail::backend<Exec>::evict(exec, rows.policy, rows.cache, rows.sequences, window, rows.state,
-                                        output.new_lengths, output.lists, output.dry_run, rows.scratch);
+    return detail::backend<Exec>::evict(exec, rows.policy, rows.cache, rows.sequences, window, rows.state, output,
+                                        rows.scratch);
   } else {
     return {errc::unsupported};
   }

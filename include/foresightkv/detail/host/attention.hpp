@@ -139,6 +139,11 @@ template <class Isa, element Element>
     } else {
       widen_narrow<Isa, narrow_format<5, 2>, 0x7c>(narrow, out);
     }
+  } else if constexpr (std::is_same_v<layout, std::int8_t>) {
+    using bytes = typename Isa::bytes;
+    auto const narrow = __builtin_convertvector(reinterpret_cast<unaligned<bytes> const*>(from)->value, bits);
+    auto const number = reinterpret_cast<typename Isa::ints>((narrow ^ 0x80u) - 0x80u);
+    out = __builtin_convertvector(number, typename Isa::floats);
   } else {
     float wide[Isa::lanes];
     for (int i = 0; i < Isa::lanes; ++i) wide[i] = element_traits<Element>::load(from[i]);
@@ -256,6 +261,27 @@ template <class Isa, class KeyAt>
       }
       transpose_rows<Isa>(rows, dims, column + static_cast<std::ptrdiff_t>(d) * panel_tokens<Isa>);
     }
+  }
+}
+
+/// Multiplies packed keys by a scale for each token, [n].
+template <class Isa>
+[[gnu::always_inline]] inline void scale_packed_keys(float const* scales, int n, int dim, float* packed) {
+  constexpr int vectors = logits_tile<Isa>::vectors;
+  std::ptrdiff_t const panel = std::ptrdiff_t{panel_tokens<Isa>} * dim;
+  for (int first = 0; first < n; first += panel_tokens<Isa>, packed += panel) {
+    typename Isa::floats scale[vectors];
+    unrolled<vectors>([&](auto v) __attribute__((always_inline)) {
+      int const from = first + v * Isa::lanes;
+      load_some<Isa>(scales + from, n - from < Isa::lanes ? n - from : Isa::lanes, scale[v]);
+    });
+    for (int d = 0; d < dim; ++d)
+      unrolled<vectors>([&](auto v) __attribute__((always_inline)) {
+        float* const at = packed + d * panel_tokens<Isa> + v * Isa::lanes;
+        typename Isa::floats values;
+        load<Isa>(at, values);
+        store<Isa>(values * scale[v], at);
+      });
   }
 }
 

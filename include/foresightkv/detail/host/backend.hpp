@@ -6,6 +6,7 @@
 #include <foresightkv/detail/host/lifecycle.hpp>
 #include <foresightkv/detail/host/row_operations.hpp>
 #include <foresightkv/detail/host/row_task.hpp>
+#include <foresightkv/eviction_output.hpp>
 
 namespace foresightkv::inline v0::detail {
 
@@ -29,8 +30,9 @@ struct backend<host_execution> : host::lifecycle {
 
   /// Runs body(row_task, row_scratch) on every row of every sequence that `accept`.
   template <class Policy, class Cache, class Accept, class Body>
-  static void for_each_row(host_execution exec, Policy const& policy, Cache const& cache, sequence_list const& list,
-                           row_state const& state, workspace memory, Accept const& accept, Body const& body) {
+  static host::visit for_each_row(host_execution exec, Policy const& policy, Cache const& cache,
+                                  sequence_list const& list, row_state const& state, workspace memory,
+                                  Accept const& accept, Body const& body) {
     arena arrays(memory);
     auto const scratch = host::call_scratch<Policy>::take(arrays, exec, cache.shape(), list);
     host::visit const plan = host::plan_visit(list, cache.shape(), state, scratch.sequences, accept);
@@ -39,6 +41,7 @@ struct backend<host_execution> : host::lifecycle {
       host::row_task<Policy, Cache> const row(policy, cache, state, plan.row(cache.shape(), task));
       body(row, mine);
     });
+    return plan;
   }
 
   template <class Policy, class Cache, class Window>
@@ -47,10 +50,11 @@ struct backend<host_execution> : host::lifecycle {
     constexpr int size = window_statistics<typename Policy::reads>::size;
     auto const accept = [&](int sequence) {
       return host::check_lengths(cache, sequence, {smaller(list.max_length, out_capacity)}, state) &&
-             host::check_queries(cache, extent_of(window), sequence, state);
+             host::check_queries(cache, extent_of(window), sequence, state) &&
+             host::check_tables(cache, sequence, state);
     };
     auto const row_floats = static_cast<std::ptrdiff_t>(out_capacity) * size * cache.shape().group;
-    for_each_row(exec, policy, cache, list, state, memory, accept, [&](auto const& row, auto const& scratch) {
+    (void)for_each_row(exec, policy, cache, list, state, memory, accept, [&](auto const& row, auto const& scratch) {
       bool const sound = host::observe_row<window_statistics<typename Policy::reads>>(
           cache, row.at, row.length, row.positions, window, scratch.observe, out + row.row * row_floats);
       if (!sound) host::set_flag(state, row.at.sequence, sequence_flag::not_finite);
@@ -63,9 +67,10 @@ struct backend<host_execution> : host::lifecycle {
                       Window const& window, row_state const& state, workspace memory) {
     auto const accept = [&](int sequence) {
       return host::check_lengths(cache, sequence, {list.max_length, state.capacity}, state) &&
-             host::check_queries(cache, extent_of(window), sequence, state);
+             host::check_queries(cache, extent_of(window), sequence, state) &&
+             host::check_tables(cache, sequence, state);
     };
-    for_each_row(exec, policy, cache, list, state, memory, accept, [&](auto const& row, auto const& scratch) {
+    (void)for_each_row(exec, policy, cache, list, state, memory, accept, [&](auto const& row, auto const& scratch) {
       float const* const observed = row.window_of(window, scratch);
       (void)row.carry(observed, scratch);
       row.settle(scratch.carried);
@@ -81,9 +86,10 @@ struct backend<host_execution> : host::lifecycle {
                  cache, sequence,
                  {smaller(list.max_length, scores.capacity), state.num_carried > 0 ? state.capacity : no_limit},
                  state) &&
-             host::check_queries(cache, extent_of(window), sequence, state);
+             host::check_queries(cache, extent_of(window), sequence, state) &&
+             host::check_tables(cache, sequence, state);
     };
-    for_each_row(exec, policy, cache, list, state, memory, accept, [&](auto const& row, auto const& scratch) {
+    (void)for_each_row(exec, policy, cache, list, state, memory, accept, [&](auto const& row, auto const& scratch) {
       float const* const observed = row.window_of(window, scratch);
       row.fetch_carried(scratch.carried);
       row.score(window, observed, scratch.carried, scratch, scores.row(row.row));
@@ -96,9 +102,10 @@ struct backend<host_execution> : host::lifecycle {
                        score_view const& scores, row_state const& state, selection const& lists, workspace memory) {
     auto const accept = [&](int sequence) {
       int const limit = smaller(list.max_length, smaller(scores.capacity, lists.capacity));
-      return host::check_lengths(cache, sequence, {limit}, state) && check_budget_data(policy, cache, sequence, state);
+      return host::check_lengths(cache, sequence, {limit}, state) &&
+             check_budget_data(policy, cache, sequence, state) && host::check_tables(cache, sequence, state);
     };
-    for_each_row(exec, policy, cache, list, state, memory, accept, [&](auto const& row, auto const& scratch) {
+    (void)for_each_row(exec, policy, cache, list, state, memory, accept, [&](auto const& row, auto const& scratch) {
       row.choose(scores.row(row.row), lists, scratch, [](auto const&...) {});
     });
     return {};
@@ -107,12 +114,18 @@ struct backend<host_execution> : host::lifecycle {
   template <class Policy, class Cache>
   static status compact(host_execution exec, Policy const& policy, Cache const& cache, sequence_list const& list,
                         selection const& lists, row_state const& state, std::int32_t* new_lengths, workspace memory) {
+    auto const moved = [&](row_index at) {
+      int const row = cache.shape().row(at);
+      return first_moved(lists.evicted + lists.at(row), lists.evicted_count[row]);
+    };
     auto const accept = [&](int sequence) {
       int const limit = smaller(list.max_length, lists.capacity);
       return host::check_lengths(cache, sequence, {limit, storable<Policy>(state)}, state) &&
-             check_budget_data(policy, cache, sequence, state) && check_lists(policy, cache, lists, sequence, state);
+             check_budget_data(policy, cache, sequence, state) && check_lists(policy, cache, lists, sequence, state) &&
+             host::check_tables(cache, sequence, state) &&
+             host::check_owners<typename Policy::compaction_type>(cache, sequence, state, moved);
     };
-    for_each_row(exec, policy, cache, list, state, memory, accept, [&](auto const& row, auto const& scratch) {
+    (void)for_each_row(exec, policy, cache, list, state, memory, accept, [&](auto const& row, auto const& scratch) {
       auto const base = lists.at(row.row);
       int const num_evicted = lists.evicted_count[row.row];
       if (num_evicted == 0) return row.store_length(new_lengths, row.length);
@@ -126,16 +139,21 @@ struct backend<host_execution> : host::lifecycle {
 
   template <class Policy, class Cache, class Window>
   static status evict(host_execution exec, Policy const& policy, Cache const& cache, sequence_list const& list,
-                      Window const& window, row_state const& state, std::int32_t* new_lengths, selection const& output,
-                      bool dry_run, workspace memory) {
-    selection const lists = output.capacity > 0 ? output : selection{};
+                      Window const& window, row_state const& state, eviction_output const& output, workspace memory) {
+    selection const lists = output.lists.capacity > 0 ? output.lists : selection{};
+    std::int32_t* const new_lengths = output.new_lengths;
+    bool const dry_run = output.dry_run;
+    auto const moved = [&](row_index at) {
+      return first_moved(policy.budget, eviction_config(policy.config), cache.shape(), at, cache.length(at));
+    };
     auto const accept = [&](int sequence) {
       int const limit = lists.capacity > 0 ? smaller(list.max_length, lists.capacity) : list.max_length;
       return host::check_lengths(cache, sequence, {limit, storable<Policy>(state)}, state) &&
              host::check_queries(cache, extent_of(window), sequence, state) &&
-             check_budget_data(policy, cache, sequence, state);
+             check_budget_data(policy, cache, sequence, state) && host::check_tables(cache, sequence, state) &&
+             (dry_run || host::check_owners<typename Policy::compaction_type>(cache, sequence, state, moved));
     };
-    for_each_row(exec, policy, cache, list, state, memory, accept, [&](auto const& row, auto const& scratch) {
+    auto const cut = [&](auto const& row, auto const& scratch) {
       if (row.excess(row.occupied()) <= 0) {
         row.keep_all(lists, scratch);
         row.store_length(new_lengths, row.length);
@@ -149,7 +167,18 @@ struct backend<host_execution> : host::lifecycle {
         row.store_length(new_lengths, moves ? num_kept : row.length);
         if (!dry_run && num_evicted > 0) row.compact(scratch.kept, num_kept, scratch.evicted, num_evicted, carried);
       });
-    });
+    };
+    host::visit const done = for_each_row(exec, policy, cache, list, state, memory, accept, cut);
+    if (output.freed.counts != nullptr)
+      for (int i = 0; i < done.count; ++i) list_freed(cache, done.sequences[i], new_lengths, output.freed);
+    return {};
+  }
+
+  template <class Cache>
+  static status freed_pages(host_execution, Cache const& cache, sequence_list const& list,
+                            std::int32_t const* new_lengths, page_list const& out) {
+    host::every_sequence(list, cache.shape().num_sequences, row_state{},
+                         [&](int sequence) { list_freed(cache, sequence, new_lengths, out); });
     return {};
   }
 
@@ -160,7 +189,7 @@ struct backend<host_execution> : host::lifecycle {
     eviction_config const config = policy.config;
     auto const accept = [&](int sequence) {
       if (!host::check_lengths(cache, sequence, {list.max_length}, state) ||
-          !check_budget_data(policy, cache, sequence, state))
+          !check_budget_data(policy, cache, sequence, state) || !host::check_tables(cache, sequence, state))
         return false;
       for (int layer = 0; layer < shape.num_layers; ++layer)
         for (int head = 0; head < shape.num_kv_heads; ++head) {
@@ -174,6 +203,13 @@ struct backend<host_execution> : host::lifecycle {
   }
 
  private:
+  template <class Cache>
+  static void list_freed(Cache const& cache, int sequence, std::int32_t const* new_lengths, page_list const& out) {
+    if constexpr (has_pages<Cache>)
+      for (int table = 0; table < cache.tables_per_sequence(); ++table)
+        cache.list_freed(one_lane{}, sequence, table, new_lengths, out);
+  }
+
   /// Longest row whose columns this policy stores: a compaction that moves tokens stores the kept ones only.
   template <class Policy>
   static int storable(row_state const& state) {

@@ -33,7 +33,7 @@ template <class Isa, class ElementAt, class ScaleAt>
     for (int t = 0; t < tokens; ++t) {
       kernels<Isa>::widen(element_at(t) + from, count, wide[t]);
       float const scale = scale_at(t);
-      for (int i = 0; scaled && i < count; ++i) wide[t][i] *= scale;
+      if (scaled) kernels<Isa>::scale(wide[t], count, scale);
     }
     kernels<Isa>::dense(inputs, tokens, count, weights + static_cast<std::ptrdiff_t>(from) * dense_width, hidden);
   }

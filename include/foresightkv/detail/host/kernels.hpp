@@ -17,6 +17,10 @@ struct kernels {
           [&](int i) __attribute__((always_inline)) { return keys[i]; }, n, dim, packed);
     });
   }
+  [[gnu::noinline]] static void scale_packed(float const* scales, int n, int dim, float* packed) {
+    with_isa<Isa>([&](auto isa)
+                      __attribute__((always_inline)) { scale_packed_keys<decltype(isa)>(scales, n, dim, packed); });
+  }
   template <class Element>
   [[gnu::noinline]] static void widen(Element const* from, int count, float* out) {
     with_isa<Isa>([&](auto isa) __attribute__((always_inline)) { host::widen<decltype(isa)>(from, count, out); });

@@ -175,11 +175,15 @@ struct row_observation {
   [[nodiscard]] int group() const { return cache.shape().group; }
   [[nodiscard]] int head_dim() const { return cache.shape().key_head_dim; }
 
-  /// Keys of all tokens, side by side as the logits want them.
+  /// Keys of all tokens, side by side as the logits want them, and as large as their tokens' scales make them.
   [[gnu::always_inline]] void pack_keys() const {
     auto const keys = reinterpret_cast<key_element<Cache> const**>(scratch.keys);
     for (int slot = 0; slot < n; ++slot) keys[slot] = vectors.at(slot);
     kernels<Isa>::pack(keys, n, head_dim(), scratch.packed);
+    if constexpr (is_scaled_by_token<key_vectors<Cache>>()) {
+      for (int slot = 0; slot < n; ++slot) scratch.logits[slot] = vectors.scale(slot);
+      kernels<Isa>::scale_packed(scratch.logits, n, head_dim(), scratch.packed);
+    }
   }
 
   /// Statistics of query head j, 0 <= j < group; `begun`: onto those that earlier chunks left.
@@ -258,8 +262,6 @@ struct row_observation {
   /// Scales and caps the logits of a query and hides what it does not see: the first so many entries are its own.
   [[gnu::always_inline]] int weigh(float* x, int reach, int position) const {
     int const visible = seen.prefix ? visible_prefix(positions, reach, position) : n;
-    if constexpr (is_scaled_by_token<key_vectors<Cache>>())
-      for (int i = 0; i < visible; ++i) x[i] *= token_scale(vectors, i);
     if (rule.soft_cap > 0.0f) cap_logits<Isa>(rule, x, visible);
     if (seen.prefix) return visible;
     int hidden = 0;

@@ -3,6 +3,7 @@
 
 #include <foresightkv/cache.hpp>
 #include <foresightkv/detail/host/row.hpp>
+#include <foresightkv/detail/one_lane.hpp>
 #include <foresightkv/detail/visit_check.hpp>
 
 namespace foresightkv::inline v0::detail::host {
@@ -53,6 +54,30 @@ bool check_queries(Cache const& cache, window_extent const& window, int sequence
   if (flag != no_flag) return set_flag(state, sequence, flag), false;
   return check_rows(cache.shape(), sequence, state,
                     [&](row_index at) { return check_window_row(window, cache.length(at)); });
+}
+
+/// Whether what the cache has beside a sequence's tokens is sound; flags it otherwise. The last question: lengths and
+/// lists have been checked.
+template <class Cache>
+bool check_tables(Cache const& cache, int sequence, row_state const& state) {
+  if constexpr (requires { cache.check_sequence(one_lane{}, sequence); }) {
+    sequence_flag const flag = cache.check_sequence(one_lane{}, sequence);
+    if (flag != no_flag) return set_flag(state, sequence, flag), false;
+  }
+  return true;
+}
+
+/// Whether tokens may move where they stand, from slot first_moved(row) of each row on (negative: none moves); flags the
+/// sequence otherwise.
+template <class Compaction, class Cache, class First>
+bool check_owners(Cache const& cache, int sequence, row_state const& state, First const& first_moved) {
+  if constexpr (Compaction::moves_tokens && requires { cache.is_shared(one_lane{}, row_index{}, 0); }) {
+    return check_rows(cache.shape(), sequence, state, [&](row_index at) {
+      int const first = first_moved(at);
+      return first >= 0 && cache.is_shared(one_lane{}, at, first) ? sequence_flag::shared_page : no_flag;
+    });
+  }
+  return true;
 }
 
 /// body(sequence) for every slot of a list that exists, in order; repeats are flagged and skipped, and who was visited

@@ -4,6 +4,7 @@
 #include <foresightkv/detail/check.hpp>
 #include <foresightkv/detail/kernels/call_memory.hpp>
 #include <foresightkv/detail/kernels/evict_row.hpp>
+#include <foresightkv/detail/kernels/freed_pages.hpp>
 #include <foresightkv/detail/kernels/launches.hpp>
 #include <foresightkv/detail/kernels/lifecycle.hpp>
 #include <foresightkv/detail/kernels/observe.hpp>
@@ -12,6 +13,7 @@
 #include <foresightkv/detail/kernels/tensor_observe.hpp>
 #include <foresightkv/detail/kernels/visit.hpp>
 #include <foresightkv/detail/observer.hpp>
+#include <foresightkv/eviction_output.hpp>
 
 namespace foresightkv::inline v0::detail::kernels {
 
@@ -104,7 +106,8 @@ struct kernel_backend : lifecycle<Exec> {
     call<Policy, Cache> run(exec, policy, cache, list, state, scratch, 0);
     auto questions = run.questions({smaller(list.max_length, lists.capacity), storable<Policy>(state)});
     questions.asks_budget = true;
-    run.visit(questions, {lists, true, Policy::compaction_type::moves_tokens});
+    bool const moves = Policy::compaction_type::moves_tokens;
+    run.visit(questions, {lists, true, moves}, {}, moves ? token_writes::of_lists : token_writes::none);
     if (state.num_carried > 0)
       run.launch(run.rows.blocks(1), fetch_carried_kernel{run.rows, run.memory.carried, list.max_length});
     auto body = run.compaction();
@@ -123,20 +126,31 @@ struct kernel_backend : lifecycle<Exec> {
   /// long for one block's registers, (score), select and compact come in place of evict.
   template <class Policy, class Cache, class Window>
   static status evict(Exec const& exec, Policy const& policy, Cache const& cache, sequence_list const& list,
-                      Window const& window, row_state const& state, std::int32_t* new_lengths, selection const& output,
-                      bool dry_run, workspace scratch) {
-    selection const wanted = output.capacity > 0 ? output : selection{};
+                      Window const& window, row_state const& state, eviction_output const& output, workspace scratch) {
+    selection const wanted = output.lists.capacity > 0 ? output.lists : selection{};
     call<Policy, Cache> run(exec, policy, cache, list, state, scratch, max_queries(window));
     int const longest = wanted.capacity > 0 ? smaller(list.max_length, wanted.capacity) : list.max_length;
     auto questions = run.questions({longest, storable<Policy>(state)});
     questions.window = extent_of(window);
     questions.asks_budget = true;
-    run.visit(questions);
+    bool const moves = Policy::compaction_type::moves_tokens && !output.dry_run;
+    run.visit(questions, {}, {}, moves ? token_writes::of_budget : token_writes::none);
     auto stage = run.scoring(window);
     stage.carries = true;
     stage.scores = run.memory.scores;
     stage.scores_capacity = list.max_length;
-    run.evict(window, stage, {wanted, new_lengths, !dry_run});
+    run.evict(window, stage, {wanted, output.new_lengths, !output.dry_run});
+    if (output.freed.counts != nullptr)
+      list_freed(run.launch, cache, {run.memory.accepted, nullptr, list.max_count}, output.new_lengths, output.freed);
+    return run.result();
+  }
+
+  /// 1 launch.
+  template <class Cache>
+  static status freed_pages(Exec const& exec, Cache const& cache, sequence_list const& list,
+                            std::int32_t const* new_lengths, page_list const& out) {
+    launches<Exec> run(exec);
+    list_freed(run, cache, list, new_lengths, out);
     return run.result();
   }
 
@@ -162,6 +176,15 @@ struct kernel_backend : lifecycle<Exec> {
   }
 
  private:
+  template <class Cache>
+  static void list_freed(launches<Exec>& launch, Cache const& cache, sequence_list const& list,
+                         std::int32_t const* new_lengths, page_list const& out) {
+    if constexpr (has_pages<Cache>) {
+      freed_pages_kernel<Cache> const body{list, cache, new_lengths, out};
+      launch(body.blocks(), body);
+    }
+  }
+
   /// Longest row whose columns this policy stores: a compaction that moves tokens stores the kept ones only.
   template <class Policy>
   static int storable(row_state const& state) {
@@ -210,12 +233,13 @@ struct kernel_backend : lifecycle<Exec> {
       return made;
     }
     void visit(visit_questions<Cache, budget_type, scorer_type> const& asked, list_question const& given = {},
-               chunk_question const& chunk = {}) {
+               chunk_question const& chunk = {}, token_writes writes = token_writes::none) {
       visit_kernel<Cache, budget_type, scorer_type> body;
       body.list = list;
       body.questions = asked;
       body.given = given;
       body.chunk = chunk;
+      body.writes = writes;
       body.accepted = memory.accepted;
       body.lengths = memory.lengths;
       body.kept_count = memory.kept_count;

@@ -12,14 +12,15 @@
 namespace foresightkv::inline v0::detail::kernels {
 
 template <class Layout>
-inline constexpr bool is_float8 = std::same_as<Layout, float8_e4m3> || std::same_as<Layout, float8_e5m2>;
+inline constexpr bool is_one_byte =
+    std::same_as<Layout, float8_e4m3> || std::same_as<Layout, float8_e5m2> || std::same_as<Layout, std::int8_t>;
 
 template <class A, class B>
 constexpr auto tensor_element_of() {
   constexpr bool brain = std::same_as<A, bfloat16> || std::same_as<B, bfloat16>;
   constexpr bool ieee = std::same_as<A, half> || std::same_as<B, half>;
   constexpr bool narrow = (std::same_as<A, bfloat16> || std::same_as<A, half> ||
-                           is_float8<A>)&&(std::same_as<B, bfloat16> || std::same_as<B, half> || is_float8<B>);
+                           is_one_byte<A>)&&(std::same_as<B, bfloat16> || std::same_as<B, half> || is_one_byte<B>);
   if constexpr (!narrow || (brain && ieee))
     return;
   else if constexpr (brain)
@@ -29,7 +30,7 @@ constexpr auto tensor_element_of() {
 }
 
 /// The 16-bit type that holds every value of both storage types exactly, in which tensor cores multiply them; void
-/// where there is none. Both fp8 formats fit into either.
+/// where there is none. Both fp8 formats and int8 fit into either.
 template <class A, class B>
 using tensor_element = decltype(tensor_element_of<typename layout_of<A>::type, typename layout_of<B>::type>());
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <foresightkv/detail/kernels/block_context.hpp>
 #include <foresightkv/detail/kernels/collectives.hpp>
+#include <foresightkv/detail/kernels/lanes.hpp>
 #include <foresightkv/detail/kernels/rows.hpp>
 #include <foresightkv/detail/window.hpp>
 #include <foresightkv/selection.hpp>
@@ -65,17 +66,21 @@ struct chunk_question {
   std::int32_t* begun = nullptr;  // [max_count]
 };
 
+/// Whether tokens move where they stand, and from which slot on.
+enum class token_writes : int { none, of_budget, of_lists };
+
 /// Decides which sequences of a list a call visits: accepted[i] = sequence, or -1. One block per entry of the list.
 /// With a positive `due` only sequences with a row of at least budget + due tokens are accepted.
 template <class Cache, class Budget, class Scorer>
 struct visit_kernel {
   static constexpr int threads = 256;
-  enum sync : int { compared, answered, checked, counted };
+  enum sync : int { compared, answered, checked, counted, tables_read, owners_read };
 
   sequence_list list{};
   visit_questions<Cache, Budget, Scorer> questions{};
   list_question given{};
   chunk_question chunk{};
+  token_writes writes = token_writes::none;
   int due = 0;
   std::int32_t* accepted = nullptr;    // [max_count]
   std::int32_t* lengths = nullptr;     // [place] of the accepted sequences' rows; null: nobody wants them
@@ -87,6 +92,8 @@ struct visit_kernel {
     int repeated[Context::threads / warp_size];
     int bad_list[Context::threads / warp_size];
     int is_due[Context::threads / warp_size];
+    int bad_table[Context::threads / warp_size];
+    int is_shared[Context::threads / warp_size];
   };
 
   template <class Context>
@@ -103,6 +110,8 @@ struct visit_kernel {
     bool accept = found == ~std::uint64_t{0};
     if (!accept && c.rank() == 0) flag(c, sequence, static_cast<std::uint32_t>(found) & questions.flag_mask);
     if (accept && given.asked) accept = lists_fit(c, memory, sequence);
+    if (accept) accept = tables_are_sound(c, memory, sequence);
+    if (accept && writes != token_writes::none) accept = owns_pages(c, memory, sequence);
     if (accept && due > 0) accept = any_due(c, memory, sequence);
     for (int index = c.rank(); accept && lengths != nullptr && index < rows(); index += Context::threads)
       lengths[entry * rows() + index] = questions.cache.length(row_at(index, sequence));
@@ -207,6 +216,41 @@ struct visit_kernel {
     for (int i = c.rank() % warp_size; i < count; i += warp_size)
       sound = sound && slots[i] >= 0 && slots[i] < length && (i == 0 || slots[i] > slots[i - 1]);
     return sound;
+  }
+
+  /// What the cache has beside the sequence's tokens.
+  template <class Context>
+  FORESIGHTKV_HOST_DEVICE bool tables_are_sound(Context const& c, shared<Context>& memory, int sequence) const {
+    row_threads<Context> const lanes{c};
+    if constexpr (requires { questions.cache.check_sequence(lanes, sequence); }) {
+      sequence_flag const mine = questions.cache.check_sequence(lanes, sequence);
+      if (mine != no_flag) flag(c, sequence, static_cast<std::uint32_t>(mine));
+      return !block_any(c, memory.bad_table, mine != no_flag, tables_read);
+    }
+    return true;
+  }
+  template <class Context>
+  FORESIGHTKV_HOST_DEVICE bool owns_pages(Context const& c, shared<Context>& memory, int sequence) const {
+    row_threads<Context> const lanes{c};
+    if constexpr (requires { questions.cache.is_shared(lanes, row_index{}, 0); }) {
+      bool mine = false;
+      for (int index = 0; index < rows(); ++index) {
+        row_index const at = row_at(index, sequence);
+        int const first = first_moved_of(at);
+        mine = mine || (first >= 0 && questions.cache.is_shared(lanes, at, first));
+      }
+      bool const any = block_any(c, memory.is_shared, mine, owners_read);
+      if (any && c.rank() == 0) flag(c, sequence, static_cast<std::uint32_t>(sequence_flag::shared_page));
+      return !any;
+    }
+    return true;
+  }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE int first_moved_of(row_index at) const {
+    cache_shape const& shape = questions.cache.shape();
+    if (writes == token_writes::of_budget)
+      return first_moved(questions.budget, questions.config, shape, at, questions.cache.length(at));
+    int const row = shape.row(at);
+    return first_moved(given.lists.evicted + given.lists.at(row), given.lists.evicted_count[row]);
   }
 
   template <class Context>

@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <foresightkv/caches/laid_out.hpp>
+#include <foresightkv/layouts/paged.hpp>
+#include <foresightkv/page_list.hpp>
+#include <foresightkv/sequence_flag.hpp>
+
+namespace foresightkv::inline v0 {
+
+/// Extents of a pool of pages, of each layer where layers have pools of their own.
+struct page_pool {
+  int num_pages = 0;
+  int page_size = 0;  ///< tokens; 0: as the cache's type says
+};
+
+/// Keys and values in pages of a pool: slot s of a row stands in page table[s / page_size].
+///
+/// A call reads the first ceil(length / page_size) entries of a row's table. A sequence is flagged (bad_table) and left
+/// alone if one of them is no page of the pool, if a table names a page twice, or if it has too few entries; the pairs
+/// of entries are compared, which takes long from some 10,000 pages to a table on: `tables_are_sound` leaves it out.
+/// \tparam Keys, Values  element types, or storages: plain, scaled_by_head, scaled_by_token; values also within_keys
+/// \tparam PageSize      tokens of a page; 0: known at run time
+/// \tparam KeyHeadDim    where it is known at compile time; 0: a device backend is compiled for several
+template <class Keys, int PageSize = 0, class Values = Keys, length_domain Domain = length_domain::sequence,
+          int KeyHeadDim = 0>
+struct paged_cache : laid_out_cache<paged_cache<Keys, PageSize, Values, Domain, KeyHeadDim>, Keys, Values,
+                                    paged_layout<PageSize>, Domain, KeyHeadDim> {
+  using base = laid_out_cache<paged_cache, Keys, Values, paged_layout<PageSize>, Domain, KeyHeadDim>;
+  using typename base::key_element;
+  using typename base::value_element;
+
+  std::int32_t const* last_page_lengths = nullptr;  ///< [sequence] tokens of each last page, in place of row_lengths
+  std::int32_t const* owners = nullptr;             ///< [num_pages] sequences that read a page; null: each its own
+  bool tables_are_sound = false;                    ///< the engine vouches for its tables: they are not checked
+
+  /// Two pools, [layer][page][kv_head][token][head_dim] each. Where tables are per head or row, pages hold one head:
+  /// see one_head.
+  [[nodiscard]] static constexpr paged_cache hnd(key_element* keys, value_element* values, page_pool const& pool,
+                                                 page_table const& table, std::int32_t const* lengths,
+                                                 cache_shape const& shape) {
+    int const tokens = page_size_of(pool);
+    return paged(keys, values, tokens, table, lengths, shape,
+                 [&](int dim) { return page_strides::hnd(shape, pool.num_pages, tokens, dim); });
+  }
+  /// Two pools, [layer][page][token][kv_head][head_dim] each.
+  [[nodiscard]] static constexpr paged_cache nhd(key_element* keys, value_element* values, page_pool const& pool,
+                                                 page_table const& table, std::int32_t const* lengths,
+                                                 cache_shape const& shape) {
+    int const tokens = page_size_of(pool);
+    return paged(keys, values, tokens, table, lengths, shape,
+                 [&](int dim) { return page_strides::nhd(shape, pool.num_pages, tokens, dim); });
+  }
+  /// Two pools whose pages hold tokens of one head each: [layer][page][token][head_dim] with a table per sequence and
+  /// head, one [page][token][head_dim] for all layers with a table per layer, sequence and head.
+  [[nodiscard]] static constexpr paged_cache one_head(key_element* keys, value_element* values, page_pool const& pool,
+                                                      page_table const& table, std::int32_t const* lengths,
+                                                      cache_shape const& shape) {
+    int const tokens = page_size_of(pool);
+    return paged(keys, values, tokens, table, lengths, shape, [&](int dim) {
+      page_strides strides = page_strides::one_head(pool.num_pages, tokens, dim);
+      if (table.layer != 0) strides.layer = 0;
+      return strides;
+    });
+  }
+
+  /// vLLM's flash attention: a tensor per layer, and a block table for all of them.
+  ///
+  ///     kv_cache      [2][num_blocks][block_size][num_kv_heads][head_size]   keys first, then values
+  ///     block_tables  [num_seqs][max_num_blocks_per_seq]    entries behind a sequence's last block are not read
+  ///     seq_lens      [num_seqs]
+  ///
+  ///     slot 35 of sequence 1, blocks of 16:  kv_cache[0][ block_tables[1][2] ][3]
+  ///
+  /// `kv_cache` is the first layer's tensor where they stand one behind the other; else with_layers.
+  [[nodiscard]] static constexpr paged_cache vllm(key_element* kv_cache, page_pool const& blocks,
+                                                  std::int32_t const* block_tables, int max_num_blocks_per_seq,
+                                                  std::int32_t const* seq_lens, cache_shape const& shape) {
+    int const tokens = page_size_of(blocks);
+    auto const half = page_strides::nhd(shape, blocks.num_pages, tokens, shape.key_head_dim).layer;
+    auto const table = page_table::per_sequence(block_tables, max_num_blocks_per_seq, blocks.num_pages);
+    return joint(paged(kv_cache, kv_cache + half, tokens, table, seq_lens, shape, [&](int dim) {
+      page_strides strides = page_strides::nhd(shape, blocks.num_pages, tokens, dim);
+      strides.layer *= 2;
+      return strides;
+    }));
+  }
+
+  /// FlashInfer: keys and values of a page side by side, tables one behind the other, NHD.
+  ///
+  ///     kv_data        [max_num_pages][2][page_size][num_kv_heads][head_dim]   a tensor per layer
+  ///     indices        [indptr[num_sequences]]   pages of sequence 0, then those of sequence 1, ...
+  ///     indptr         [num_sequences + 1]       where each sequence's pages begin
+  ///     last_page_len  [num_sequences]           tokens of each last page, 1 to page_size
+  ///
+  ///     indptr 0 3 5, last_page_len 2 16, pages of 16: sequence 0 has 34 tokens in indices[0..3), sequence 1 has 32
+  ///
+  /// New lengths are tokens, as everywhere.
+  [[nodiscard]] static constexpr paged_cache flashinfer_nhd(key_element* kv_data, page_pool const& pool,
+                                                            std::int32_t const* indices, std::int32_t const* indptr,
+                                                            std::int32_t const* last_page_len,
+                                                            cache_shape const& shape) {
+    return flashinfer(kv_data, pool, indices, indptr, last_page_len, shape, &page_strides::nhd);
+  }
+  /// The same with kv_data [max_num_pages][2][num_kv_heads][page_size][head_dim].
+  [[nodiscard]] static constexpr paged_cache flashinfer_hnd(key_element* kv_data, page_pool const& pool,
+                                                            std::int32_t const* indices, std::int32_t const* indptr,
+                                                            std::int32_t const* last_page_len,
+                                                            cache_shape const& shape) {
+    return flashinfer(kv_data, pool, indices, indptr, last_page_len, shape, &page_strides::hnd);
+  }
+
+  /// TensorRT-LLM: one pool for all layers, a table for keys and one for values, whose entries count blocks of keys or
+  /// values of one layer.
+  ///
+  ///     pool           [num_blocks][num_layers][2][num_kv_heads][tokens_per_block][head_dim]
+  ///     block_offsets  [num_sequences][2][max_blocks_per_seq]
+  ///
+  ///     block b:  block_offsets[s][0][i] = b * num_layers * 2,  block_offsets[s][1][i] = b * num_layers * 2 + 1,
+  ///     and layer l finds both 2 * l further on
+  ///
+  /// `blocks.num_pages` is num_blocks. Offsets into the secondary pool (their top bit is set) are bad entries here:
+  /// such a sequence is not to be cut before it is back.
+  [[nodiscard]] static constexpr paged_cache tensorrt_llm(key_element* pool, page_pool const& blocks,
+                                                          std::int32_t const* block_offsets, int max_blocks_per_seq,
+                                                          std::int32_t const* lengths, cache_shape const& shape) {
+    int const tokens = page_size_of(blocks);
+    int const offsets = blocks.num_pages * shape.num_layers * 2;
+    auto table = page_table::per_sequence(block_offsets, max_blocks_per_seq, offsets);
+    table.sequence *= 2;
+    paged_cache cache = paged(pool, pool, tokens, table, lengths, shape, [&](int dim) {
+      page_strides strides = page_strides::hnd(shape, offsets, tokens, dim);
+      strides.layer = strides.page * 2;
+      return strides;
+    });
+    cache.value_layout.table.pages = block_offsets == nullptr ? nullptr : block_offsets + max_blocks_per_seq;
+    if constexpr (base::value_storage::token_bytes > 0) cache.stored_values.layout.table = cache.value_layout.table;
+    return joint(cache);
+  }
+
+  /// The same cache with the number of sequences that read each page, [num_pages], numbered as in its tables: tokens
+  /// never move in a page that more than one reads.
+  [[nodiscard]] constexpr paged_cache with_owners(std::int32_t const* counts) const {
+    paged_cache cache = *this;
+    cache.owners = counts;
+    return cache;
+  }
+
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr int page_size() const { return this->key_layout.divide.size(); }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr int length(row_index at) const {
+    if (last_page_lengths == nullptr) return base::length(at);
+    int const full = this->key_layout.table.entries(at.sequence) - 1;
+    return full < 0 ? 0 : full * page_size() + last_page_lengths[at.sequence];
+  }
+
+  [[nodiscard]] status check() const {
+    bool const ragged = last_page_lengths != nullptr;
+    bool const sound = !ragged || (Domain == length_domain::sequence && this->key_layout.table.starts != nullptr);
+    return detail::first_of(this->check_shape(),
+                            ragged ? detail::check_aligned(last_page_lengths).at(argument::lengths)
+                                   : detail::check_buffer(this->row_lengths).at(argument::lengths),
+                            detail::check_that(sound, errc::invalid_shape, argument::lengths),
+                            detail::check_aligned(owners).at(argument::tables),
+                            detail::check_that(this->key_layout.divide.size() == this->value_layout.divide.size(),
+                                               errc::invalid_shape, argument::tables),
+                            this->check_tokens());
+  }
+
+  template <class Lanes>
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE sequence_flag check_sequence(Lanes const& lanes, int sequence) const {
+    if (tables_are_sound) return sequence_flag{};
+    bool sound = true;
+    for (int index = 0; index < tables_per_sequence(); ++index) {
+      row_index const first = this->key_layout.table.first_row(this->extents, sequence, index);
+      int const pages = this->key_layout.pages_of(longest(first));
+      sound = sound && is_sound(lanes, this->key_layout.table, first, pages);
+      if (!one_table()) sound = sound && is_sound(lanes, this->value_layout.table, first, pages);
+    }
+    return sound ? sequence_flag{} : sequence_flag::bad_table;
+  }
+
+  template <class Lanes>
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE bool is_shared(Lanes const& lanes, row_index at, int first) const {
+    if (owners == nullptr) return false;
+    int const pages = this->key_layout.pages_of(length(at));
+    bool shared = false;
+    for (int i = this->key_layout.divide(first) + lanes.rank(); i < pages; i += lanes.width())
+      shared = shared || owners[this->key_layout.table.of(at)[i]] > 1 || owners[this->value_layout.table.of(at)[i]] > 1;
+    return shared;
+  }
+
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr int most_pages() const {
+    return this->key_layout.pages_of(this->extents.capacity);
+  }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr int tables_per_sequence() const {
+    return this->key_layout.table.tables_of_sequence(this->extents);
+  }
+  /// Lists the pages of one table beyond the longest of its rows' new lengths, whatever the lengths hold.
+  template <class Lanes>
+  FORESIGHTKV_HOST_DEVICE void list_freed(Lanes const& lanes, int sequence, int index, std::int32_t const* new_lengths,
+                                          page_list const& out) const {
+    row_index const first = this->key_layout.table.first_row(this->extents, sequence, index);
+    int const kept = this->key_layout.pages_of(this->key_layout.table.longest(this->extents, first, [&](row_index at) {
+      return new_lengths[detail::length_index(Domain, this->extents, at)];
+    }));
+    int const entries = this->key_layout.table.entries(sequence);
+    int const there = entries < most_pages() ? entries : most_pages();
+    int const taken = this->key_layout.pages_of(longest(first));
+    int const held = taken < there ? taken : there;
+    int const table = sequence * tables_per_sequence() + index;
+    std::int64_t const start = std::int64_t{table} * out.capacity;
+    for (int i = kept + lanes.rank(); i < held; i += lanes.width()) {
+      out.pages[start + i - kept] = this->key_layout.table.of(first)[i];
+      if (out.value_pages != nullptr) out.value_pages[start + i - kept] = this->value_layout.table.of(first)[i];
+    }
+    if (lanes.rank() == 0) out.counts[table] = held > kept ? held - kept : 0;
+  }
+
+ private:
+  [[nodiscard]] static constexpr int page_size_of(page_pool const& pool) {
+    return PageSize != 0 && pool.page_size == 0 ? PageSize : pool.page_size;
+  }
+  template <class StridesOf>
+  static constexpr paged_cache paged(key_element* keys, value_element* values, int tokens, page_table const& table,
+                                     std::int32_t const* lengths, cache_shape const& shape,
+                                     StridesOf const& strides_of) {
+    // Pages of another size than the type says: of no size, which check() refuses.
+    bool const agrees = PageSize == 0 || tokens == PageSize;
+    return base::make(keys, values, lengths, shape, [&](int dim) {
+      paged_layout<PageSize> made{strides_of(dim), table, page_divider<PageSize>(tokens)};
+      if (!agrees) made.table.num_pages = 0;
+      return made;
+    });
+  }
+  /// Keys and values in one tensor have one element type and one dimension: without them there is no such tensor, which
+  /// check() refuses.
+  static constexpr paged_cache joint(paged_cache cache) {
+    static_assert(std::same_as<key_element, value_element>,
+                  "foresightkv: keys and values in one tensor have one element type");
+    if (cache.extents.key_head_dim != cache.extents.value_head_dim && !base::values_in_keys)
+      cache.value_layout.strides.token = -1;
+    return cache;
+  }
+  static constexpr paged_cache flashinfer(key_element* kv_data, page_pool const& pool, std::int32_t const* indices,
+                                          std::int32_t const* indptr, std::int32_t const* last_page_len,
+                                          cache_shape const& shape,
+                                          page_strides (*order)(cache_shape const&, int, int, int)) {
+    int const tokens = page_size_of(pool);
+    auto const page = order(shape, pool.num_pages, tokens, shape.key_head_dim).page;
+    auto const table = page_table::ragged(indices, indptr, pool.num_pages);
+    paged_cache cache = paged(kv_data, kv_data + page, tokens, table, nullptr, shape, [&](int dim) {
+      page_strides strides = order(shape, pool.num_pages, tokens, dim);
+      strides.page *= 2;
+      strides.layer *= 2;
+      return strides;
+    });
+    cache.last_page_lengths = last_page_len;
+    return joint(cache);
+  }
+
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr bool one_table() const {
+    return this->key_layout.table.pages == this->value_layout.table.pages;
+  }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr int longest(row_index first) const {
+    if constexpr (Domain == length_domain::sequence) return length(first);
+    return this->key_layout.table.longest(this->extents, first, [&](row_index at) { return length(at); });
+  }
+  template <class Lanes>
+  FORESIGHTKV_HOST_DEVICE bool is_sound(Lanes const& lanes, page_table const& table, row_index first, int pages) const {
+    return pages <= table.entries(first.sequence) && detail::are_pages(lanes, table.of(first), pages, table.num_pages);
+  }
+};
+
+}  // namespace foresightkv::inline v0
