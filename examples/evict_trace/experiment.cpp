@@ -53,6 +53,7 @@ setting setting_of(options const& chosen, backend const& where, int budget, int 
   given.start = std::max(chosen.from.value_or(0), budget + chosen.interval);
   given.end = end;
   given.seed = chosen.seed;
+  given.page_size = chosen.page_size;
   given.where = where;
   given.where.host = fkv::host.threads(std::max(1, chosen.threads));
   return given;

@@ -27,6 +27,14 @@ void parse_device(options& out, std::string_view name) {
     fail("--device", "must be auto, host or cuda, is " + quoted(name));
 }
 
+void parse_layout(options& out, std::string_view name) {
+  constexpr std::string_view paged = "paged:";
+  bool const pages = name.starts_with(paged);
+  if (!pages && name != "rows") fail("--layout", "must be rows or paged:N, is " + quoted(name));
+  out.page_size = pages ? parse_number("--layout", name.substr(paged.size()), 1) : 0;
+  if (out.page_size > 65536) fail("--layout", "a page has at most 65536 tokens");
+}
+
 void parse_layers(options& out, std::string_view list) {
   for (auto const layer : split("--layers", list)) out.layers.push_back(parse_number("--layers", layer, 0));
 }
@@ -47,6 +55,7 @@ constexpr option_parser<options> parsers[] = {
     {"--to", parse_count<&options::to, 1>},
     {"--weights", parse_path<&options::weights>},
     {"--device", [](options& out, std::string_view, std::string_view value) { parse_device(out, value); }},
+    {"--layout", [](options& out, std::string_view, std::string_view value) { parse_layout(out, value); }},
     {"--seed", [](options& out, std::string_view option,
                   std::string_view value) { out.seed = parse_number<std::uint64_t>(option, value, 0); }},
     {"--threads", parse_threads<&options::threads>},
@@ -101,6 +110,7 @@ left is compared with its attention over the full cache.
   --to N           replay the first N tokens only                             (default: the whole trace)
   --weights FILE   judge weights (safetensors), for the policy foresight
   --device D       auto, host or cuda                                         (default auto)
+  --layout L       of the cache: rows, or pages of N tokens (paged:N)         (default rows)
   --seed N         of the policy random                                       (default 0)
   --threads N      threads to evict and to measure with                       (default: one to evict, all to measure)
   --json FILE      write the measures
@@ -111,7 +121,7 @@ measures, over all queries after the first eviction:
   attention recall   share of the full cache's attention that falls on tokens still cached; 1 is best
   output error       ||o - o_full|| / ||o_full|| of the attention outputs o; 0 is best
   golden overlap     share of the evicted tokens that Golden Eviction would have evicted from the same cache
-  cache              largest size of one layer's keys and values (fp32, as replayed)
+  cache              largest size of one layer's keys and values (fp32, as replayed; whole pages)
   moved              bytes of keys, values and state that one eviction moves in one layer
   time               median of one eviction in one layer, from observing to compacting
 

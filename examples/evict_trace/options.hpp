@@ -27,6 +27,7 @@ struct options {
   std::optional<int> from;            ///< default and least: budget + interval
   std::optional<int> to;              ///< default: the whole trace
   std::filesystem::path weights;
+  int page_size = 0;                                ///< tokens of a page; 0: a row is one piece
   device_choice device = device_choice::automatic;  ///< where evictions run
   std::uint64_t seed = 0;
   int threads = 0;  ///< 0: one to evict, as many as OpenMP likes to measure

@@ -23,9 +23,10 @@ namespace evict_trace {
 struct setting {
   int budget = 0;
   int interval = 0;
-  int recent = 0;  ///< newest tokens that are never evicted
-  int start = 0;   ///< tokens cached when the first eviction comes
-  int end = 0;     ///< tokens to replay
+  int recent = 0;     ///< newest tokens that are never evicted
+  int start = 0;      ///< tokens cached when the first eviction comes
+  int end = 0;        ///< tokens to replay
+  int page_size = 0;  ///< tokens; 0: a page is as large as a row
   std::uint64_t seed = 0;
   backend where{};
 
@@ -111,10 +112,12 @@ class replay {
         setting_(given),
         policy_(fkv::compose(config, scorer, fkv::top_k{}, compaction{})),
         shape_(shape_of(layer, given)),
+        page_size_(given.page_size == 0 ? std::min(shape_.capacity, 65536) : given.page_size),
+        table_(as_size(divide_up(shape_.capacity, page_size_)), given.where.memory),
         numbers_(1, given.where.memory),
         queries_(given.where.memory),
-        keys_(rows() * slots() * as_size(shape_.key_head_dim), given.where.memory),
-        values_(rows() * slots() * as_size(shape_.value_head_dim), given.where.memory),
+        keys_(rows() * pool_slots() * as_size(shape_.key_head_dim), given.where.memory),
+        values_(rows() * pool_slots() * as_size(shape_.value_head_dim), given.where.memory),
         state_memory_(fkv::state_bytes(policy{}, shape_, shape_.capacity), given.where.memory),
         state_(fkv::make_state(policy{}, shape_, shape_.capacity, state_memory_)),
         scratch_(scratch_bytes(), given.where.memory),
@@ -122,6 +125,8 @@ class replay {
         evicted_positions_(rows() * slots(), given.where.memory),
         evicted_count_(rows(), given.where.memory),
         record_(shape_.num_kv_heads, given.end) {
+    for (std::size_t i = 0; i < table_.size(); ++i)  // pages stand in another order than tokens
+      table_[i] = static_cast<std::int32_t>(table_.size() - 1 - i);
     numbers_[0] = {0, 0, layer.number, given.seed};
     shape_.layers = &numbers().layer;  // the judge has weights for every layer of the model
     if (given.where.on_device) queries_.assign(layer.query.begin(), layer.query.end());
@@ -157,6 +162,8 @@ class replay {
   }
   [[nodiscard]] std::size_t rows() const { return as_size(shape_.num_kv_heads); }
   [[nodiscard]] std::size_t slots() const { return as_size(shape_.capacity); }
+  [[nodiscard]] std::size_t pool_slots() const { return table_.size() * as_size(page_size_); }
+  static constexpr int divide_up(int tokens, int page) { return tokens / page + (tokens % page > 0 ? 1 : 0); }
 
   /// What the verbs read that is no array.
   struct number_block {
@@ -180,8 +187,12 @@ class replay {
     return bytes;
   }
 
+  /// Rows in one piece are pages of their own: one type of cache for both halves what is compiled.
   [[nodiscard]] auto cache() {
-    return fkv::dense_cache<float>::hnd(keys_.data(), values_.data(), &numbers().length, shape_);
+    int const pages = static_cast<int>(table_.size());
+    return fkv::paged_cache<float>::hnd(keys_.data(), values_.data(), {pages, page_size_},
+                                        fkv::page_table::per_sequence(table_.data(), pages, pages), &numbers().length,
+                                        shape_);
   }
   [[nodiscard]] fkv::workspace scratch() { return {scratch_.data(), scratch_.size()}; }
 
@@ -198,16 +209,18 @@ class replay {
   void append(int first, int last) {
     auto const tokens = cache();
     for (int head = 0; head < shape_.num_kv_heads; ++head) {
-      auto const from = std::int64_t{head} * layer_.shape.tokens + first;
-      auto const count = std::int64_t{last} - first;
       fkv::row_index const row{0, 0, head};
-      std::copy_n(layer_.key.data() + from * shape_.key_head_dim, count * shape_.key_head_dim,
-                  tokens.key(row, numbers().length));
-      std::copy_n(layer_.value.data() + from * shape_.value_head_dim, count * shape_.value_head_dim,
-                  tokens.value(row, numbers().length));
+      for (int token = first; token < last; ++token) {
+        auto const from = std::int64_t{head} * layer_.shape.tokens + token;
+        int const slot = numbers().length + token - first;
+        std::copy_n(layer_.key.data() + from * shape_.key_head_dim, shape_.key_head_dim, tokens.key(row, slot));
+        std::copy_n(layer_.value.data() + from * shape_.value_head_dim, shape_.value_head_dim, tokens.value(row, slot));
+      }
     }
     numbers().length += last - first;
-    record_.cache_bytes = std::max(record_.cache_bytes, as_size(numbers().length) * rows() * token_bytes(layer_.shape));
+    int const page = std::max(setting_.page_size, 1);
+    int const held = divide_up(numbers().length, page) * page;
+    record_.cache_bytes = std::max(record_.cache_bytes, as_size(held) * rows() * token_bytes(layer_.shape));
   }
 
   void evict(int eviction, int next) {
@@ -253,10 +266,12 @@ class replay {
   policy policy_;
   fkv::cache_shape shape_;
   fkv::sequence_list visit_{nullptr, nullptr, 1, shape_.capacity};
+  int page_size_;
+  std::pmr::vector<std::int32_t> table_;    // pages, all heads together
   std::pmr::vector<number_block> numbers_;  // one
   std::pmr::vector<float> queries_;         // the layer's, where a device reads them; else empty
-  std::pmr::vector<float> keys_;            // [kv_heads][capacity][key_head_dim]
-  std::pmr::vector<float> values_;          // [kv_heads][capacity][value_head_dim]
+  std::pmr::vector<float> keys_;            // [page][kv_heads][page size][key_head_dim]
+  std::pmr::vector<float> values_;          // [page][kv_heads][page size][value_head_dim]
   std::pmr::vector<std::byte> state_memory_;
   fkv::eviction_state<policy> state_;
   std::pmr::vector<std::byte> scratch_;

@@ -230,13 +230,35 @@ TEST_CASE("evict_trace: layers, ranges and sizes of every kind") {
   CHECK(plain["policies"] != untimed(measure({path, "--budget", "16", "--interval", "8", "--from", "50"}))["policies"]);
 }
 
+TEST_CASE("evict_trace: pages change no figure but the size of the cache") {
+  std::vector<std::string> const arguments{
+      trace_file, "--budget", "120", "--interval", "40", "--policies", "oracle,h2o,snap_kv,key_diff"};
+  auto const with_layout = [&](std::string const& layout) {
+    auto given = arguments;
+    given.insert(given.end(), {"--layout", layout});
+    return untimed(measure(given));
+  };
+  auto const rows = untimed(measure(arguments));
+  CHECK(rows == with_layout("rows"));
+  for (auto const& [layout, slots] :
+       {std::pair{"paged:16", 160}, {"paged:1", 160}, {"paged:48", 192}, {"paged:1000", 1000}}) {
+    CAPTURE(layout);
+    auto paged = with_layout(layout);
+    for (auto& [name, measures] : paged["policies"].items()) {
+      CHECK(measures["cache_bytes"] == slots * 3 * 128 * 4);
+      measures["cache_bytes"] = rows["policies"][name]["cache_bytes"];
+    }
+    CHECK(paged == rows);
+  }
+}
+
 TEST_CASE("evict_trace: --help explains itself") {
   auto const result = run({"--help"});
   CHECK(result.status == 0);
   CHECK(result.err.empty());
   for (auto const* word :
        {"--budget", "--interval", "--recent", "--policies", "--layers", "--from", "--to", "--weights", "--device",
-        "--seed", "--threads", "--json", "--html", "streaming_llm", "h2o_per_query"})
+        "--layout", "--seed", "--threads", "--json", "--html", "streaming_llm", "h2o_per_query"})
     CHECK_MESSAGE(result.out.find(word) != std::string::npos, word);
 }
 
@@ -310,6 +332,10 @@ TEST_CASE("evict_trace: bad input is one line, status 2, and nothing written") {
       {{file("good"), "--budget", "8", "--interval", "4", "--weights", judge_file}, "group"},
       {{trace_file, "--device", "cuda"}, "built without CUDA"},
       {{trace_file, "--device", "tpu"}, "auto, host or cuda"},
+      {{trace_file, "--layout", "pages"}, "rows or paged:N"},
+      {{trace_file, "--layout", "paged:0"}, "at least 1"},
+      {{trace_file, "--layout", "paged:65537"}, "at most 65536"},
+      {{trace_file, "--layout", "paged:x"}, "whole number"},
       {{trace_file, "--seed", "-1"}, "whole number"},
       {{trace_file, "--threads", "0"}, "at least 1"},
       {{trace_file, "--threads", "100000"}, "at most 1024"},
