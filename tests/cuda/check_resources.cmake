@@ -4,7 +4,7 @@
 # is not there is an error too. Prints a line per kernel and architecture.
 cmake_minimum_required(VERSION 3.25)
 set(spill_limit 64)
-set(bodies append carry compact evict fetch_carried fork freed_pages gather golden_evict golden_fold golden_means golden_softmax
+set(bodies append carry compact evict fetch_carried fork fork_restore fork_save freed_pages gather golden_evict golden_fold golden_means golden_softmax
   hinge_count hinge_gradient hinge_result lse observe reset
   restore save score select tensor_lse tensor_observe visit)
 

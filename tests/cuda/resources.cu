@@ -28,6 +28,7 @@ fkv::status evict(cache const& tokens, window const& seen, fkv::sequence_list co
   (void)fkv::reset(exec, state, list);
   (void)fkv::append(exec, fkv::batch{policy, tokens, list, state}, new_lengths);
   (void)fkv::fork(exec, state, {new_lengths, new_lengths, 1});
+  (void)fkv::fork(exec, state, {new_lengths, new_lengths, 1}, memory);
   (void)fkv::save(exec, state, 0, memory);
   (void)fkv::restore(exec, state, 0, memory);
   (void)fkv::carry(exec, fkv::batch{policy, tokens, list, state, memory}, seen);

@@ -34,7 +34,8 @@ class library {
                             bool dry_run) = 0;
   virtual fkv::status collect_due(list_memory const& list) = 0;
   virtual fkv::status append(list_memory const& list, guarded<std::int32_t> const& counts) = 0;
-  virtual fkv::status fork(guarded<std::int32_t> const& sources, guarded<std::int32_t> const& targets) = 0;
+  virtual fkv::status fork(guarded<std::int32_t> const& sources, guarded<std::int32_t> const& targets,
+                           bool scratch) = 0;
   virtual fkv::status reset(list_memory const& list, std::uint32_t const* request_ids, std::uint64_t const* seeds) = 0;
   virtual fkv::status save(int sequence, guarded<std::byte>& bytes) = 0;
   virtual fkv::status restore(int sequence, guarded<std::byte>& bytes, std::size_t size) = 0;
@@ -112,8 +113,12 @@ class library_of final : public library {
   fkv::status append(list_memory const& list, guarded<std::int32_t> const& counts) override {
     return fkv::append(exec, fkv::batch{policy_, cache(), list.view(), state_.view}, counts.data());
   }
-  fkv::status fork(guarded<std::int32_t> const& sources, guarded<std::int32_t> const& targets) override {
-    return fkv::fork(exec, state_.view, {sources.data(), targets.data(), static_cast<int>(sources.size())});
+  fkv::status fork(guarded<std::int32_t> const& sources, guarded<std::int32_t> const& targets, bool scratch) override {
+    int const count = static_cast<int>(sources.size());
+    testing::owned_workspace work(scratch ? fkv::fork_bytes(state_.view, count) : 0);
+    fkv::fork_list const pairs{sources.data(), targets.data(), count};
+    return finish(scratch ? fkv::fork(exec, state_.view, pairs, work.view()) : fkv::fork(exec, state_.view, pairs),
+                  work);
   }
   fkv::status reset(list_memory const& list, std::uint32_t const* request_ids, std::uint64_t const* seeds) override {
     return fkv::reset(exec, state_.view, list.view(), request_ids, seeds);

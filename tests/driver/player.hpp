@@ -70,6 +70,7 @@ class player : public window_player {
   }
 
   void fork() {
+    bool const scratch = random_.chance(0.5);  // then sources may be targets
     guarded<std::int32_t> sources(static_cast<std::size_t>(random_.integer(0, 3))), targets(sources.size());
     for (std::size_t i = 0; i < sources.size(); ++i) {
       sources[i] = random_.integer(random_.chance(0.1) ? -1 : 0, sequences() - 1);
@@ -77,25 +78,27 @@ class player : public window_player {
       if (sources[i] == targets[i]) targets[i] = sequences();  // a copy onto itself is nothing, or a clash
     }
     begin("fork");
-    auto const done = verbs_.fork(sources, targets);
+    auto const done = verbs_.fork(sources, targets, scratch);
     end(done, {}, no_faults(), [&] {
       std::vector<sequence_model> const old = engine_.sequences;
       for (std::size_t i = 0; i < sources.size(); ++i)
-        if (exists(sources[i]) && exists(targets[i]) && !clashes(sources, targets, i))
+        if (exists(sources[i]) && exists(targets[i]) && !clashes(sources, targets, i, scratch))
           forked(sources[i], targets[i], old);
       for (std::size_t i = 0; i < sources.size(); ++i)
-        if (exists(sources[i]) && exists(targets[i]) && clashes(sources, targets, i))
+        if (exists(sources[i]) && exists(targets[i]) && clashes(sources, targets, i, scratch))
           check_.expected.flags[static_cast<std::size_t>(targets[i])] |= flag(fkv::sequence_flag::duplicate);
     });
     for (std::size_t i = 0; i < sources.size(); ++i)
-      if (exists(sources[i]) && exists(targets[i]) && !clashes(sources, targets, i))
+      if (exists(sources[i]) && exists(targets[i]) && !clashes(sources, targets, i, scratch))
         copy_tokens(check_.before(), sources[i], targets[i]);
     write_lengths();
   }
   [[nodiscard]] bool exists(int sequence) const { return sequence >= 0 && sequence < sequences(); }
-  static bool clashes(guarded<std::int32_t> const& sources, guarded<std::int32_t> const& targets, std::size_t pair) {
+  static bool clashes(guarded<std::int32_t> const& sources, guarded<std::int32_t> const& targets, std::size_t pair,
+                      bool scratch) {
     for (std::size_t other = 0; other < sources.size(); ++other)
-      if (sources[other] == targets[pair] || (other != pair && targets[other] == targets[pair])) return true;
+      if ((!scratch && sources[other] == targets[pair]) || (other != pair && targets[other] == targets[pair]))
+        return true;
     return false;
   }
   void forked(int source, int target, std::vector<sequence_model> const& old) {

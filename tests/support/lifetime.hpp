@@ -35,10 +35,6 @@ class lifetime {
   /// `count` tokens join every sequence: where slots are empty, there first.
   void arrive(int count) {
     std::vector<std::int32_t> counts(static_cast<std::size_t>(made.shape.num_sequences), count);
-    if (!moves)
-      REQUIRE(fkv::append(testing::exec, fkv::batch{made.policy, made.cache.view(), made.list(), made.state.view},
-                          counts.data())
-                  .ok());
     made.each_row([&](fkv::row_index at) {
       auto const index = static_cast<std::size_t>(made.shape.row(at));
       auto& positions = made.positions[index];
@@ -54,6 +50,10 @@ class lifetime {
       }
       made.cache.length(at) = static_cast<int>(positions.size());
     });
+    if (!moves)
+      REQUIRE(fkv::append(testing::exec, fkv::batch{made.policy, made.cache.view(), made.list(), made.state.view},
+                          counts.data())
+                  .ok());
     made.random.template fill_normal<float>(made.window.queries, 1.5f);
   }
 

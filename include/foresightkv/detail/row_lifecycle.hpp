@@ -203,6 +203,7 @@ struct fork_pairs {
   std::int32_t const* sources = nullptr;
   std::int32_t const* targets = nullptr;
   int count = 0;
+  std::byte* copies = nullptr;  // [count] saved sources, written before any target; null: no target is a source
 
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE bool exists(row_state const& state, int pair) const {
     int const source = sources[pair];
@@ -210,14 +211,18 @@ struct fork_pairs {
     return source >= 0 && source < state.num_sequences && target >= 0 && target < state.num_sequences &&
            source != target;
   }
+  /// Where a pair's source is saved.
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE std::byte* copy(row_state const& state, int pair) const {
+    return copies + static_cast<std::size_t>(pair) * saved_sequence::bytes(state);
+  }
   /// Whether another pair names the target of this one: then it is not written, so that nobody reads a row that another
-  /// pair writes.
+  /// pair writes. Sources that were saved may be written.
   template <class Lanes>
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE bool clashes(Lanes const& lanes, int pair) const {
     int const target = targets[pair];
     bool named = false;
     for (int other = lanes.rank(); other < count; other += lanes.width())
-      named = named || sources[other] == target || (other != pair && targets[other] == target);
+      named = named || (copies == nullptr && sources[other] == target) || (other != pair && targets[other] == target);
     return lanes.first(named) < lanes.width();
   }
 };
@@ -300,12 +305,22 @@ FORESIGHTKV_HOST_DEVICE inline void copy_flags(row_state const& state, int sourc
   if (!sound) state.started[target] = 0;
 }
 
+/// The same from a saved source.
+FORESIGHTKV_HOST_DEVICE inline bool is_started(saved_sequence::header const& saved) {
+  return (saved.flags & static_cast<std::uint32_t>(sequence_flag::not_reset)) == 0;
+}
+FORESIGHTKV_HOST_DEVICE inline void copy_flags(row_state const& state, saved_sequence::header const& saved,
+                                               int target) {
+  state.flags[target] = is_started(saved) ? saved.flags : static_cast<std::uint32_t>(sequence_flag::not_reset);
+  if (!is_started(saved)) state.started[target] = 0;
+}
+
 FORESIGHTKV_HOST_DEVICE inline void restore_request(row_state const& state, int sequence,
                                                     saved_sequence::header const& header) {
   state.request_id[sequence] = header.request_id;
   state.seed[sequence] = header.seed;
   state.flags[sequence] = header.flags;
-  state.started[sequence] = (header.flags & static_cast<std::uint32_t>(sequence_flag::not_reset)) != 0 ? 0 : start_mark;
+  state.started[sequence] = is_started(header) ? start_mark : 0;
 }
 
 }  // namespace foresightkv::inline v0::detail

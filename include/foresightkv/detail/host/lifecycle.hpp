@@ -50,18 +50,19 @@ struct lifecycle {
   }
 
   static status fork(host_execution, row_state const& state, fork_pairs const& pairs) {
-    auto const every_pair = [&](bool clashing, auto const& body) {
-      for (int i = 0; i < pairs.count; ++i)
-        if (pairs.exists(state, i) && pairs.clashes(one_lane{}, i) == clashing)
-          body(pairs.sources[i], pairs.targets[i]);
-    };
-    every_pair(false, [&](int source, int target) {
-      for (int index = 0; index < rows_of_sequence(state) && is_started(state, source); ++index)
-        copy_row(one_lane{}, state, row_of_sequence(state, source, index), row_of_sequence(state, target, index));
-      copy_flags(state, source, target);
+    if (pairs.copies != nullptr)
+      every_pair(state, pairs, false, [&](int pair) {
+        for (int index = 0; index < rows_of_sequence(state); ++index)
+          save_row(one_lane{}, state, pairs.sources[pair], index, pairs.copy(state, pair), one_lane{});
+      });
+    every_pair(state, pairs, false, [&](int pair) {
+      if (pairs.copies == nullptr)
+        copy_sequence(state, pairs.sources[pair], pairs.targets[pair]);
+      else
+        restore_copy(state, pairs.copy(state, pair), pairs.targets[pair]);
     });
     // Last: such a target may be another pair's source.
-    every_pair(true, [&](int, int target) { set_flag(state, target, sequence_flag::duplicate); });
+    every_pair(state, pairs, true, [&](int pair) { set_flag(state, pairs.targets[pair], sequence_flag::duplicate); });
     return {};
   }
 
@@ -84,6 +85,24 @@ struct lifecycle {
       restore_row(one_lane{}, state, sequence, index, saved.data, one_lane{});
     restore_request(state, sequence, header);
     return {};
+  }
+
+ private:
+  template <class Body>
+  static void every_pair(row_state const& state, fork_pairs const& pairs, bool clashing, Body const& body) {
+    for (int i = 0; i < pairs.count; ++i)
+      if (pairs.exists(state, i) && pairs.clashes(one_lane{}, i) == clashing) body(i);
+  }
+  static void copy_sequence(row_state const& state, int source, int target) {
+    for (int index = 0; index < rows_of_sequence(state) && is_started(state, source); ++index)
+      copy_row(one_lane{}, state, row_of_sequence(state, source, index), row_of_sequence(state, target, index));
+    copy_flags(state, source, target);
+  }
+  static void restore_copy(row_state const& state, std::byte const* saved, int target) {
+    auto const header = load_bytes<saved_sequence::header>(saved);
+    for (int index = 0; index < rows_of_sequence(state) && is_started(header); ++index)
+      restore_row(one_lane{}, state, target, index, saved, one_lane{});
+    copy_flags(state, header, target);
   }
 };
 

@@ -183,6 +183,52 @@ struct save_kernel {
   }
 };
 
+/// Saves the sources of a fork whose targets may be sources. A block per pair and row.
+struct fork_save_kernel {
+  static constexpr int threads = 256;
+
+  row_state state{};
+  fork_pairs pairs{};
+
+  template <class Context>
+  struct shared {};
+
+  template <class Context>
+  FORESIGHTKV_HOST_DEVICE void operator()(Context const& c, shared<Context>&) const {
+    int const pair = c.block() / rows_of_sequence(state);
+    if (!pairs.exists(state, pair) || pairs.clashes(row_lanes<Context>{c}, pair)) return;
+    save_row(row_threads<Context>{c}, state, pairs.sources[pair], c.block() % rows_of_sequence(state),
+             pairs.copy(state, pair), block_copy<Context>{c});
+  }
+};
+
+/// Writes the targets from what was saved. A block per pair and row.
+struct fork_restore_kernel {
+  static constexpr int threads = 256;
+
+  row_state state{};
+  fork_pairs pairs{};
+
+  template <class Context>
+  struct shared {};
+
+  template <class Context>
+  FORESIGHTKV_HOST_DEVICE void operator()(Context const& c, shared<Context>&) const {
+    int const pair = c.block() / rows_of_sequence(state), index = c.block() % rows_of_sequence(state);
+    if (!pairs.exists(state, pair)) return;
+    int const target = pairs.targets[pair];
+    bool const asked = index == 0 && c.rank() == 0;
+    if (pairs.clashes(row_lanes<Context>{c}, pair)) {
+      if (asked) flag_sequence(c, state, target, sequence_flag::duplicate);
+      return;
+    }
+    std::byte const* const saved = pairs.copy(state, pair);
+    auto const header = load_bytes<saved_sequence::header>(saved);
+    if (is_started(header)) restore_row(row_threads<Context>{c}, state, target, index, saved, block_copy<Context>{c});
+    if (asked) copy_flags(state, header, target);
+  }
+};
+
 /// Reads a saved sequence. A block per row: each asks about all saved rows before it writes its own, and none reads
 /// what another one writes.
 struct restore_kernel {
@@ -222,7 +268,7 @@ struct restore_kernel {
   }
 };
 
-/// The verbs that touch a state and no keys or values: one launch each.
+/// The verbs that touch a state and no keys or values: one launch each, two for a fork with scratch.
 template <class Exec>
 struct lifecycle {
   static status reset(Exec const& exec, row_state const& state, sequence_list const& list,
@@ -248,8 +294,14 @@ struct lifecycle {
 
   static status fork(Exec const& exec, row_state const& state, fork_pairs const& pairs) {
     launches<Exec> launch(exec);
-    fork_kernel const body{state, pairs};
-    launch(body.blocks(), body);
+    if (pairs.copies == nullptr) {
+      fork_kernel const body{state, pairs};
+      launch(body.blocks(), body);
+    } else {
+      std::int64_t const blocks = std::int64_t{pairs.count} * rows_of_sequence(state);
+      launch(blocks, fork_save_kernel{state, pairs});
+      launch(blocks, fork_restore_kernel{state, pairs});
+    }
     return launch.result();
   }
 
