@@ -15,7 +15,7 @@ enum class sequence_flag : std::uint32_t {
   length_mismatch = 4,  ///< the cache is shorter than the state has seen or was told: tell `append` what left or came
   state_overflow = 8,   ///< the row must be stored and is longer than the state's capacity
   bad_window = 16,      ///< query_count or positions of the window out of range, or statistics of too few slots
-  bad_budget = 32,      ///< a budget read from memory: below the protected tokens, or above the state's capacity
+  bad_budget = 32,      ///< a budget below the protected tokens, pinned ones among them, or above the state's capacity
   duplicate = 64,       ///< listed twice in one call: visited once
   missing_judge = 128,  ///< a layer that the device names has no judge; the host answers invalid_shape instead
   list_cut = 256,       ///< the list's count was above its max_count: visited as one of its first max_count entries
@@ -39,7 +39,7 @@ enum class sequence_flag : std::uint32_t {
     case sequence_flag::bad_window:
       return "bad window: query_count or positions out of range, or observed statistics of too few slots";
     case sequence_flag::bad_budget:
-      return "bad budget: below the protected tokens, or above the state's capacity";
+      return "bad budget: below the protected tokens, pinned ones among them, or above the state's capacity";
     case sequence_flag::duplicate:
       return "duplicate: listed twice in one call, visited once";
     case sequence_flag::missing_judge:

@@ -28,6 +28,8 @@ struct row_state {
   std::uint64_t* seed = nullptr;          ///< [sequences]
   std::uint32_t* flags = nullptr;         ///< [sequences] bits of sequence_flag
   std::uint32_t* started = nullptr;       ///< [sequences] `start_mark` since `reset`
+  std::uint32_t const* pinned = nullptr;  ///< the engine's: [sequences][pinned_words], see with_pinned; null: none
+  int pinned_words = 0;
   int num_layers = 0;
   int num_sequences = 0;
   int num_kv_heads = 0;
@@ -66,6 +68,16 @@ template <class Policy>
 struct eviction_state : row_state {
   constexpr eviction_state() = default;  // no aggregate: the state of another policy does not turn into this one's
   using carried_list = carried_statistics<typename Policy::reads>;
+
+  /// The same state with tokens that stay: a bit for every position, [sequence][words], 32 positions to a word, lowest
+  /// bit first; later positions are not pinned. They count inside the budget, beside sinks and recent tokens, whether
+  /// they are still cached or not: more of them flag the sequence, bad_budget. The engine's own memory, of the backend.
+  [[nodiscard]] constexpr eviction_state with_pinned(std::uint32_t const* bits, int words) const {
+    eviction_state state = *this;
+    state.pinned = bits;
+    state.pinned_words = words;
+    return state;
+  }
 };
 
 namespace detail {
@@ -107,11 +119,11 @@ inline status check_state(row_state const& state) {
                        state.started != nullptr && state.position != nullptr &&
                        (state.num_carried <= 0 || state.carried != nullptr);
   bool const sound = state.num_layers > 0 && state.num_sequences > 0 && state.num_kv_heads > 0 && state.capacity > 0 &&
-                     state.num_carried >= 0 && state.group > 0;
+                     state.num_carried >= 0 && state.group > 0 && state.pinned_words >= 0;
   return first_of(check_that(!state.lacks_memory(), errc::workspace_too_small), check_that(present, errc::null_pointer),
                   check_that(sound, errc::invalid_shape),
                   check_aligned(state.position, state.carried, state.seen_length, state.next_position, state.step,
-                                state.request_id, state.seed, state.flags, state.started))
+                                state.request_id, state.seed, state.flags, state.started, state.pinned))
       .at(argument::state);
 }
 

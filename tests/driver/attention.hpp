@@ -16,7 +16,8 @@ namespace driver {
 struct row_tokens {
   std::vector<int> position;  // negative: an empty slot
   std::vector<numbers> key, value;
-  int end = 0;  // one past the newest position
+  std::vector<bool> pinned;  // [slot]
+  int end = 0;               // one past the newest position
 
   [[nodiscard]] int length() const { return static_cast<int>(position.size()); }
   [[nodiscard]] bool occupied(int slot) const { return position[static_cast<std::size_t>(slot)] >= 0; }

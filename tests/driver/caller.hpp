@@ -97,6 +97,18 @@ class caller {
     std::int32_t const bad[] = {-1, arrays_.keys.map.num_pages, -0x7fffffff - 1, 0x7fffffff, twice};
     arrays_.table[entry] = bad[random_.integer(0, 4)];
   }
+  /// Tokens are pinned, and let go.
+  void change_pins() {
+    if (arrays_.pinned_words == 0 || !random_.chance(0.1)) return;
+    auto const words = static_cast<std::size_t>(arrays_.pinned_words);
+    auto const first = static_cast<std::size_t>(random_.integer(0, sequences() - 1)) * words;
+    if (random_.chance(0.3))
+      return void(std::fill_n(arrays_.pinned.begin() + static_cast<std::ptrdiff_t>(first), words, 0u));
+    for (int count = random_.integer(1, 3); count > 0; --count) {
+      int const position = random_.integer(0, arrays_.pinned_words * 32 - 1);
+      arrays_.pinned[first + static_cast<std::size_t>(position / 32)] |= 1u << position % 32;
+    }
+  }
   void change_budgets() {
     int const least =
         std::max(0, engine_.config.recent_tokens < 0 ? engine_.config.interval : engine_.config.recent_tokens) +

@@ -21,11 +21,12 @@ struct choice {
 };
 
 /// Slots of a row that may go, ascending.
-inline std::vector<int> candidates(fkv::eviction_config const& config, std::vector<int> const& position, int end) {
+inline std::vector<int> candidates(fkv::eviction_config const& config, std::vector<int> const& position,
+                                   std::vector<bool> const& pinned, int end) {
   int const recent = config.recent_tokens < 0 ? config.interval : config.recent_tokens;
   std::vector<int> slots;
   for (std::size_t slot = 0; slot < position.size(); ++slot)
-    if (position[slot] >= 0 && position[slot] >= config.sink_tokens && position[slot] < end - recent)
+    if (position[slot] >= 0 && position[slot] >= config.sink_tokens && position[slot] < end - recent && !pinned[slot])
       slots.push_back(static_cast<int>(slot));
   return slots;
 }
@@ -59,7 +60,7 @@ inline std::vector<int> lowest(std::vector<int> slots, numbers const& scores, st
 
 /// min(tokens - budget, candidates) of the lowest scores.
 inline choice choose(fkv::eviction_config const& config, int budget, row_tokens const& tokens, numbers const& scores) {
-  std::vector<int> const free = candidates(config, tokens.position, tokens.end);
+  std::vector<int> const free = candidates(config, tokens.position, tokens.pinned, tokens.end);
   auto const excess = static_cast<std::size_t>(std::max(0, occupied(tokens.position) - budget));
   choice made = without(tokens.position, lowest(free, scores, excess));
   made.over_budget = excess > free.size();
@@ -70,7 +71,7 @@ inline choice choose(fkv::eviction_config const& config, int budget, row_tokens 
 inline choice sample(fkv::eviction_config const& config, int budget, scored_row const& row, numbers scores,
                      std::uint64_t seed) {
   choice made = choose(config, budget, row.tokens, scores);
-  std::vector<int> const free = candidates(config, row.tokens.position, row.tokens.end);
+  std::vector<int> const free = candidates(config, row.tokens.position, row.tokens.pinned, row.tokens.end);
   std::vector<int> const pool = lowest(free, scores, 2 * made.evicted.size());
   for (int const slot : pool) scores[static_cast<std::size_t>(slot)] -= gumbel(row, slot, seed);
   bool const over = made.over_budget;

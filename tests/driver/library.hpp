@@ -78,24 +78,24 @@ class library_of final : public library {
   }
   fkv::status carry(list_memory const& list, window_memory const* window) override {
     return with(window, list, [&](auto const& seen, auto scratch) {
-      return fkv::carry(exec, fkv::batch{policy_, cache(), list.view(), state_.view, scratch}, seen);
+      return fkv::carry(exec, fkv::batch{policy_, cache(), list.view(), pinned_state(), scratch}, seen);
     });
   }
   fkv::status score(list_memory const& list, window_memory const* window) override {
     return with(window, list, [&](auto const& seen, auto scratch) {
-      return fkv::score(exec, fkv::batch{policy_, cache(), list.view(), state_.view, scratch}, seen, scores());
+      return fkv::score(exec, fkv::batch{policy_, cache(), list.view(), pinned_state(), scratch}, seen, scores());
     });
   }
   fkv::status select(list_memory const& list) override {
     auto work = work_for(list, 0);
     return finish(
-        fkv::select(exec, fkv::batch{policy_, cache(), list.view(), state_.view, work.view()}, scores(), lists()),
+        fkv::select(exec, fkv::batch{policy_, cache(), list.view(), pinned_state(), work.view()}, scores(), lists()),
         work);
   }
   fkv::status compact(list_memory const& list) override {
     auto work = work_for(list, 0);
-    auto const done = fkv::compact(exec, fkv::batch{policy_, cache(), list.view(), state_.view, work.view()}, lists(),
-                                   arrays_.new_lengths.data());
+    auto const done = fkv::compact(exec, fkv::batch{policy_, cache(), list.view(), pinned_state(), work.view()},
+                                   lists(), arrays_.new_lengths.data());
     return finish(done, work);
   }
   fkv::status evict(list_memory const& list, window_memory const* window, wanted_lists wanted, bool dry_run) override {
@@ -103,15 +103,15 @@ class library_of final : public library {
     if (wanted == wanted_lists::evicted) shown.kept = shown.evicted_positions = nullptr;
     fkv::eviction_output const output{arrays_.new_lengths.data(), shown, dry_run};
     return with(window, list, [&](auto const& seen, auto scratch) {
-      return fkv::evict(exec, fkv::batch{policy_, cache(), list.view(), state_.view, scratch}, seen, output);
+      return fkv::evict(exec, fkv::batch{policy_, cache(), list.view(), pinned_state(), scratch}, seen, output);
     });
   }
   fkv::status collect_due(list_memory const& list) override {
-    return fkv::collect_due(exec, fkv::batch{policy_, cache(), list.view(), state_.view}, arrays_.due_slots.data(),
+    return fkv::collect_due(exec, fkv::batch{policy_, cache(), list.view(), pinned_state()}, arrays_.due_slots.data(),
                             arrays_.due_count.data());
   }
   fkv::status append(list_memory const& list, guarded<std::int32_t> const& counts) override {
-    return fkv::append(exec, fkv::batch{policy_, cache(), list.view(), state_.view}, counts.data());
+    return fkv::append(exec, fkv::batch{policy_, cache(), list.view(), pinned_state()}, counts.data());
   }
   fkv::status fork(guarded<std::int32_t> const& sources, guarded<std::int32_t> const& targets, bool scratch) override {
     int const count = static_cast<int>(sources.size());
@@ -135,6 +135,10 @@ class library_of final : public library {
  private:
   static element_type* elements(std::byte* bytes) { return reinterpret_cast<element_type*>(bytes); }
 
+  [[nodiscard]] fkv::eviction_state<policy_type> pinned_state() {
+    return arrays_.pinned_words == 0 ? state_.view
+                                     : state_.view.with_pinned(arrays_.pinned.data(), arrays_.pinned_words);
+  }
   [[nodiscard]] cache_type cache() {
     auto* const keys = elements(arrays_.keys.bytes.data());
     auto* const values = elements(arrays_.values.bytes.data());

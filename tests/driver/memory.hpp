@@ -176,6 +176,8 @@ struct memory {
   fkv::length_domain domain{};
   capacities room;
   token_array keys, values;
+  guarded<std::uint32_t> pinned;  // [sequence][pinned_words]
+  int pinned_words = 0;
   guarded<std::int32_t> table;  // of pages, [sequence][row_pages]
   guarded<std::int32_t> lengths, new_lengths, budgets, due_slots, due_count;
   guarded<float> key_scales, value_scales;
@@ -197,10 +199,10 @@ struct memory {
     return static_cast<std::size_t>(room.statistics * num_statistics * shape.group);
   }
   [[nodiscard]] bool intact() const {
-    return keys.bytes.intact() && values.bytes.intact() && table.intact() && lengths.intact() && new_lengths.intact() &&
-           budgets.intact() && due_slots.intact() && due_count.intact() && key_scales.intact() &&
-           value_scales.intact() && statistics.intact() && scores.intact() && kept.intact() && evicted.intact() &&
-           evicted_count.intact() && evicted_positions.intact();
+    return keys.bytes.intact() && values.bytes.intact() && pinned.intact() && table.intact() && lengths.intact() &&
+           new_lengths.intact() && budgets.intact() && due_slots.intact() && due_count.intact() &&
+           key_scales.intact() && value_scales.intact() && statistics.intact() && scores.intact() && kept.intact() &&
+           evicted.intact() && evicted_count.intact() && evicted_positions.intact();
   }
 
  private:

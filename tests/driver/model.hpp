@@ -107,10 +107,33 @@ struct model {
     for (int layer = 0; layer < shape.num_layers; ++layer)
       for (int head = 0; head < shape.num_kv_heads; ++head) body(fkv::row_index{layer, sequence, head});
   }
+  /// Where tokens are pinned: how many are protected, cached or not.
+  [[nodiscard]] int protected_tokens(memory const& arrays, fkv::row_index at, int length) {
+    int const recent = config.recent_tokens < 0 ? config.interval : config.recent_tokens;
+    int const end = sequence(at.sequence).end + length - row(at).length();  // of a length that is not the row's, too
+    int pinned = 0;
+    for (int position = config.sink_tokens; position < end - recent && position < arrays.pinned_words * 32;
+         ++position) {
+      auto const word = static_cast<std::size_t>(at.sequence * arrays.pinned_words + position / 32);
+      pinned += arrays.pinned[word] >> position % 32 & 1u ? 1 : 0;
+    }
+    return pinned == 0 ? 0 : config.sink_tokens + recent + pinned;
+  }
+  /// Slots of a row whose tokens must stay, whatever their scores.
+  [[nodiscard]] std::vector<bool> pinned(memory const& arrays, fkv::row_index at) {
+    std::vector<bool> made;
+    for (int const position : row(at).position) {
+      auto const word = static_cast<std::size_t>(at.sequence * arrays.pinned_words + position / 32);
+      bool const known = position >= 0 && position < arrays.pinned_words * 32;
+      made.push_back(known && (arrays.pinned[word] >> position % 32 & 1u) != 0);
+    }
+    return made;
+  }
   /// A row's tokens; `keys` and `values` stand for the arrays' bytes, now or before.
   [[nodiscard]] row_tokens tokens(memory& arrays, fkv::row_index at, std::byte const* keys, std::byte const* values) {
     row_tokens made;
     made.position = row(at).position;
+    made.pinned = pinned(arrays, at);
     made.end = sequence(at.sequence).end;
     auto const decoded = [&](token_array& array, std::byte const* bytes, int slot, double scale) {
       return decode_all(array.kind, bytes + (array.token(at, slot) - array.bytes.data()), array.dim, scale);
@@ -144,7 +167,8 @@ struct model {
       if (asked.observed && setup.num_window() > 0 && length > arrays.room.statistics)
         found |= flag(fkv::sequence_flag::bad_window);
       int const tokens = budget(arrays, at);
-      if (asked.budget && (tokens < 0 || tokens > arrays.room.state)) found |= flag(fkv::sequence_flag::bad_budget);
+      if (asked.budget && (tokens < 0 || tokens > arrays.room.state || tokens < protected_tokens(arrays, at, length)))
+        found |= flag(fkv::sequence_flag::bad_budget);
     });
     // Lists are looked at in sequences that are sound otherwise.
     if (asked.lists && found == 0)

@@ -88,6 +88,8 @@ inline memory make_memory(fkv::cache_shape const& shape, setup_values const& set
   float const unit = setup.element == storage::int8 ? 0.02f : 1.0f;
   for (float& scale : made.key_scales) scale = unit * static_cast<float>(random.uniform(0.3, 1.5));
   for (float& scale : made.value_scales) scale = unit * static_cast<float>(random.uniform(0.3, 1.5));
+  made.pinned_words = random.integer(0, 4);
+  made.pinned = guarded<std::uint32_t>(static_cast<std::size_t>(shape.num_sequences * made.pinned_words), 0u);
   made.num_statistics = setup.num_window();
   made.statistics = guarded<float>(rows * made.row_statistics());
   made.scores = guarded<float>(rows * static_cast<std::size_t>(made.room.scores));

@@ -29,6 +29,7 @@ class player : public window_player {
   void act() {
     if (random_.chance(0.8)) std::fill_n(verbs_.state().flags, sequences(), 0u);
     change_budgets();
+    change_pins();
     int const what = random_.integer(0, 99);
     if (what < 32) return arrive();
     if (what < 40) return random_.chance(0.15) ? invent_tokens() : reject();

@@ -264,7 +264,8 @@ class verifier : public row_numbers {
   void compare_choice(fkv::row_index at, choice const& found, choice const& right, rating const& scores) {
     if (found.evicted == right.evicted) return;
     ++near_ties;
-    auto const free = candidates(engine_.config, engine_.row(at).position, engine_.sequence(at.sequence).end);
+    auto const free = candidates(engine_.config, engine_.row(at).position, engine_.pinned(arrays_, at),
+                                 engine_.sequence(at.sequence).end);
     // Of a draw nobody can say more; that it may differ as rarely as any other is what `near_ties` shows.
     if ((engine_.setup.sampled || scores.uncertain) && among(found, right, free)) return;
     require(nearly(found, right, free, scores),

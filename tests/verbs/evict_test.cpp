@@ -264,6 +264,104 @@ TEST_CASE("evict: a sequence's life against the oracle, slots reused") {
   for (std::uint64_t seed = 440; seed < 448; ++seed) check_lifetime<listing>(seed);
 }
 
+namespace {
+
+/// Evicts again and again with some positions pinned, and looks for them.
+template <class Policy>
+void check_pins(std::uint64_t seed) {
+  CAPTURE(seed);
+  testing::lifetime<Policy> life(seed, small);
+  auto& made = life.made;
+  int const sequences = made.shape.num_sequences, with_pins = std::max(sequences - 1, 1);
+  constexpr int words = 3;
+  std::vector<std::uint32_t> bits(static_cast<std::size_t>(sequences * words), 0);
+  std::vector<int> const pinned{3, 4, 31, 32, 40, 63, 64};  // both sides of words; one is gone before it is pinned
+  auto const pin = [&](int position) {
+    for (int s = 0; s < with_pins; ++s)
+      bits[static_cast<std::size_t>(s * words + position / 32)] |= 1u << position % 32;
+  };
+  for (int const position : pinned) pin(position);
+  made.state.view = made.state.view.with_pinned(bits.data(), words);
+  life.arrive(small.budget);
+  for (int step = 0; step < 7; ++step) {
+    life.arrive(small.interval);
+    REQUIRE(made.evict().ok());
+    made.each_row([&](fkv::row_index at) {
+      int const row = made.shape.row(at);
+      auto& positions = made.positions[static_cast<std::size_t>(row)];
+      auto const gone = made.lists.positions_of(row);
+      CHECK(gone.size() == static_cast<std::size_t>(small.interval));
+      for (int const position : gone)
+        CHECK((at.sequence >= with_pins || std::find(pinned.begin(), pinned.end(), position) == pinned.end()));
+      int const length = made.state.seen(row);
+      auto const* const column = made.state.view.position + made.state.view.column(row, 0);
+      positions.assign(column, column + length);
+      made.cache.length(at) = length;
+    });
+  }
+  for (int s = 0; s < sequences; ++s) CHECK(made.state.view.flags[s] == 0);
+  made.each_row([&](fkv::row_index at) {
+    auto const& positions = made.positions[static_cast<std::size_t>(made.shape.row(at))];
+    for (int const position : pinned)
+      CHECK((at.sequence >= with_pins || std::find(positions.begin(), positions.end(), position) != positions.end()));
+  });
+
+  // As many as the budget has room for, and one more: that sequence is left alone.
+  int const room = small.budget - small.recent() - small.sink_tokens;
+  std::fill(bits.begin(), bits.end(), 0u);
+  for (int i = 0; i < room; ++i) pin(small.sink_tokens + i);
+  life.arrive(small.interval);
+  REQUIRE(made.evict().ok());
+  for (int s = 0; s < sequences; ++s) CHECK(made.state.view.flags[s] == 0);
+  made.each_row([&](fkv::row_index at) {
+    int const row = made.shape.row(at);
+    auto const* const column = made.state.view.position + made.state.view.column(row, 0);
+    made.positions[static_cast<std::size_t>(row)].assign(column, column + made.state.seen(row));
+    made.cache.length(at) = made.state.seen(row);
+  });
+  pin(small.sink_tokens + room);
+  life.arrive(small.interval);
+  std::fill(made.new_lengths.begin(), made.new_lengths.end(), -7);
+  auto const before = made.cache;
+  REQUIRE(made.evict().ok());
+  for (int s = 0; s < with_pins; ++s) {
+    CHECK(made.state.view.flags[s] == static_cast<std::uint32_t>(fkv::sequence_flag::bad_budget));
+    CHECK(made.new_lengths[static_cast<std::size_t>(s)] == -7);
+  }
+  for (int s = with_pins; s < sequences; ++s) CHECK(made.state.view.flags[s] == 0);
+  if (sequences == 1) CHECK(made.cache.same_tokens(before));
+}
+
+}  // namespace
+
+TEST_CASE("evict: pinned tokens stay, and are refused where they do not fit") {
+  for (std::uint64_t seed = 460; seed < 464; ++seed) {
+    check_pins<filling>(seed);
+    check_pins<ordering>(seed);
+    check_pins<listing>(seed);
+  }
+}
+
+TEST_CASE("evict: scorers that look at candidates leave pinned tokens out") {
+  using scorer = fkv::standardised<fkv::key_norm>;
+  using policy_type = fkv::policy<fkv::eviction_config, scorer, fkv::top_k, fkv::ordered>;
+  fkv::cache_shape const shape{1, 1, 1, 1, 4, 4, 40};
+  testing::policy_bench<policy_type> made(3, policy_type{{.budget = 32, .interval = 8}, {}, {}, {}, {}}, shape, 1);
+  made.place(0, history::pristine, 40);
+  std::vector<std::uint32_t> const bits{1u << 5};
+  made.cache.view().key({0, 0, 0}, 5)[0] = 1000.0f;  // would outweigh all others
+  auto const spread = [&] {
+    REQUIRE(made.score(made.observed()).ok());
+    float low = 1e30f, high = -1e30f;
+    for (int slot = 0; slot < 32; ++slot)
+      if (slot != 5) low = std::min(low, made.scores.at(0, slot)), high = std::max(high, made.scores.at(0, slot));
+    return high - low;
+  };
+  CHECK(spread() < 0.1f);
+  made.state.view = made.state.view.with_pinned(bits.data(), 1);
+  CHECK(spread() > 2.0f);
+}
+
 TEST_CASE("evict: a config fixed at compile time gives the bits of the same config at run time") {
   using fixed_bench = testing::policy_bench<fkv::policy<fkv::fixed<small>, mixed_scorer, fkv::top_k, fkv::fill_holes>>;
   for (std::uint64_t seed = 500; seed < 508; ++seed) {

@@ -8,8 +8,9 @@ namespace foresightkv::inline v0 {
 
 /// Largest score among a token's neighbours in time:
 ///   max of score[k], |k - slot| <= Width / 2
-/// The domain is the row's candidates: protected tokens neither lend their scores nor change. At its edges fewer
-/// tokens are looked at. NaN stays where it is and does not spread. O(n * Width).
+/// The domain is the row's candidates, from the first to the last: protected tokens outside neither lend their scores nor
+/// change; a pinned one between them lends its score. At the edges fewer tokens are looked at. NaN stays where it is and
+/// does not spread. O(n * Width).
 template <int Width, class Scorer>
 struct max_pool {
   static_assert(Width > 0 && Width % 2 == 1, "foresightkv: max_pool<Width, Scorer> must have an odd width");

@@ -14,8 +14,8 @@ enum class pool_edge : int {
 
 /// Mean score of a token's neighbours in time:
 ///   sum of score[k], |k - slot| <= Width / 2, divided by Width or by the number of terms
-/// The domain is the row's candidates: protected tokens neither lend their scores nor change. NaN and infinities
-/// spread to their neighbours. O(n * Width).
+/// The domain is the row's candidates, from the first to the last: protected tokens outside neither lend their scores nor
+/// change; a pinned one between them lends its score. NaN and infinities spread to their neighbours. O(n * Width).
 template <int Width, pool_edge Edge, class Scorer>
 struct mean_pool {
   static_assert(Width > 0 && Width % 2 == 1, "foresightkv: mean_pool<Width, Edge, Scorer> must have an odd width");

@@ -24,6 +24,35 @@ struct row_positions {
   }
 };
 
+/// Positions of a sequence that stay.
+struct row_pins {
+  std::uint32_t const* bits = nullptr;  // null: none
+  int words = 0;
+
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE bool at(int position) const {
+    return bits != nullptr && position >= 0 && position / 32 < words &&
+           (bits[position / 32] >> position % 32 & 1u) != 0;
+  }
+};
+
+/// How many positions of [first, last) are pinned, whether their tokens are still there or not.
+FORESIGHTKV_HOST_DEVICE inline int count_pinned(row_pins const& pins, int first, int last) {
+  int const end = last / 32 < pins.words ? last : pins.words * 32;
+  int count = 0;
+  for (int word = first / 32; pins.bits != nullptr && word * 32 < end; ++word) {
+    std::uint32_t bits = pins.bits[word];
+    if (word * 32 < first) bits &= ~0u << (first - word * 32);
+    if (end - word * 32 < 32) bits &= ~(~0u << (end - word * 32));
+    for (; bits != 0; bits &= bits - 1) ++count;
+  }
+  return count;
+}
+
+FORESIGHTKV_HOST_DEVICE inline row_pins pins_of(row_state const& state, int sequence) {
+  if (state.pinned == nullptr) return {};
+  return {state.pinned + std::int64_t{sequence} * state.pinned_words, state.pinned_words};
+}
+
 FORESIGHTKV_HOST_DEVICE inline row_positions positions_of(row_state const& state, int row) {
   if (state.empty()) return {};
   if (state.step[row] == 0) return {};
@@ -65,6 +94,7 @@ class row_view {
   row_positions positions{};
   int protected_from = 0;  // positions at and above are recent
   int sink_tokens = 0;
+  row_pins pins{};
   int window_queries = 0;
   int first_query = 0;  // position of query 0
   float scale = 1.0f;
@@ -88,7 +118,7 @@ class row_view {
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE bool occupied(int slot) const { return position(slot) >= 0; }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE bool candidate(int slot) const {
     int const where = position(slot);
-    return where >= sink_tokens && where < protected_from;
+    return where >= sink_tokens && where < protected_from && !pins.at(where);
   }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE token_view<row_view> token(int slot) const { return {this, slot}; }
 

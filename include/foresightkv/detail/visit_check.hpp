@@ -78,11 +78,19 @@ FORESIGHTKV_HOST_DEVICE inline int first_moved(std::int32_t const* evicted, int 
   return num_evicted > 0 ? evicted[0] : -1;
 }
 
+/// Of a row with `length` slots. Pinned tokens have to fit beside sinks and recent ones, so that all rows of a sequence
+/// lose the same number.
 template <class Budget>
 FORESIGHTKV_HOST_DEVICE sequence_flag check_budget_of(Budget const& budget, eviction_config const& config,
-                                                      cache_shape const& shape, row_index at, int state_capacity) {
+                                                      cache_shape const& shape, row_state const& state, row_index at,
+                                                      int length) {
   int const tokens = budget(config, shape, at);
-  return tokens < 0 || tokens > state_capacity ? sequence_flag::bad_budget : no_flag;
+  if (tokens < 0 || tokens > state.capacity) return sequence_flag::bad_budget;
+  row_pins const pins = pins_of(state, at.sequence);
+  if (pins.bits == nullptr) return no_flag;
+  int const recent_from = positions_of(state, shape.row(at)).end(length) - config.recent();
+  int const pinned = count_pinned(pins, config.sink_tokens, recent_from);
+  return pinned > 0 && config.sink_tokens + config.recent() + pinned > tokens ? sequence_flag::bad_budget : no_flag;
 }
 
 }  // namespace foresightkv::inline v0::detail

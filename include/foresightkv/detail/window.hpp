@@ -99,6 +99,7 @@ FORESIGHTKV_HOST_DEVICE row_view<Cache, Window, Reads> view_row(Cache const& cac
   view.positions = positions;
   view.protected_from = positions.end(length) - config.recent();
   view.sink_tokens = config.sink_tokens;
+  view.pins = pins_of(state, at.sequence);
   view.request = state.request_id[at.sequence];
   view.evictions = state.step[cache.shape().row(at)];
   if constexpr (is_observation<Window>) {

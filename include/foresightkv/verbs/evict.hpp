@@ -20,8 +20,8 @@ template <class Exec, eviction_policy Policy>
 
 /// Cuts every visited row that is longer than its budget: observe, carry, score, select and compact in one call.
 ///
-/// A row with no more tokens than its budget keeps every byte of cache and state. Protected tokens (the newest
-/// config.recent() positions, the first config.sink_tokens) stay. Carried statistics of a row that is cut take in the
+/// A row with no more tokens than its budget keeps every byte of cache and state. Protected tokens stay: the newest
+/// config.recent() positions, the first config.sink_tokens, and those that the state has pinned. Carried statistics of a row that is cut take in the
 /// window first. Sequences whose data breaks a rule are flagged in the state and left alone, their new lengths and lists
 /// unwritten.
 /// \param rows    tokens to cut; the lengths() of the cache are read, never written, and the state is advanced

@@ -228,7 +228,7 @@ struct backend<host_execution> : host::lifecycle {
   template <class Policy, class Cache>
   static bool check_budget_data(Policy const& policy, Cache const& cache, int sequence, row_state const& state) {
     return host::check_rows(cache.shape(), sequence, state, [&](row_index at) {
-      return check_budget_of(policy.budget, eviction_config(policy.config), cache.shape(), at, state.capacity);
+      return check_budget_of(policy.budget, eviction_config(policy.config), cache.shape(), state, at, cache.length(at));
     });
   }
 };

@@ -173,8 +173,9 @@ struct row_task {
 
   /// Number of evicted tokens; the lists stand in scratch.
   int select(float const* scores, int tokens, row_scratch<Policy> const& scratch) const {
-    int const candidates =
+    int const unpinned =
         make_keys(scores, length, positions, config().sink_tokens, end() - config().recent(), scratch.keys);
+    int const candidates = unpinned - protect_pinned(pins_of(state, at.sequence), length, positions, scratch.keys);
     int const wanted = excess(tokens);
     int const count = wanted < candidates ? wanted : candidates;
     if (wanted > candidates) set_flag(state, at.sequence, sequence_flag::over_budget);

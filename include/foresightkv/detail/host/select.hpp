@@ -123,7 +123,7 @@ class selection_row {
   lowest_keys lowest_{};
 };
 
-/// Keys of a row: its scores in order, with every token that may not go protected. Returns how many may go.
+/// Keys of a row: its scores in order, with sinks and recent tokens protected. Returns how many may go.
 template <class Positions>
 int make_keys(float const* scores, int n, Positions const& positions, int sink_tokens, int protected_from,
               std::uint32_t* keys) {
@@ -143,6 +143,18 @@ int make_keys(float const* scores, int n, Positions const& positions, int sink_t
   for (int slot = begin; slot < end; ++slot) keys[slot] = order_key(scores[slot]);
   for (int slot = end; slot < n; ++slot) keys[slot] = protected_key;
   return end - begin;
+}
+
+/// Protects pinned tokens as well. Returns how many of the candidates they are.
+template <class Positions>
+int protect_pinned(row_pins const& pins, int n, Positions const& positions, std::uint32_t* keys) {
+  int count = 0;
+  for (int slot = 0; slot < n && pins.bits != nullptr; ++slot) {
+    if (keys[slot] == protected_key || !pins.at(positions.at(slot))) continue;
+    keys[slot] = protected_key;
+    ++count;
+  }
+  return count;
 }
 
 /// Writes both lists of a row, ascending. Branch-free: every slot is stored to both, one of the two cursors

@@ -195,7 +195,7 @@ struct row_chooser {
                                             visited_row const& row, row_positions const& positions) const {
     float const* const row_scores = part_of(scores, scores_by_row ? row.row : row.place, scores_capacity);
     radix_search<Context, keys_type> search(c, memory.radix, own);
-    counter const mine = warp_sum(c, make_keys(own, row_scores, positions));
+    counter const mine = warp_sum(c, make_keys(own, row_scores, positions, pins_of(rows.state, row.at.sequence)));
     if (c.rank() % warp_size == 0) memory.counted[c.rank() / warp_size] = mine;
     search.count_ahead();
     counter const all = sum_of(c, memory.counted);
@@ -331,8 +331,8 @@ struct row_chooser {
   }
 
   /// Scores in order, with every token that may not go protected. Counts candidates and, above them, empty slots.
-  FORESIGHTKV_HOST_DEVICE counter make_keys(keys_type& own, float const* row_scores,
-                                            row_positions const& positions) const {
+  FORESIGHTKV_HOST_DEVICE counter make_keys(keys_type& own, float const* row_scores, row_positions const& positions,
+                                            row_pins const& pins) const {
     int const protected_from = positions.end(own.length) - config.recent();
     counter mine = 0;
     own.each_chunk([&](int first) {
@@ -344,7 +344,7 @@ struct row_chooser {
       std::uint32_t made[Items];
       for (int i = 0; i < Items; ++i) {  // what is behind the row is neither: its positions are behind the newest one
         bool const empty = position[i] < 0;
-        bool const free = position[i] >= config.sink_tokens && position[i] < protected_from;
+        bool const free = position[i] >= config.sink_tokens && position[i] < protected_from && !pins.at(position[i]);
         std::uint32_t const ordered = order_key(score[i]);
         made[i] = free ? ordered : (empty ? empty_key : protected_key);
         mine += (empty ? counter{1} << half : 0) + (free ? 1u : 0u);

@@ -37,7 +37,7 @@ struct visit_questions {
     if (sequence_flag const flag = check_window_of(window, at.sequence); flag != no_flag) return answer(1, flag);
     if (sequence_flag const flag = check_window_row(window, length); flag != no_flag) return answer(1, flag);
     if (asks_budget) {
-      sequence_flag const flag = check_budget_of(budget, config, shape, at, state.capacity);
+      sequence_flag const flag = check_budget_of(budget, config, shape, state, at, length);
       if (flag != no_flag) return answer(2, flag);
     }
     if (!covers_layer(scorer, shape.model_layer(at.layer))) return answer(3, sequence_flag::missing_judge);
