@@ -118,6 +118,7 @@ concept token_vectors = std::is_trivially_copyable_v<Vectors> && element<typenam
 ///                               sequence reads it too, and must not be written. As above
 ///   most_pages(), tables_per_sequence(), list_freed(lanes, sequence, table, new_lengths, out)  (optional, all three)
 ///                               pages of a row as long as the capacity, and what freed_pages lists
+///   column(row)                 (optional) token_vectors of floats that scorers read as a token's column: see with_column
 ///   fixed_key_head_dim          (optional) static constexpr int, the key_head_dim of every shape() or 0: a device
 ///                               backend is compiled for this one alone
 template <class Cache>

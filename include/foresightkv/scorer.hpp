@@ -29,6 +29,7 @@ struct lanes {
 struct token {
   float key(int dim) const;
   float value(int dim) const;
+  float column(int i) const;  // of a cache with_column
   int key_head_dim() const;
   int value_head_dim() const;
   int group() const;
@@ -65,6 +66,7 @@ struct row {
   archetype::token token(int slot) const;
   float key(int slot, int dim) const;
   float value(int slot, int dim) const;
+  float column(int slot, int i) const;  // of a cache with_column
   int num_queries() const;
   int query_position(int r) const;
   float query(int r, int j, int dim) const;

@@ -30,6 +30,7 @@ enum class argument : std::uint8_t {
   lengths,
   tables,
   scales,
+  column,
   sequences,
   window,
   queries,
@@ -79,6 +80,8 @@ enum class argument : std::uint8_t {
       return "cache: its page tables: pages in the pool, room for the capacity, distances that keep tables apart";
     case argument::scales:
       return "cache: the scales of its storage";
+    case argument::column:
+      return "cache: its column: values, their width or their layout";
     case argument::sequences:
       return "sequences: slots, count, or the bounds max_count and max_length";
     case argument::window:

@@ -134,6 +134,16 @@ class row_view {
     return to_float(values(slot)[dim]) * row_values().scale(slot);
   }
 
+  /// Value i of the engine's own that stands beside a token.
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE float column(int slot, int i) const {
+    constexpr bool has_column = requires { std::declval<Cache const&>().column(row_index{}); };
+    static_assert(has_column, "foresightkv: this scorer reads a column that the cache does not have: see with_column");
+    if constexpr (has_column)
+      return cache->column(at).at(slot)[i];
+    else
+      return 0.0f;
+  }
+
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE int num_queries() const { return window_queries; }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE int query_position(int r) const { return first_query + r; }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE float query(int r, int j, int dim) const {
@@ -192,6 +202,7 @@ class token_view {
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE float value(int dim) const {
     return to_float(value_[dim]) * row_->row_values().scale(slot_);
   }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE float column(int i) const { return row_->column(slot_, i); }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE int key_head_dim() const { return row_->key_head_dim(); }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE int value_head_dim() const { return row_->value_head_dim(); }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE int group() const { return row_->group(); }
