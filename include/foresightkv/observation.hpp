@@ -57,7 +57,10 @@ struct observation {
   float const* lse = nullptr;  ///< log-sum-exp of each query's scaled logits; null: computed
   query_strides lse_strides{};
   float const* sink_logits = nullptr;         ///< [layer][query head]: one more term of the denominator
-  std::int32_t const* query_count = nullptr;  ///< [sequence]; null: max_queries
+  std::int32_t const* query_count = nullptr;  ///< [sequence]; null: max_queries, or by query_starts
+  /// [num_sequences + 1] queries of all sequences stand one behind the other, those of a sequence from
+  /// query_starts[sequence] on; null: they stand apart. See packed
+  std::int32_t const* query_starts = nullptr;
   std::int32_t const* window_end =
       nullptr;  ///< [sequence] one past the window's newest position; null: one past the newest token
   std::int32_t const* first_position =
@@ -83,6 +86,19 @@ struct observation {
     return window;
   }
 
+  /// Queries as [layer][total_queries][query head][key_head_dim], those of sequence s in [starts[s], starts[s + 1]), as
+  /// variable-length attention has them (cu_seqlens, qo_indptr), indexed by slot.
+  [[nodiscard]] static constexpr observation packed(Query const* queries, std::int32_t const* starts,
+                                                    cache_shape const& shape, int total_queries, int max_queries) {
+    observation window = nhd(queries, shape, max_queries);
+    window.strides.sequence = 0;
+    window.strides.layer = window.strides.token * total_queries;
+    window.lse_strides.sequence = 0;
+    window.lse_strides.layer = window.lse_strides.token * total_queries;
+    window.query_starts = starts;
+    return window;
+  }
+
   /// The same window with its log-sum-exps, laid out like the queries without the last extent.
   [[nodiscard]] constexpr observation with_lse(float const* values) const {
     observation window = *this;
@@ -92,11 +108,16 @@ struct observation {
 
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr Query const* query(row_index at, int query_head, int r) const {
     return queries + at.layer * strides.layer + at.sequence * strides.sequence + query_head * strides.head +
-           r * strides.token;
+           (first_query(at.sequence) + r) * strides.token;
   }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr float log_sum_exp(row_index at, int query_head, int r) const {
     return lse[at.layer * lse_strides.layer + at.sequence * lse_strides.sequence + query_head * lse_strides.head +
-               r * lse_strides.token];
+               (first_query(at.sequence) + r) * lse_strides.token];
+  }
+
+ private:
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr int first_query(int sequence) const {
+    return query_starts == nullptr ? 0 : query_starts[sequence];
   }
 };
 
@@ -125,11 +146,12 @@ status check_window(observation<Query, Base> const& window) {
   };
   bool const sound = window.max_queries >= 0 && usable(window.softmax_scale) && usable(window.soft_cap);
   bool const present = window.max_queries <= 0 || window.queries != nullptr;
-  return first_of(
-      check_that(sound, errc::invalid_shape, argument::window),
-      check_that(present, errc::null_pointer, argument::queries), check_aligned(window.queries).at(argument::queries),
-      check_aligned(window.lse, window.sink_logits, window.query_count, window.window_end, window.first_position)
-          .at(argument::window));
+  return first_of(check_that(sound, errc::invalid_shape, argument::window),
+                  check_that(present, errc::null_pointer, argument::queries),
+                  check_aligned(window.queries).at(argument::queries),
+                  check_aligned(window.lse, window.sink_logits, window.query_count, window.query_starts,
+                                window.window_end, window.first_position)
+                      .at(argument::window));
 }
 
 template <class List>

@@ -171,8 +171,10 @@ class library_of final : public library {
     using query_type = typename Setup::query_type;
     using view_type = fkv::observation<query_type, Setup::base>;
     auto const* const queries = reinterpret_cast<query_type const*>(window.queries.data());
-    auto made = window.head_first ? view_type::hnd(queries, arrays_.shape, window.max_queries)
-                                  : view_type::nhd(queries, arrays_.shape, window.max_queries);
+    auto made = window.packed       ? view_type::packed(queries, window.query_starts.data(), arrays_.shape,
+                                                        window.total_queries, window.max_queries)
+                : window.head_first ? view_type::hnd(queries, arrays_.shape, window.max_queries)
+                                    : view_type::nhd(queries, arrays_.shape, window.max_queries);
     if (window.has_lse) made = made.with_lse(window.lse.data());
     if (window.has_sinks) made.sink_logits = window.sinks.data();
     if (window.has_count) made.query_count = window.query_count.data();

@@ -95,9 +95,11 @@ struct window_memory {
   int max_queries = 0;
   guarded<std::byte> queries;
   guarded<float> lse, sinks;
-  guarded<std::int32_t> query_count, window_end, first_position;
+  guarded<std::int32_t> query_count, query_starts, window_end, first_position;
   float scale = 0.0f;
   float soft_cap = 0.0f;
+  bool packed = false;  // one sequence's queries behind the other's, head by head
+  int total_queries = 0;
   bool has_lse = false, has_sinks = false, has_count = false, has_end = false, has_first = false, continues = false;
 
   window_memory() = default;
@@ -110,6 +112,7 @@ struct window_memory {
         lse(static_cast<std::size_t>(places())),
         sinks(static_cast<std::size_t>(extents.num_layers * heads())),
         query_count(static_cast<std::size_t>(extents.num_sequences), most),
+        query_starts(static_cast<std::size_t>(extents.num_sequences) + 1, 0),
         window_end(static_cast<std::size_t>(extents.num_sequences), -1),
         first_position(static_cast<std::size_t>(extents.num_sequences), -1) {}
 
@@ -118,6 +121,10 @@ struct window_memory {
   /// Number of a query; j counts inside the group.
   [[nodiscard]] std::size_t place(fkv::row_index at, int j, int r) const {
     int const head = at.kv_head * shape.group + j;
+    if (packed) {
+      int const query = query_starts[static_cast<std::size_t>(at.sequence)] + r;
+      return static_cast<std::size_t>((at.layer * total_queries + query) * heads() + head);
+    }
     int const inside = head_first ? head * max_queries + r : r * heads() + head;
     return static_cast<std::size_t>((at.layer * shape.num_sequences + at.sequence) * heads() * max_queries + inside);
   }
@@ -126,7 +133,9 @@ struct window_memory {
     return decode_all(kind, queries.data() + place(at, j, r) * width, shape.key_head_dim, 1.0);
   }
   [[nodiscard]] int count(int sequence) const {
-    return has_count ? query_count[static_cast<std::size_t>(sequence)] : max_queries;
+    auto const s = static_cast<std::size_t>(sequence);
+    if (has_count) return query_count[s];
+    return packed ? query_starts[s + 1] - query_starts[s] : max_queries;
   }
   [[nodiscard]] int end(int sequence, int newest) const {
     return has_end ? window_end[static_cast<std::size_t>(sequence)] : newest;
@@ -135,8 +144,8 @@ struct window_memory {
     return has_first ? first_position[static_cast<std::size_t>(sequence)] : end(sequence, newest) - count(sequence);
   }
   [[nodiscard]] bool intact() const {
-    return queries.intact() && lse.intact() && sinks.intact() && query_count.intact() && window_end.intact() &&
-           first_position.intact();
+    return queries.intact() && lse.intact() && sinks.intact() && query_count.intact() && query_starts.intact() &&
+           window_end.intact() && first_position.intact();
   }
 };
 

@@ -46,6 +46,22 @@ bool window_is_decided(window_memory const& window, model& engine, TokensNow con
   return decided;
 }
 
+/// Queries of all sequences one behind the other, of each as many as it likes.
+inline void pack_queries(window_memory& window, random_source& random) {
+  window.packed = random.chance(0.3);
+  if (!window.packed) return;
+  for (int s = 0; s < window.shape.num_sequences; ++s) {
+    auto const i = static_cast<std::size_t>(s);
+    window.query_starts[i + 1] = window.query_starts[i] + random.integer(0, window.max_queries);
+  }
+  // All have room: a count of its own may be as large as max_queries behind the last start.
+  window.total_queries = window.query_starts[static_cast<std::size_t>(window.shape.num_sequences)] + window.max_queries;
+  auto const places = static_cast<std::size_t>(window.shape.num_layers * window.heads() * window.total_queries);
+  window.queries =
+      guarded<std::byte>(places * static_cast<std::size_t>(window.shape.key_head_dim * format_of(window.kind).bytes));
+  window.lse = guarded<float>(places);
+}
+
 /// Where the queries stand; now and then where they cannot.
 inline void place_queries(window_memory& window, model& engine, random_source& random) {
   window.has_count = random.chance(0.4);
@@ -72,14 +88,15 @@ window_memory make_window(model& engine, memory&, random_source& random, TokensN
   int const most = longer ? random.integer(13, 70) : random.chance(0.1) ? random.integer(0, 2) : random.integer(1, 12);
   window_memory window(engine.shape, engine.setup.query, random.chance(0.5), most);
   window.base_two = engine.setup.base_two;
-  fill_random(window.kind, engine.query_exponent, window.queries.data(), window.places() * engine.shape.key_head_dim,
-              random);
   for (float& sink : window.sinks) sink = 2.0f * random.normal();
   window.scale = random.chance(0.3) ? static_cast<float>(random.uniform(0.05, 0.6)) : 0.0f;
   window.soft_cap = random.chance(0.2) ? static_cast<float>(random.uniform(1.0, 20.0)) : 0.0f;
   window.has_sinks = random.chance(0.25);
   window.has_lse = random.chance(0.4) && !engine.extreme;
   if (engine.extreme) window.soft_cap = 0.0f;
+  pack_queries(window, random);
+  auto const elements = static_cast<int>(window.queries.size()) / format_of(window.kind).bytes;
+  fill_random(window.kind, engine.query_exponent, window.queries.data(), elements, random);
   place_queries(window, engine, random);
   fill_log_sum_exps(window, engine, random, tokens_now);
   return window;

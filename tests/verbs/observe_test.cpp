@@ -222,6 +222,56 @@ TEST_CASE("observe: every group size, with an odd head_dim") {
   }
 }
 
+TEST_CASE_TEMPLATE("observe: queries of all sequences one behind the other give the bits of queries apart", Element,
+                   float, fkv::half) {
+  for (bool const with_lse : {false, true}) {
+    bench<Element, Element, fkv::log_base::natural> made(77, fkv::cache_shape{2, 4, 2, 3, 40, 8, 60}, 20);
+    made.place(history::ordered);
+    auto& window = made.window;
+    window.has_counts = true;
+    std::vector<std::int32_t> const counts{7, 0, 20, 13};
+    std::copy(counts.begin(), counts.end(), window.query_count.begin());
+    if (with_lse) made.fill_lse(0.1);
+    for (float& value : made.out.values) value = -1.0f;  // behind the rows' ends
+    REQUIRE(made.observe(window.view()).ok());
+    auto const wanted = made.out.values;
+
+    testing::guarded<std::int32_t> starts(5, 3);  // the first three queries are nobody's
+    for (std::size_t s = 0; s < 4; ++s) starts[s + 1] = starts[s] + counts[s];
+    int const total = starts[4], heads = window.heads();
+    testing::guarded<Element> queries(static_cast<std::size_t>(2 * total * heads * 40));
+    testing::guarded<float> lse(static_cast<std::size_t>(2 * total * heads));
+    made.each_row([&](fkv::row_index at) {
+      for (int j = 0; j < 3; ++j)
+        for (int r = 0; r < counts[static_cast<std::size_t>(at.sequence)]; ++r) {
+          int const place =
+              (at.layer * total + starts[static_cast<std::size_t>(at.sequence)] + r) * heads + at.kv_head * 3 + j;
+          std::copy_n(window.view().query(at, at.kv_head * 3 + j, r), 40, queries.data() + place * 40);
+          lse[static_cast<std::size_t>(place)] = window.log_sum(at, j, r);
+        }
+    });
+    auto packed = fkv::observation<Element>::packed(queries.data(), starts.data(), made.shape, total, 20);
+    if (with_lse) packed = packed.with_lse(lse.data());
+    for (float& value : made.out.values) value = -1.0f;
+    REQUIRE(made.observe(packed).ok());
+    CHECK(made.out.values.same_bytes(wanted));
+    CHECK((queries.intact() && starts.intact() && lse.intact()));
+    for (int s = 0; s < 4; ++s) CHECK(made.state.view.flags[s] == 0);
+
+    // Starts that descend, that are too far apart, or below 0: their sequence has no window.
+    for (auto const& bad : {std::vector<std::int32_t>{0, 5, 4, 9, 12}, {0, 21, 22, 23, 24}, {-1, 2, 3, 4, 5}}) {
+      std::copy(bad.begin(), bad.end(), starts.begin());
+      std::fill_n(made.state.view.flags, 4, 0u);
+      REQUIRE(made.observe(packed).ok());
+      for (int s = 0; s < 4; ++s) {
+        auto const i = static_cast<std::size_t>(s);
+        bool const broken = bad[i] < 0 || bad[i + 1] < bad[i] || bad[i + 1] - bad[i] > 20;
+        CHECK((made.state.view.flags[s] == static_cast<std::uint32_t>(fkv::sequence_flag::bad_window)) == broken);
+      }
+    }
+  }
+}
+
 TEST_CASE("observe: causality by position, for rows shorter and longer than the window") {
   for (int length : {1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100})
     for (history const kind : {history::pristine, history::ordered, history::filled, history::holes}) {

@@ -36,6 +36,7 @@ FORESIGHTKV_HOST_DEVICE inline sequence_flag check_length(cache_shape const& sha
 struct window_extent {
   int max_queries = 0;
   std::int32_t const* query_count = nullptr;
+  std::int32_t const* query_starts = nullptr;
   std::int32_t const* window_end = nullptr;
   std::int32_t const* first_position = nullptr;
   int longest = no_limit;  // slots that were observed before
@@ -43,20 +44,29 @@ struct window_extent {
 
 template <class Query, log_base Base>
 window_extent extent_of(observation<Query, Base> const& window) {
-  return {window.max_queries, window.query_count, window.window_end, window.first_position};
+  return {window.max_queries, window.query_count, window.query_starts, window.window_end, window.first_position};
 }
 template <class List>
 window_extent extent_of(observed<List> const& window) {
-  return {0, nullptr, nullptr, nullptr, List::size == 0 ? no_limit : window.statistics.capacity};
+  return {0, nullptr, nullptr, nullptr, nullptr, List::size == 0 ? no_limit : window.statistics.capacity};
+}
+
+/// Queries that a window has for a sequence.
+template <class Window>
+FORESIGHTKV_HOST_DEVICE std::int64_t count_queries(Window const& window, int sequence) {
+  if (window.query_count != nullptr) return window.query_count[sequence];
+  if (window.query_starts == nullptr) return window.max_queries;
+  return std::int64_t{window.query_starts[sequence + 1]} - window.query_starts[sequence];
 }
 
 /// Whether a window has what it takes for a sequence. Of its positions no sum or difference overflows then.
 FORESIGHTKV_HOST_DEVICE inline sequence_flag check_window_of(window_extent const& window, int sequence) {
-  int const count = window.query_count == nullptr ? window.max_queries : window.query_count[sequence];
+  std::int32_t const* const starts = window.query_starts;
+  std::int64_t const count = count_queries(window, sequence);
   constexpr std::int64_t highest = 0x7fffffff;
   std::int64_t const end = window.window_end == nullptr ? highest : window.window_end[sequence];
   std::int64_t const first = window.first_position == nullptr ? end - count : window.first_position[sequence];
-  bool const counted = count >= 0 && count <= window.max_queries;
+  bool const counted = count >= 0 && count <= window.max_queries && (starts == nullptr || starts[sequence] >= 0);
   bool const placed = first >= -highest && first <= end - count && end - first <= highest;
   return counted && placed ? no_flag : sequence_flag::bad_window;
 }

@@ -24,7 +24,7 @@ struct window_place {
 template <class Window>
 FORESIGHTKV_HOST_DEVICE window_place place_window(Window const& window, int sequence, int row_end) {
   window_place place;
-  place.count = window.query_count == nullptr ? window.max_queries : window.query_count[sequence];
+  place.count = static_cast<int>(count_queries(window, sequence));
   place.end = window.window_end == nullptr ? row_end : window.window_end[sequence];
   place.first = window.first_position == nullptr ? place.end - place.count : window.first_position[sequence];
   return place;
