@@ -6,6 +6,7 @@
 
 #include <foresightkv/budgets/per_sequence.hpp>
 #include <foresightkv/caches/dense.hpp>
+#include <foresightkv/caches/padded.hpp>
 #include <foresightkv/caches/paged.hpp>
 #include <foresightkv/caches/with_column.hpp>
 #include <foresightkv/combinators/group.hpp>

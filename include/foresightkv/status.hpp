@@ -29,6 +29,7 @@ enum class argument : std::uint8_t {
   values,
   lengths,
   tables,
+  starts,
   scales,
   column,
   sequences,
@@ -78,6 +79,8 @@ enum class argument : std::uint8_t {
       return "cache: its lengths";
     case argument::tables:
       return "cache: its page tables: pages in the pool, room for the capacity, distances that keep tables apart";
+    case argument::starts:
+      return "cache: the pads in front of its sequences";
     case argument::scales:
       return "cache: the scales of its storage";
     case argument::column:
