@@ -107,17 +107,24 @@ struct observation {
   }
 
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr Query const* query(row_index at, int query_head, int r) const {
-    return queries + at.layer * strides.layer + at.sequence * strides.sequence + query_head * strides.head +
-           (first_query(at.sequence) + r) * strides.token;
+    return query(queries_of(at), query_head, r);
   }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr float log_sum_exp(row_index at, int query_head, int r) const {
-    return lse[at.layer * lse_strides.layer + at.sequence * lse_strides.sequence + query_head * lse_strides.head +
-               (first_query(at.sequence) + r) * lse_strides.token];
+    return lse[start(at, lse_strides) + query_head * lse_strides.head + r * lse_strides.token];
+  }
+
+  /// Query 0 of query head 0, for who asks for many of a sequence's: query(queries_of(row), query_head, r).
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr Query const* queries_of(row_index at) const {
+    return queries + start(at, strides);
+  }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr Query const* query(Query const* of_row, int query_head, int r) const {
+    return of_row + query_head * strides.head + r * strides.token;
   }
 
  private:
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr int first_query(int sequence) const {
-    return query_starts == nullptr ? 0 : query_starts[sequence];
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr std::int64_t start(row_index at, query_strides const& by) const {
+    std::int64_t const first = query_starts == nullptr ? 0 : query_starts[at.sequence];
+    return at.layer * by.layer + at.sequence * by.sequence + first * by.token;
   }
 };
 

@@ -142,8 +142,9 @@ struct lse_kernel {
     int const head = pass.query_head(row, j);
     softmax_rule const rule = softmax_rule_of(pass.window, pass.cache, row.at);
     auto const keys = pass.cache.keys(row.at);
+    auto const* const of_row = pass.window.queries_of(row.at);
     auto const query_at = [&](int i) -> Query const* {
-      return first + i < place.count ? pass.window.query(row.at, head, first + i) : nullptr;
+      return first + i < place.count ? pass.window.query(of_row, head, first + i) : nullptr;
     };
     int const position = place.first + first + c.rank();
     int const end = smaller(row.length, (split + 1) * pass.sums.keys_per_split());
@@ -285,6 +286,7 @@ struct observe_kernel {
     int const head = pass.query_head(row, j);
     softmax_rule const rule = softmax_rule_of(pass.window, pass.cache, row.at);
     auto const keys = pass.cache.keys(row.at);
+    auto const* const of_row = pass.window.queries_of(row.at);
     float const scale = position >= 0 ? token_scale(keys, first + c.rank()) : 0.0f;
     auto const key_at = [&](int i) -> key_element<Cache> const* {
       return first + i < row.length ? keys.at(first + i) : nullptr;
@@ -294,7 +296,7 @@ struct observe_kernel {
       float x[dot_tile::width];
       dot_tile::multiply(
           c, memory.tile, pass.shape().key_head_dim, key_at, count,
-          [&](int i) { return pass.window.query(row.at, head, query + i); }, x);
+          [&](int i) { return pass.window.query(of_row, head, query + i); }, x);
       if (c.rank() < count) memory.lse[c.rank()] = pass.log_sum(row, j, query + c.rank());
       c.sync(looked_up);
       for (int i = 0; i < count; ++i) {

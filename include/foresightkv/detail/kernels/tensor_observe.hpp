@@ -75,12 +75,13 @@ struct tensor_lse_kernel {
     // Behind the last query a warp repeats it.
     int const first = c.block() % tiles() * queries + c.rank() / warp_size * tile::own;
     auto const query_of = [&](int i) { return smaller(first + i, count - 1); };
+    auto const* const of_row = pass.window.queries_of(row.at);
     typename tile::fragments own;
     tile::load(
         c, pass.shape().key_head_dim,
         [&](int i) {
           int const query = query_of(i);
-          return pass.window.query(row.at, pass.query_head(row, query / place.count), query % place.count);
+          return pass.window.query(of_row, pass.query_head(row, query / place.count), query % place.count);
         },
         own);
     int asked[tile::own_of_thread];
@@ -245,13 +246,14 @@ struct tensor_observe_kernel {
                                        typename tile::fragments const& own) const {
     visited_row const& row = mine.row;
     softmax_rule const rule = softmax_rule_of(pass.window, pass.cache, row.at);
+    auto const* const of_row = pass.window.queries_of(row.at);
     int const group = pass.shape().group;
     int const per_head = divide_up(mine.place.count, tile::width);
     auto const fetch = [&](int j, int part, int stage) {
       int const first = part * tile::width;
       int const count = mine.place.count - first;
       tile::fetch(c, memory.queries[stage], count, pass.shape().key_head_dim,
-                  [&](int i) { return pass.window.query(row.at, pass.query_head(row, j), first + i); });
+                  [&](int i) { return pass.window.query(of_row, pass.query_head(row, j), first + i); });
       if (c.rank() < tile::width)
         memory.lse[stage][c.rank()] = c.rank() < count ? pass.log_sum(row, j, first + c.rank()) : 0.0f;
       c.commit();
