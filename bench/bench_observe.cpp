@@ -10,7 +10,7 @@ using judge_window = fkv::window_statistics<fkv::foresight<>::reads>;
 template <class Element, class List, bool WithLse>
 void observe(benchmark::State& run) {
   axes const extents(run);
-  setting<Element, fkv::detail::observer<List>> made(extents, {});
+  setting<in_rows<Element>, fkv::detail::observer<List>> made(extents, {});
   std::vector<float> statistics(made.scores.size() * static_cast<std::size_t>(List::size * extents.group));
   fkv::statistics_view<List> const out{statistics.data(), extents.tokens()};
   auto const window = WithLse ? made.window_with_lse() : made.window();
@@ -26,7 +26,7 @@ void observe(benchmark::State& run) {
 void same_flops_matrix_product(benchmark::State& run) {
   namespace host = fkv::detail::host;
   axes const extents(run);
-  setting<float, fkv::detail::observer<judge_window>> made(extents, {});
+  setting<in_rows<float>, fkv::detail::observer<judge_window>> made(extents, {});
   auto const cache = made.cache();
   auto const window = made.window();
   host::with_best_isa([&](auto isa) __attribute__((always_inline)) {

@@ -13,11 +13,14 @@ namespace foresightkv::inline v0 {
 ///   map(slot)      elements from the row's first address to the token's, a std::int64_t
 ///   times(bytes)   the same map with distances in bytes, of elements of that many
 ///   distances()    all distances or-ed: bits that are clear are clear in every map(slot)
+///   steady(slot)   how many tokens from this slot on stand step() apart
 template <class Map>
 concept token_map = std::is_trivially_copyable_v<Map> && requires(Map const map, int slot) {
   { map(slot) } -> std::same_as<std::int64_t>;
   { map.times(2) } -> std::same_as<Map>;
   { map.distances() } -> std::convertible_to<std::int64_t>;
+  { map.steady(slot) } -> std::same_as<int>;
+  { map.step() } -> std::convertible_to<std::int64_t>;
 };
 
 /// How a cache lays out its keys, its values, or one scale per token.
@@ -43,6 +46,9 @@ struct token_place {
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE std::byte* operator()(int slot) const { return first + map(slot); }
   /// The same for what stands so many bytes further on.
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE token_place behind(int bytes) const { return {first + bytes, map}; }
+  /// How many tokens from this slot on stand step() bytes apart.
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE int steady(int slot) const { return map.steady(slot); }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE std::int64_t step() const { return map.step(); }
   /// Whether all addresses are multiples of a power of two.
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE bool aligned_to(int bytes) const {
     return ((reinterpret_cast<std::uintptr_t>(first) | static_cast<std::uintptr_t>(map.distances())) &

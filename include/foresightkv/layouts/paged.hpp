@@ -54,6 +54,10 @@ struct paged_map {
     return {table, page * bytes, token * bytes, divide};
   }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr std::int64_t distances() const { return page | token; }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr int steady(int slot) const {  // to the page's end
+    return (divide(slot) + 1) * divide.size() - slot;
+  }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr std::int64_t step() const { return token; }
 };
 
 /// Distances in elements inside a pool of pages. A token's own elements are contiguous.

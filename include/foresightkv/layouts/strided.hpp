@@ -16,6 +16,8 @@ struct strided_map {
   }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr strided_map times(int bytes) const { return {stride * bytes}; }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr std::int64_t distances() const { return stride; }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE static constexpr int steady(int) { return 0x7fffffff; }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr std::int64_t step() const { return stride; }
 };
 
 /// Distances in elements between neighbours of a strided array of tokens. A token's own elements are contiguous.

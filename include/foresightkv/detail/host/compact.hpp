@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <foresightkv/compactions/fill_holes.hpp>
 #include <foresightkv/compactions/ordered.hpp>
@@ -9,8 +11,8 @@
 
 namespace foresightkv::inline v0::detail::host {
 
-/// Moves tokens, all parts of them. Moves are collected and made part by part, so that what does not depend on the slot
-/// is worked out once for many of them; those of a part are made in the order that they came in.
+/// Moves tokens, all parts of them. Moves are collected, neighbours together, and made part by part, so that what does
+/// not depend on the slot is worked out once for many of them; those of a part are made in the order that they came in.
 template <class Cache>
 class token_moves {
  public:
@@ -21,26 +23,55 @@ class token_moves {
 
   void add(int to, int from) {
     if (count_ == most) flush();
-    to_[count_] = to;
-    from_[count_++] = from;
+    runs_[count_++] = {to, from, 1};
+  }
+  /// The same where neighbours often move together.
+  void add_neighbour(int to, int from) {
+    if (count_ > 0) {
+      run& last = runs_[count_ - 1];
+      if (to == last.to + last.tokens && from == last.from + last.tokens) return void(++last.tokens);
+    }
+    add(to, from);
   }
 
  private:
   static constexpr int most = 64;
+  struct run {
+    int to, from, tokens;
+  };
 
   void flush() {
     for (int part = 0; part < num_parts(cache_); ++part) {
       auto const place = part_place(cache_, at_, part);
       auto const bytes = static_cast<std::size_t>(part_bytes(cache_, part));
-      for (int i = 0; i < count_; ++i) std::memcpy(place(to_[i]), place(from_[i]), bytes);
+      for (int i = 0; i < count_; ++i) move(place, bytes, runs_[i]);
     }
     count_ = 0;
+  }
+  /// Destinations never lie behind their sources, and a run's may reach into them.
+  template <class Place>
+  static void move(Place const& place, std::size_t bytes, run const& tokens) {
+    if (tokens.tokens == 1) return void(std::memcpy(place(tokens.to), place(tokens.from), bytes));
+    if constexpr (requires { place.steady(0); }) {
+      auto const step = static_cast<std::ptrdiff_t>(place.step());
+      for (int done = 0, here = 0; done < tokens.tokens; done += here) {
+        int const to = tokens.to + done, from = tokens.from + done;
+        here = std::min({tokens.tokens - done, place.steady(to), place.steady(from)});
+        std::byte *const target = place(to), *const source = place(from);
+        if (step == static_cast<std::ptrdiff_t>(bytes))
+          std::memmove(target, source, bytes * static_cast<std::size_t>(here));
+        else
+          for (std::ptrdiff_t i = 0; i < here; ++i) std::memcpy(target + i * step, source + i * step, bytes);
+      }
+    } else {
+      for (int i = 0; i < tokens.tokens; ++i) std::memcpy(place(tokens.to + i), place(tokens.from + i), bytes);
+    }
   }
 
   Cache const& cache_;
   row_index at_;
   int count_ = 0;
-  int to_[most], from_[most];
+  run runs_[most];
 };
 
 /// A row whose tokens move: its columns as they stand before (`positions`, `carried`) and after (the state's own).
@@ -71,7 +102,7 @@ template <class Row>
 void compact_row(ordered, Row const& row, std::int32_t const* kept, int num_kept, std::int32_t const*, int) {
   auto tokens = row.tokens();
   for (int i = 0; i < num_kept; ++i) {
-    if (kept[i] != i) tokens.add(i, kept[i]);
+    if (kept[i] != i) tokens.add_neighbour(i, kept[i]);
     row.move_columns(i, kept[i]);
   }
 }
