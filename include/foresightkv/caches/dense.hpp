@@ -7,7 +7,8 @@
 namespace foresightkv::inline v0 {
 
 /// Keys and values in strided arrays: one allocation, or one per layer.
-/// \tparam Keys, Values  element types, or storages: plain, scaled_by_head, scaled_by_token; values also within_keys
+/// \tparam Keys, Values  element types, or storages: plain, scaled_by_tensor, scaled_by_head, scaled_by_token; values also
+///                       within_keys
 /// \tparam KeyHeadDim    where it is known at compile time; 0: a device backend is compiled for several
 template <class Keys, class Values = Keys, length_domain Domain = length_domain::sequence, int KeyHeadDim = 0>
 struct dense_cache

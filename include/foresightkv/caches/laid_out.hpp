@@ -5,6 +5,7 @@
 #include <foresightkv/layout.hpp>
 #include <foresightkv/storages/plain.hpp>
 #include <foresightkv/storages/scaled_by_head.hpp>
+#include <foresightkv/storages/scaled_by_tensor.hpp>
 #include <foresightkv/storages/scaled_by_token.hpp>
 #include <foresightkv/storages/within_keys.hpp>
 #include <type_traits>
@@ -49,7 +50,8 @@ struct element_of<Storage> {
 /// A layout of tokens and storages of keys and values, together a cache: what dense_cache and paged_cache are made of,
 /// and a cache of a layout of one's own.
 /// \tparam Self          the cache type that derives from this one
-/// \tparam Keys, Values  element types, or storages: plain, scaled_by_head, scaled_by_token; values also within_keys
+/// \tparam Keys, Values  element types, or storages: plain, scaled_by_tensor, scaled_by_head, scaled_by_token; values also
+///                       within_keys
 /// \tparam Layout        see token_layout
 /// \tparam KeyHeadDim    where it is known at compile time; 0: a device backend is compiled for several
 template <class Self, class Keys, class Values, token_layout Layout, length_domain Domain, int KeyHeadDim>
@@ -80,7 +82,7 @@ struct laid_out_cache {
   key_storage stored_keys{};
   value_storage stored_values{};
 
-  /// The same cache with its scales. By head: [layer][kv_head]. By token: laid out as the tokens are, without the last
+  /// The same cache with its scales. By tensor: [layer]. By head: [layer][kv_head]. By token: laid out as the tokens are, without the last
   /// extent, and moved with them.
   template <class Scale>
   [[nodiscard]] constexpr Self with_key_scales(Scale* scales) const requires requires(key_storage storage) {

@@ -10,7 +10,8 @@ namespace foresightkv::inline v0 {
 /// A batch of sequences that are padded on the left, in one tensor: pads are no tokens, and a sequence's first token has
 /// position 0. Rows shrink at their end: after an eviction row s takes the tokens [starts[s], starts[s] + length) of its
 /// array. A sequence whose pads and tokens do not fit the capacity is flagged (bad_length) and left alone.
-/// \tparam Keys, Values  element types, or storages: plain, scaled_by_head, scaled_by_token; values also within_keys
+/// \tparam Keys, Values  element types, or storages: plain, scaled_by_tensor, scaled_by_head, scaled_by_token; values also
+///                       within_keys
 /// \tparam KeyHeadDim    where it is known at compile time; 0: a device backend is compiled for several
 template <class Keys, class Values = Keys, length_domain Domain = length_domain::sequence, int KeyHeadDim = 0>
 struct padded_cache

@@ -19,7 +19,8 @@ struct page_pool {
 /// A call reads the first ceil(length / page_size) entries of a row's table. A sequence is flagged (bad_table) and left
 /// alone if one of them is no page of the pool, if a table names a page twice, or if it has too few entries; the pairs
 /// of entries are compared, which takes long from some 10,000 pages to a table on: `tables_are_sound` leaves it out.
-/// \tparam Keys, Values  element types, or storages: plain, scaled_by_head, scaled_by_token; values also within_keys
+/// \tparam Keys, Values  element types, or storages: plain, scaled_by_tensor, scaled_by_head, scaled_by_token; values also
+///                       within_keys
 /// \tparam PageSize      tokens of a page; 0: known at run time
 /// \tparam KeyHeadDim    where it is known at compile time; 0: a device backend is compiled for several
 template <class Keys, int PageSize = 0, class Values = Keys, length_domain Domain = length_domain::sequence,
