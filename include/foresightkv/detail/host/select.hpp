@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <foresightkv/detail/order_key.hpp>
+#include <foresightkv/detail/row_view.hpp>
 #include <foresightkv/detail/random.hpp>
 
 namespace foresightkv::inline v0::detail::host {
