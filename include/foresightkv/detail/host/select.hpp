@@ -4,8 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <foresightkv/detail/order_key.hpp>
-#include <foresightkv/detail/row_view.hpp>
 #include <foresightkv/detail/random.hpp>
+#include <foresightkv/detail/row_view.hpp>
 
 namespace foresightkv::inline v0::detail::host {
 
