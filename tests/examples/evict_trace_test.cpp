@@ -232,7 +232,7 @@ TEST_CASE("evict_trace: layers, ranges and sizes of every kind") {
 
 TEST_CASE("evict_trace: pages change no figure but the size of the cache") {
   std::vector<std::string> const arguments{
-      trace_file, "--budget", "120", "--interval", "40", "--policies", "oracle,h2o,snap_kv,key_diff"};
+      trace_file, "--budget", "120", "--interval", "40", "--policies", "golden,h2o,snap_kv,key_diff"};
   auto const with_layout = [&](std::string const& layout) {
     auto given = arguments;
     given.insert(given.end(), {"--layout", layout});
