@@ -22,7 +22,7 @@ enum class sequence_flag : std::uint32_t {
   not_finite = 512,     ///< a key or query gave a log-sum-exp that is no number, so that the query counted as masked
   not_reset = 1024,     ///< the slot was never reset since its state was laid out: its other bits say nothing
   bad_table = 2048,     ///< a page table names a page outside the pool or one twice, or is too short for the length
-  shared_page = 4096    ///< tokens would move in a page that another sequence reads too: evict into another cache
+  shared_page = 4096    ///< tokens may move in a page that another sequence reads too: copy it first
 };
 
 /// What one bit says, as a fixed text in static storage.
@@ -53,7 +53,7 @@ enum class sequence_flag : std::uint32_t {
     case sequence_flag::bad_table:
       return "bad table: a page outside the pool, a page named twice, or fewer pages than the length takes";
     case sequence_flag::shared_page:
-      return "shared page: tokens would move in a page that another sequence reads too";
+      return "shared page: tokens may move in a page that another sequence reads too: copy it first";
   }
   return "unknown flag";
 }

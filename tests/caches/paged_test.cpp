@@ -212,6 +212,93 @@ TEST_CASE("paged_cache: tables that are no tables flag their sequence, and nothi
   refused(paging::tensorrt_llm, [](auto& paged) { paged.entry({0, 1, 0}, paged.max_pages + 3) = -5; });
 }
 
+TEST_CASE("paged_cache: offsets of TensorRT-LLM that are no keys', or no values', blocks") {
+  using policy_type = policy_of<testing::mixed_scorer, fkv::ordered>;
+  for (int const which : {0, 1})
+    for (int const wrong : {1, 2, 3, -4}) {  // beside a block of two layers: the other kind, or another layer's
+      testing::policy_bench<policy_type> dense(15, policy_type{config, {}, {}, {}, {}}, shape, 5);
+      for (int s = 0; s < 3; ++s) dense.place(s, history::pristine, 70);
+      testing::paged_memory<float> paged(dense.random, shape, 16, paging::tensorrt_llm);
+      paged.load(dense.cache);
+      std::int32_t& entry = paged.entry({0, 1, 0}, which * paged.max_pages + 2);
+      entry = wrong == -4 ? which - 4 : entry + wrong;
+      auto const keys = paged.keys;
+      auto work = testing::workspace_for<policy_type>(shape, dense.list(), 5);
+      std::vector<std::int32_t> const only{1};
+      fkv::batch const rows{dense.policy, paged.view(), {only.data(), nullptr, 1, 75}, dense.state.view, work.view()};
+      REQUIRE(fkv::evict(testing::exec, rows, dense.window.view(), {dense.new_lengths.data()}).ok());
+      CHECK(dense.state.view.flags[1] == static_cast<std::uint32_t>(fkv::sequence_flag::bad_table));
+      CHECK(paged.keys.same_bytes(keys));
+    }
+}
+
+TEST_CASE("paged_cache: last pages and starts that give no length") {
+  using policy_type = policy_of<fkv::window_sum, fkv::ordered>;
+  auto const flags = [](auto const& spoil) {
+    testing::policy_bench<policy_type> dense(16, policy_type{config, {}, {}, {}, {}}, shape, 5);
+    for (int s = 0; s < 3; ++s) dense.place(s, history::pristine, 64);
+    testing::paged_memory<float> paged(dense.random, shape, 16, paging::flashinfer_hnd);
+    paged.load(dense.cache);
+    spoil(paged);
+    auto work = testing::workspace_for<policy_type>(shape, dense.list(), 5);
+    fkv::batch const rows{dense.policy, paged.view(), dense.list(), dense.state.view, work.view()};
+    REQUIRE(fkv::evict(testing::exec, rows, dense.window.view(), {dense.new_lengths.data()}).ok());
+    return dense.state.view.flags[2];
+  };
+  auto const bad = static_cast<std::uint32_t>(fkv::sequence_flag::bad_length);
+  CHECK(flags([](auto&) {}) == 0);
+  for (int const tokens : {0, -5, 17, 0x7fffffff, -0x7fffffff - 1})
+    CHECK(flags([&](auto& paged) { paged.last_page_lengths[2] = tokens; }) == bad);
+  for (int const start : {-1, -0x7fffffff - 1, 0x7fffffff})
+    CHECK(flags([&](auto& paged) { paged.starts[2] = start; }) == bad);
+  for (int const end : {0, -0x7fffffff - 1, 0x7fffffff})
+    CHECK(flags([&](auto& paged) { paged.starts[3] = end; }) == bad);
+  CHECK(flags([](auto& paged) { paged.starts[3] = paged.starts[2]; }) == 0);  // no pages: no tokens
+
+  testing::random_source random(3);
+  testing::paged_memory<float> paged(random, shape, 16, paging::flashinfer_nhd);
+  policy_type const policy{config, {}, {}, {}, {}};
+  testing::owned_state<policy_type> const state(shape, shape.capacity);
+  fkv::sequence_list const list{nullptr, nullptr, 3, shape.capacity};
+  auto work = testing::workspace_for<policy_type>(shape, list, 0);
+  CHECK(fkv::evict(testing::exec, fkv::batch{policy, paged.view(), list, state.view, work.view()},
+                   fkv::observation<float>{}, {paged.last_page_lengths.data()})
+            .code == fkv::errc::overlap);
+}
+
+namespace {
+
+/// Evicts one token, whatever is asked of it.
+struct reluctant {
+  static constexpr fkv::length_domain domain = fkv::length_domain::row;
+  template <class Row>
+  FORESIGHTKV_HOST_DEVICE void operator()(Row& row) const {
+    row.evict_lowest(1);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("paged_cache: a row that cannot be stored as it was chosen to be keeps its pages") {
+  using policy_type = fkv::policy<fkv::eviction_config, fkv::key_norm, reluctant, fkv::ordered>;
+  policy_type const policy{config, {}, {}, {}, {}};
+  testing::random_source random(4);
+  testing::paged_memory<float, 0, length_domain::row> paged(random, shape, 16, paging::row_tables);
+  std::fill(paged.lengths.begin(), paged.lengths.end(), 70);
+  testing::owned_state<policy_type> const state(shape, 40);
+  fkv::sequence_list const list{nullptr, nullptr, 3, shape.capacity};
+  auto work = testing::workspace_for<policy_type>(shape, list, 0);
+  testing::guarded<std::int32_t> new_lengths(12, 7);
+  testing::owned_page_list freed(12, paged.row_pages);
+  REQUIRE(fkv::evict(testing::exec, fkv::batch{policy, paged.view(), list, state.view, work.view()},
+                     fkv::observation<float>{}, {.new_lengths = new_lengths.data(), .freed = freed.view()})
+              .ok());
+  for (int s = 0; s < 3; ++s)
+    CHECK(state.view.flags[s] == static_cast<std::uint32_t>(fkv::sequence_flag::state_overflow));
+  for (int const length : new_lengths) CHECK(length == 70);
+  for (int const count : freed.counts) CHECK(count == 0);
+}
+
 TEST_CASE("paged_cache: entries behind a row's last page are nobody's business") {
   using policy_type = policy_of<fkv::window_sum, fkv::ordered>;
   testing::policy_bench<policy_type> dense(6, policy_type{config, {}, {}, {}, {}}, shape, 5);
@@ -423,6 +510,20 @@ TEST_CASE("paged_cache: what the host can see is refused by name") {
           [](auto& c) { c.key_layout.table.starts = nullptr; });
   refused(paging::row_tables, errc::invalid_shape, argument::tables, [](auto& c) { c.key_layout.table.layer = 3; });
 
+  refused(paging::hnd, errc::invalid_shape, argument::tables, [](auto& c) { c.key_layout.divide = {}; });
+  // Layers with memory of their own need no first one, and a table is of its pool.
+  testing::paged_memory<float> apart(random, shape, 16, paging::vllm_layers);
+  auto const layered = apart.view();
+  CHECK(fkv::paged_cache<float>::vllm(nullptr, {apart.num_pages, 16}, apart.tables.data(), apart.max_pages,
+                                      apart.lengths.data(), shape)
+            .with_layers(layered.key_layers, layered.value_layers)
+            .check()
+            .ok());
+  CHECK(fkv::paged_cache<float>::hnd(apart.keys.data(), apart.keys.data(), {5, 16},
+                                     fkv::page_table::per_sequence(apart.tables.data(), apart.max_pages, 7),
+                                     apart.lengths.data(), shape)
+            .check()
+            .where == argument::tables);
   fkv::cache_shape uneven = shape;
   uneven.value_head_dim = 8;
   std::vector<float> pool(100000);

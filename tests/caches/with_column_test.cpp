@@ -135,6 +135,13 @@ TEST_CASE("with_column: beside tokens in pages, and pages beside rows") {
   CHECK(pages.intact());
 }
 
+template <class Cache>
+concept gives_layers = requires(Cache const cache) {
+  cache.with_layers(nullptr, nullptr);
+};
+static_assert(gives_layers<fkv::dense_cache<float>>);
+static_assert(!gives_layers<fkv::column_cache<fkv::dense_cache<float>>>, "it would lose its column");
+
 TEST_CASE("with_column: what the host can see is refused by name") {
   using fkv::argument, fkv::errc;
   testing::owned_cache<float> memory(shape, 64);

@@ -174,7 +174,12 @@ class token_player : public caller {
         arrays_.lengths[arrays_.length_place(at)] = row.length() - count;
     });
     int const told = random_.chance(0.1) ? -0x7fffffff - 1 : -count;
-    take_back(sequence, told, flag(fkv::sequence_flag::length_mismatch));
+    std::uint32_t fault = 0;
+    engine_.each_row(sequence, [&](fkv::row_index at) {
+      bool const none = arrays_.lengths[arrays_.length_place(at)] < 0;
+      fault |= flag(none ? fkv::sequence_flag::bad_length : fkv::sequence_flag::length_mismatch);
+    });
+    take_back(sequence, told, fault);
   }
   /// The engine's row is what it should be already.
   void take_back(int sequence, int count, std::uint32_t fault) {

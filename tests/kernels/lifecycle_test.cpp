@@ -65,6 +65,7 @@ struct row_lengths {
     shape.num_layers = state.num_layers;
     shape.num_sequences = state.num_sequences;
     shape.num_kv_heads = state.num_kv_heads;
+    shape.capacity = highest;
     std::copy_n(state.seen_length, of.size(), of.data());
   }
   [[nodiscard]] bare_cache view() const { return {shape, of.data()}; }

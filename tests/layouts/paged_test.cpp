@@ -120,13 +120,24 @@ TEST_CASE("paged: the longest of the rows that share a table") {
 
 TEST_CASE("paged: entries that are no pages, and pages named twice") {
   fkv::detail::one_lane const lane;
+  auto const are_pages = [&](std::vector<std::int32_t> const& entries, int count, int num_pages) {
+    auto const table = fkv::page_table::per_sequence(entries.data(), 4, num_pages);
+    return fkv::detail::are_pages(lane, table, entries.data(), count);
+  };
   std::vector<std::int32_t> const sound{4, 0, 9, 2};
-  CHECK(fkv::detail::are_pages(lane, sound.data(), 4, 10));
-  CHECK_FALSE(fkv::detail::are_pages(lane, sound.data(), 4, 9));
-  CHECK(fkv::detail::are_pages(lane, sound.data(), 2, 9));
+  CHECK(are_pages(sound, 4, 10));
+  CHECK_FALSE(are_pages(sound, 4, 9));
+  CHECK(are_pages(sound, 2, 9));
   std::vector<std::int32_t> const negative{4, -1}, twice{4, 0, 4};
-  CHECK_FALSE(fkv::detail::are_pages(lane, negative.data(), 2, 10));
-  CHECK_FALSE(fkv::detail::are_pages(lane, twice.data(), 3, 10));
-  CHECK(fkv::detail::are_pages(lane, twice.data(), 2, 10));
-  CHECK(fkv::detail::are_pages(lane, sound.data(), 0, 10));
+  CHECK_FALSE(are_pages(negative, 2, 10));
+  CHECK_FALSE(are_pages(twice, 3, 10));
+  CHECK(are_pages(twice, 2, 10));
+  CHECK(are_pages(sound, 0, 10));
+  // Every sixth, from the second on.
+  std::vector<std::int32_t> const offsets{7, 1, 13}, odd{7, 2};
+  auto table = fkv::page_table::per_sequence(offsets.data(), 3, 18);
+  table.every = 6;
+  table.offset = 1;
+  CHECK(fkv::detail::are_pages(lane, table, offsets.data(), 3));
+  CHECK_FALSE(fkv::detail::are_pages(lane, table, odd.data(), 2));
 }

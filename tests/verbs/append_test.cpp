@@ -96,6 +96,21 @@ TEST_CASE("append fills empty slots first, lowest first") {
   });
 }
 
+TEST_CASE("append refuses lengths that are none") {
+  for (int const none : {-1, -0x7fffffff - 1, 65, 0x7fffffff}) {
+    CAPTURE(none);
+    for (int const count : {1, 900, -1}) {
+      state_fixture<carried_policy<fkv::ordered>> fixture(shape, 16);
+      for_rows(fixture.state, 1, [&](int row) { fixture.after_eviction(row, {0, 4, 7}, 9); });
+      CHECK(append(fixture.state, {none, none, 5}, {count, count, 5}).ok());
+      for (int s : {0, 1}) CHECK(fixture.state.flags[s] == static_cast<std::uint32_t>(fkv::sequence_flag::bad_length));
+      for_rows(fixture.state, 0, [&](int row) { CHECK(fixture.state.seen_length[row] == 0); });
+      for_rows(fixture.state, 1, [&](int row) { CHECK(fixture.positions(row) == std::vector<int>{0, 4, 7}); });
+      CHECK(fixture.state.flags[2] == 0);
+    }
+  }
+}
+
 TEST_CASE("append refuses more tokens than the cache has") {
   SUBCASE("in pristine rows") {
     state_fixture<carried_policy<fkv::ordered>> fixture(shape, 16);

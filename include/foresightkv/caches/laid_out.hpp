@@ -124,8 +124,14 @@ struct laid_out_cache {
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr laid_out_vectors<key_storage, map_type> keys(row_index at) const {
     return {start(key_data, key_layers, key_layout, at), key_layout.map(at), stored_keys.of_row(extents, at)};
   }
-  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr laid_out_vectors<value_storage, map_type> values(row_index at) const {
-    return {start(value_data, value_layers, value_layout, at), value_layout.map(at), stored_values.of_row(extents, at)};
+  /// Values within keys are scaled as these are.
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr auto values(row_index at) const {
+    using storage = std::conditional_t<values_in_keys, key_storage, value_storage>;
+    auto* const first = start(value_data, value_layers, value_layout, at);
+    if constexpr (values_in_keys)
+      return laid_out_vectors<storage, map_type>{first, value_layout.map(at), stored_keys.of_row(extents, at)};
+    else
+      return laid_out_vectors<storage, map_type>{first, value_layout.map(at), stored_values.of_row(extents, at)};
   }
   /// For engines: elements of one token.
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr key_element* key(row_index at, int slot) const {

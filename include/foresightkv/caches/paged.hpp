@@ -41,7 +41,7 @@ struct paged_cache : laid_out_cache<paged_cache<Keys, PageSize, Values, Domain, 
                                                  page_table const& table, std::int32_t const* lengths,
                                                  cache_shape const& shape) {
     int const tokens = page_size_of(pool);
-    return paged(keys, values, tokens, table, lengths, shape,
+    return paged(keys, values, tokens, of_pool(table, pool), lengths, shape,
                  [&](int dim) { return page_strides::hnd(shape, pool.num_pages, tokens, dim); });
   }
   /// Two pools, [layer][page][token][kv_head][head_dim] each.
@@ -49,7 +49,7 @@ struct paged_cache : laid_out_cache<paged_cache<Keys, PageSize, Values, Domain, 
                                                  page_table const& table, std::int32_t const* lengths,
                                                  cache_shape const& shape) {
     int const tokens = page_size_of(pool);
-    return paged(keys, values, tokens, table, lengths, shape,
+    return paged(keys, values, tokens, of_pool(table, pool), lengths, shape,
                  [&](int dim) { return page_strides::nhd(shape, pool.num_pages, tokens, dim); });
   }
   /// Two pools whose pages hold tokens of one head each: [layer][page][token][head_dim] with a table per sequence and
@@ -58,7 +58,7 @@ struct paged_cache : laid_out_cache<paged_cache<Keys, PageSize, Values, Domain, 
                                                       page_table const& table, std::int32_t const* lengths,
                                                       cache_shape const& shape) {
     int const tokens = page_size_of(pool);
-    return paged(keys, values, tokens, table, lengths, shape, [&](int dim) {
+    return paged(keys, values, tokens, of_pool(table, pool), lengths, shape, [&](int dim) {
       page_strides strides = page_strides::one_head(pool.num_pages, tokens, dim);
       if (table.layer != 0) strides.layer = 0;
       return strides;
@@ -80,7 +80,7 @@ struct paged_cache : laid_out_cache<paged_cache<Keys, PageSize, Values, Domain, 
     int const tokens = page_size_of(blocks);
     auto const half = page_strides::nhd(shape, blocks.num_pages, tokens, shape.key_head_dim).layer;
     auto const table = page_table::per_sequence(block_tables, max_num_blocks_per_seq, blocks.num_pages);
-    return joint(paged(kv_cache, kv_cache + half, tokens, table, seq_lens, shape, [&](int dim) {
+    return joint(paged(kv_cache, behind(kv_cache, half), tokens, table, seq_lens, shape, [&](int dim) {
       page_strides strides = page_strides::nhd(shape, blocks.num_pages, tokens, dim);
       strides.layer *= 2;
       return strides;
@@ -129,12 +129,14 @@ struct paged_cache : laid_out_cache<paged_cache<Keys, PageSize, Values, Domain, 
     int const offsets = blocks.num_pages * shape.num_layers * 2;
     auto table = page_table::per_sequence(block_offsets, max_blocks_per_seq, offsets);
     table.sequence *= 2;
+    table.every = 2 * shape.num_layers;
     paged_cache cache = paged(pool, pool, tokens, table, lengths, shape, [&](int dim) {
       page_strides strides = page_strides::hnd(shape, offsets, tokens, dim);
       strides.layer = strides.page * 2;
       return strides;
     });
     cache.value_layout.table.pages = block_offsets == nullptr ? nullptr : block_offsets + max_blocks_per_seq;
+    cache.value_layout.table.offset = 1;
     if constexpr (base::value_storage::token_bytes > 0) cache.stored_values.layout.table = cache.value_layout.table;
     return joint(cache);
   }
@@ -148,10 +150,17 @@ struct paged_cache : laid_out_cache<paged_cache<Keys, PageSize, Values, Domain, 
   }
 
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr int page_size() const { return this->key_layout.divide.size(); }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr std::int32_t const* lengths() const {
+    return last_page_lengths == nullptr ? this->row_lengths : last_page_lengths;
+  }
+  /// Negative where the tables or their last pages have no length.
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr int length(row_index at) const {
     if (last_page_lengths == nullptr) return base::length(at);
-    int const full = this->key_layout.table.entries(at.sequence) - 1;
-    return full < 0 ? 0 : full * page_size() + last_page_lengths[at.sequence];
+    int const pages = this->key_layout.table.entries(at.sequence);
+    if (pages <= 0) return pages;
+    std::int64_t const last = last_page_lengths[at.sequence];
+    std::int64_t const tokens = std::int64_t{pages - 1} * page_size() + last;
+    return last < 1 || last > page_size() || tokens > 0x7fffffff ? -1 : static_cast<int>(tokens);
   }
 
   [[nodiscard]] status check() const {
@@ -196,17 +205,23 @@ struct paged_cache : laid_out_cache<paged_cache<Keys, PageSize, Values, Domain, 
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr int tables_per_sequence() const {
     return this->key_layout.table.tables_of_sequence(this->extents);
   }
-  /// Lists the pages of one table beyond the longest of its rows' new lengths, whatever the lengths hold.
+  /// Lists the pages of one table beyond the longest of its rows' new lengths. Lengths that are none list nothing.
   template <class Lanes>
   FORESIGHTKV_HOST_DEVICE void list_freed(Lanes const& lanes, int sequence, int index, std::int32_t const* new_lengths,
                                           page_list const& out) const {
     row_index const first = this->key_layout.table.first_row(this->extents, sequence, index);
-    int const kept = this->key_layout.pages_of(this->key_layout.table.longest(this->extents, first, [&](row_index at) {
-      return new_lengths[detail::length_index(Domain, this->extents, at)];
-    }));
+    page_table const& keys = this->key_layout.table;
+    auto const bounded = [&](int length) { return length < 0 || length > this->extents.capacity ? -1 : length; };
+    bool sound = true;
+    int const new_length = keys.longest(this->extents, first, [&](row_index at) {
+      int const length = bounded(new_lengths[detail::length_index(Domain, this->extents, at)]);
+      sound = sound && length >= 0 && bounded(this->length(at)) >= 0;
+      return length;
+    });
+    int const kept = this->key_layout.pages_of(new_length);
     int const entries = this->key_layout.table.entries(sequence);
     int const there = entries < most_pages() ? entries : most_pages();
-    int const taken = this->key_layout.pages_of(longest(first));
+    int const taken = sound ? this->key_layout.pages_of(longest(first)) : 0;
     int const held = taken < there ? taken : there;
     int const table = sequence * tables_per_sequence() + index;
     std::int64_t const start = std::int64_t{table} * out.capacity;
@@ -218,6 +233,15 @@ struct paged_cache : laid_out_cache<paged_cache<Keys, PageSize, Values, Domain, 
   }
 
  private:
+  /// Null stays null: layers may have pointers of their own.
+  [[nodiscard]] static constexpr key_element* behind(key_element* data, std::int64_t elements) {
+    return data == nullptr ? nullptr : data + elements;
+  }
+  /// A table of another pool: of none, which check() refuses.
+  [[nodiscard]] static constexpr page_table of_pool(page_table table, page_pool const& pool) {
+    if (table.num_pages != pool.num_pages) table.num_pages = 0;
+    return table;
+  }
   [[nodiscard]] static constexpr int page_size_of(page_pool const& pool) {
     return PageSize != 0 && pool.page_size == 0 ? PageSize : pool.page_size;
   }
@@ -249,7 +273,7 @@ struct paged_cache : laid_out_cache<paged_cache<Keys, PageSize, Values, Domain, 
     int const tokens = page_size_of(pool);
     auto const page = order(shape, pool.num_pages, tokens, shape.key_head_dim).page;
     auto const table = page_table::ragged(indices, indptr, pool.num_pages);
-    paged_cache cache = paged(kv_data, kv_data + page, tokens, table, nullptr, shape, [&](int dim) {
+    paged_cache cache = paged(kv_data, behind(kv_data, page), tokens, table, nullptr, shape, [&](int dim) {
       page_strides strides = order(shape, pool.num_pages, tokens, dim);
       strides.page *= 2;
       strides.layer *= 2;
@@ -268,7 +292,7 @@ struct paged_cache : laid_out_cache<paged_cache<Keys, PageSize, Values, Domain, 
   }
   template <class Lanes>
   FORESIGHTKV_HOST_DEVICE bool is_sound(Lanes const& lanes, page_table const& table, row_index first, int pages) const {
-    return pages <= table.entries(first.sequence) && detail::are_pages(lanes, table.of(first), pages, table.num_pages);
+    return pages <= table.entries(first.sequence) && detail::are_pages(lanes, table, table.of(first), pages);
   }
 };
 

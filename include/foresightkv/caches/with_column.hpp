@@ -37,6 +37,18 @@ struct column_cache : Cache {
     return {detail::part_place(cache(), at, own ? index : 0), column(at).place(), own};
   }
 
+  // What Cache has of these gives a Cache back, without its column: they come before with_column.
+  template <class... Argument>
+  void with_scales(Argument const&...) const = delete;
+  template <class... Argument>
+  void with_key_scales(Argument const&...) const = delete;
+  template <class... Argument>
+  void with_value_scales(Argument const&...) const = delete;
+  template <class... Argument>
+  void with_layers(Argument const&...) const = delete;
+  template <class... Argument>
+  void with_owners(Argument const&...) const = delete;
+
   [[nodiscard]] status check() const {
     return detail::first_of(Cache::check(), detail::check_that(column_width > 0, errc::invalid_shape, argument::column),
                             detail::check_buffer(column_data).at(argument::column),

@@ -176,10 +176,11 @@ FORESIGHTKV_HOST_DEVICE void take_back_row(Lanes const& lanes, row_state const& 
   settle_row(lanes, state, row, slots_stay ? seen : seen - gone, limit);
 }
 
-/// What keeps a row from taking part in `append`, whose counts may be negative.
+/// What keeps a row from taking part in `append`, whose counts may be negative. Its cache has room for `capacity` tokens.
 template <class Lanes>
 FORESIGHTKV_HOST_DEVICE sequence_flag check_count(Lanes const& lanes, row_state const& state, int row, int count,
-                                                  int length, bool empties) {
+                                                  int length, int capacity, bool empties) {
+  if (length < 0 || length > capacity) return sequence_flag::bad_length;
   if (count > 0) return check_append(lanes, state, row, count, length, empties);
   bool const has_opposite = count >= -no_limit;
   bool const possible = has_opposite && can_take_back(lanes, state, row, -count, length, empties);

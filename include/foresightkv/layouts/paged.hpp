@@ -20,7 +20,7 @@ struct page_divider {
 };
 template <>
 struct page_divider<0> {
-  int tokens = 1;
+  int tokens = 0;                      // of no size: the layout's check refuses it
   std::uint32_t factor = 0x80000000u;  // 2^shift / tokens, rounded up: less than 2^32
   int shift = 31;                      // 31 + log2(tokens), rounded up: exact for all ints that are not negative
 
@@ -104,16 +104,20 @@ struct page_table {
                                          ///< `sequence`; data of the backend
   int max_pages = 0;                     ///< entries of a table; unused with `starts`
   int num_pages = 0;                     ///< pages of a pool: entries are below this
+  int every = 1;                         ///< entries are multiples of this,
+  int offset = 0;                        ///< plus this
 
   /// [sequence][max_pages]: a page holds tokens of all heads, of one layer or, where pools differ, of every layer.
   [[nodiscard]] static constexpr page_table per_sequence(std::int32_t const* pages, int max_pages, int num_pages) {
-    return {pages, 0, max_pages, 0, nullptr, max_pages, num_pages};
+    page_table table{pages, 0, max_pages, 0, nullptr, max_pages, num_pages};
+    return table;
   }
   /// [sequence][kv_head][max_pages]
   [[nodiscard]] static constexpr page_table per_head(cache_shape const& shape, std::int32_t const* pages, int max_pages,
                                                      int num_pages) {
     std::int64_t const heads = shape.num_kv_heads;
-    return {pages, 0, heads * max_pages, max_pages, nullptr, max_pages, num_pages};
+    page_table table{pages, 0, heads * max_pages, max_pages, nullptr, max_pages, num_pages};
+    return table;
   }
   /// [layer][sequence][kv_head][max_pages]
   [[nodiscard]] static constexpr page_table per_row(cache_shape const& shape, std::int32_t const* pages, int max_pages,
@@ -125,16 +129,22 @@ struct page_table {
   /// Tables of all sequences one behind the other: that of a sequence is pages[starts[sequence] ... starts[sequence+1])
   [[nodiscard]] static constexpr page_table ragged(std::int32_t const* pages, std::int32_t const* starts,
                                                    int num_pages) {
-    return {pages, 0, 0, 0, starts, 0, num_pages};
+    page_table table{pages, 0, 0, 0, starts, 0, num_pages};
+    return table;
   }
 
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr std::int32_t const* of(row_index at) const {
     std::int64_t const first = starts == nullptr ? at.sequence * sequence : starts[at.sequence];
     return pages + first + at.layer * layer + at.kv_head * kv_head;
   }
-  /// Entries of each of a sequence's tables.
+  /// Entries of each of a sequence's tables; starts that descend, or that are too far apart, give less than 0.
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr int entries(int of_sequence) const {
-    return starts == nullptr ? max_pages : starts[of_sequence + 1] - starts[of_sequence];
+    if (starts == nullptr) return max_pages;
+    std::int64_t const count = std::int64_t{starts[of_sequence + 1]} - starts[of_sequence];
+    return starts[of_sequence] < 0 || count < 0 || count > 0x7fffffff ? -1 : static_cast<int>(count);
+  }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr bool is_page(std::int32_t entry) const {
+    return entry >= offset && entry < num_pages && (entry - offset) % every == 0;
   }
 
   /// Tables of a sequence, in (layer, head) order, and the first of the rows that share one.
@@ -169,11 +179,12 @@ namespace detail {
 /// Whether what this lane sees of a table's first entries is sound: pages of the pool, each once. Lanes (with rank() and
 /// width()) share the pairs, of which there are count * count / 2.
 template <class Lanes>
-FORESIGHTKV_HOST_DEVICE bool are_pages(Lanes const& lanes, std::int32_t const* pages, int count, int num_pages) {
+FORESIGHTKV_HOST_DEVICE bool are_pages(Lanes const& lanes, page_table const& table, std::int32_t const* pages,
+                                       int count) {
   bool sound = true;
   for (int i = lanes.rank(); i < count; i += lanes.width()) {
     std::int32_t const page = pages[i];
-    sound = sound && page >= 0 && page < num_pages;
+    sound = sound && table.is_page(page);
     for (int before = 0; before < i; ++before) sound = sound & (pages[before] != page);
   }
   return sound;

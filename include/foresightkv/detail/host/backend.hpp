@@ -162,6 +162,7 @@ struct backend<host_execution> : host::lifecycle {
       float const* const observed = row.window_of(window, scratch);
       float const* const carried = row.carry(observed, scratch);
       row.score(window, observed, carried, scratch, scratch.scores);
+      row.store_length(new_lengths, row.length);  // of a row that cannot be stored as it is chosen to be
       row.choose(scratch.scores, lists, scratch, [&](int num_kept, int num_evicted) {
         bool const moves = Policy::compaction_type::moves_tokens;
         row.store_length(new_lengths, moves ? num_kept : row.length);

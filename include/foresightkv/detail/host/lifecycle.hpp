@@ -38,7 +38,8 @@ struct lifecycle {
       if (count == 0) return;
       bool sound = true;
       every_row(state, sequence, [&](row_index at) {
-        auto const flag = check_count(lane, state, state.row(at), count, cache.length(at), empties);
+        auto const flag =
+            check_count(lane, state, state.row(at), count, cache.length(at), cache.shape().capacity, empties);
         if (flag != no_flag) set_flag(state, sequence, flag);
         sound = sound && flag == no_flag;
       });

@@ -61,9 +61,9 @@ struct evict_kernel {
     row_choice const choice = chooser.choose(c, memory.now.choosing, own, row, positions);
     list_targets const lists{wanted};
     if (c.rank() == 0) lists.write_counts(row, choice);
-    if (!choice.storable) return;
     int const new_length = Chooser::new_length(row, choice);
     if (c.rank() == 0) store_length(new_lengths, chooser.rows, row, new_length);
+    if (!choice.storable) return;
 
     bool const cuts = moves && choice.num_evicted > 0;
     row_columns const columns(chooser.rows.state, row, positions, carried, max_length);

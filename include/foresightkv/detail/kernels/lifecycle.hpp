@@ -85,7 +85,8 @@ struct append_kernel : append_barriers {
     row_lanes<Context> const lanes{c, row_read};
     bool refused = false;
     each_row_of_warp(c, sequence, [&](row_index at) {
-      auto const flag = check_count(lanes, state, state.row(at), count, cache.length(at), empties);
+      auto const flag =
+          check_count(lanes, state, state.row(at), count, cache.length(at), cache.shape().capacity, empties);
       if (flag != no_flag && lanes.rank() == 0) flag_sequence(c, state, sequence, flag);
       refused = refused || flag != no_flag;
     });

@@ -186,7 +186,7 @@ struct row_chooser {
   }
 
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE static int new_length(visited_row const& row, row_choice const& choice) {
-    return MovesTokens && choice.num_evicted > 0 ? choice.num_kept() : row.length;
+    return MovesTokens && choice.storable && choice.num_evicted > 0 ? choice.num_kept() : row.length;
   }
 
   /// Sets the keys and decides what goes.
@@ -460,8 +460,8 @@ struct select_kernel {
     row_choice const choice = chooser.choose(c, memory.choosing, own, row, positions);
     bool const first = c.rank() == 0 && (cluster == 1 || c.cluster_rank() == 0);
     if (first) lists.write_counts(row, choice);
-    if (!choice.storable) return;
     if (first) store_length(new_lengths, chooser.rows, row, Chooser::new_length(row, choice));
+    if (!choice.storable) return;
     if constexpr (in_registers) {
       block_share const share = chooser.share_of(c, memory.choosing, own, choice);
       chooser.place(c, memory.choosing, own, share.choice, [&](placed_slot at) {
