@@ -112,12 +112,17 @@ concept token_vectors = std::is_trivially_copyable_v<Vectors> && element<typenam
 ///   lengths()                   (optional) where the lengths of a domain stand, so that new ones are not written there
 ///   check_sequence(lanes, sequence)  (optional) what is wrong with data of a sequence that lies beside its tokens, as
 ///                               page tables do: a sequence_flag that it gets before any of its tokens is touched, or
-///                               none. Lanes share the work, lanes.rank() of lanes.width(), and each answers for its
-///                               own share; lengths have been checked
-///   is_shared(lanes, row, first)  (optional) whether a token of the row, from slot `first` on, stands where another
-///                               sequence reads it too, and must not be written. As above
+///                               sequence_flag{}. A const template over lanes, who share the work: each, lanes.rank() of
+///                               lanes.width(), answers for its own share. Lengths have been checked
+///   is_shared(lanes, row, first)  (optional) whether a token of the row in the slots [first, length) stands where
+///                               another sequence reads it too, and must not be written: asked before a row is cut by
+///                               moving tokens. A template as above
 ///   most_pages(), tables_per_sequence(), list_freed(lanes, sequence, table, new_lengths, out)  (optional, all three)
-///                               pages of a row as long as the capacity, and what freed_pages lists
+///                               pages of a row as long as the capacity, tables of a sequence, and what freed_pages
+///                               lists of one of them, 0 <= table < tables_per_sequence(): out.pages from (sequence *
+///                               tables + table) * out.capacity on, their number in out.counts[sequence * tables +
+///                               table] (by one lane, 0 too), and the same in out.value_pages if that is not null. A
+///                               template as above. For freed_pages neither lengths nor tables have been checked
 ///   column(row)                 (optional) token_vectors of floats that scorers read as a token's column: see with_column
 ///   fixed_key_head_dim          (optional) static constexpr int, the key_head_dim of every shape() or 0: a device
 ///                               backend is compiled for this one alone
@@ -250,7 +255,14 @@ constexpr bool check_cache() {
                 "foresightkv: a cache must be trivially copyable and have domain, shape(), length(row), keys(row), "
                 "values(row) and status check(); keys and values have element_type, element_type* at(slot), not to "
                 "const, and float scale(slot)");
-  return kv_cache<Cache>;
+  constexpr bool parts = requires(Cache const cache) { cache.num_parts(); };
+  constexpr bool all_parts = requires(Cache const cache, row_index at) {
+    cache.num_parts();
+    cache.part_bytes(0);
+    cache.part(at, 0);
+  };
+  static_assert(parts == all_parts, "foresightkv: a cache with num_parts() has part_bytes(i) and part(row, i) too");
+  return kv_cache<Cache> && parts == all_parts;
 }
 
 }  // namespace detail

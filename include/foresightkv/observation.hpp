@@ -86,8 +86,9 @@ struct observation {
     return window;
   }
 
-  /// Queries as [layer][total_queries][query head][key_head_dim], those of sequence s in [starts[s], starts[s + 1]), as
-  /// variable-length attention has them (cu_seqlens, qo_indptr), indexed by slot.
+  /// Queries as [layer][total_queries][query head][key_head_dim], those of sequence slot s in [starts[s], starts[s + 1]),
+  /// as variable-length attention has them (cu_seqlens, qo_indptr). With query_count beside them starts[s] alone is read:
+  /// batches in another order than slots need no repacking. Starts beyond total_queries are not seen.
   [[nodiscard]] static constexpr observation packed(Query const* queries, std::int32_t const* starts,
                                                     cache_shape const& shape, int total_queries, int max_queries) {
     observation window = nhd(queries, shape, max_queries);

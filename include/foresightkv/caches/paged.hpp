@@ -18,7 +18,8 @@ struct page_pool {
 ///
 /// A call reads the first ceil(length / page_size) entries of a row's table. A sequence is flagged (bad_table) and left
 /// alone if one of them is no page of the pool, if a table names a page twice, or if it has too few entries; the pairs
-/// of entries are compared, which takes long from some 10,000 pages to a table on: `tables_are_sound` leaves it out.
+/// of entries are compared, which shows from some 2,000 pages to a table on (a millisecond on one core of a host, 16 of
+/// them for 8,000): `tables_are_sound` leaves it out.
 /// \tparam Keys, Values  element types, or storages: plain, scaled_by_tensor, scaled_by_head, scaled_by_token; values also
 ///                       within_keys
 /// \tparam PageSize      tokens of a page; 0: known at run time
@@ -65,7 +66,8 @@ struct paged_cache : laid_out_cache<paged_cache<Keys, PageSize, Values, Domain, 
     });
   }
 
-  /// vLLM's flash attention: a tensor per layer, and a block table for all of them.
+  /// vLLM with flash attention and the NHD layout: a tensor per layer, and a block table for all of them. Other versions
+  /// and backends have other tensors: nhd, hnd or with_strides.
   ///
   ///     kv_cache      [2][num_blocks][block_size][num_kv_heads][head_size]   keys first, then values
   ///     block_tables  [num_seqs][max_num_blocks_per_seq]    entries behind a sequence's last block are not read
@@ -73,7 +75,8 @@ struct paged_cache : laid_out_cache<paged_cache<Keys, PageSize, Values, Domain, 
   ///
   ///     slot 35 of sequence 1, blocks of 16:  kv_cache[0][ block_tables[1][2] ][3]
   ///
-  /// `kv_cache` is the first layer's tensor where they stand one behind the other; else with_layers.
+  /// `kv_cache` is the first layer's tensor where they stand one behind the other. Else it may be null, and with_layers
+  /// takes for each layer its tensor, and for its values the tensor + num_blocks * block_size * num_kv_heads * head_size.
   [[nodiscard]] static constexpr paged_cache vllm(key_element* kv_cache, page_pool const& blocks,
                                                   std::int32_t const* block_tables, int max_num_blocks_per_seq,
                                                   std::int32_t const* seq_lens, cache_shape const& shape) {
@@ -96,7 +99,8 @@ struct paged_cache : laid_out_cache<paged_cache<Keys, PageSize, Values, Domain, 
   ///
   ///     indptr 0 3 5, last_page_len 2 16, pages of 16: sequence 0 has 34 tokens in indices[0..3), sequence 1 has 32
   ///
-  /// New lengths are tokens, as everywhere.
+  /// New lengths are tokens, as everywhere. A layer's values begin page_size * num_kv_heads * head_dim behind its keys:
+  /// see with_layers.
   [[nodiscard]] static constexpr paged_cache flashinfer_nhd(key_element* kv_data, page_pool const& pool,
                                                             std::int32_t const* indices, std::int32_t const* indptr,
                                                             std::int32_t const* last_page_len,
@@ -115,12 +119,13 @@ struct paged_cache : laid_out_cache<paged_cache<Keys, PageSize, Values, Domain, 
   /// values of one layer.
   ///
   ///     pool           [num_blocks][num_layers][2][num_kv_heads][tokens_per_block][head_dim]
-  ///     block_offsets  [num_sequences][2][max_blocks_per_seq]
+  ///     block_offsets  [num_sequences][2][max_blocks_per_seq]    those of one pool
   ///
   ///     block b:  block_offsets[s][0][i] = b * num_layers * 2,  block_offsets[s][1][i] = b * num_layers * 2 + 1,
   ///     and layer l finds both 2 * l further on
   ///
-  /// `blocks.num_pages` is num_blocks. Offsets into the secondary pool (their top bit is set) are bad entries here:
+  /// `blocks.num_pages` is num_blocks; owners are counted by offset, [num_blocks * num_layers * 2], and freed pages are
+  /// offsets too. Offsets into the secondary pool (their top bit is set) are bad entries here:
   /// such a sequence is not to be cut before it is back.
   [[nodiscard]] static constexpr paged_cache tensorrt_llm(key_element* pool, page_pool const& blocks,
                                                           std::int32_t const* block_offsets, int max_blocks_per_seq,
@@ -141,8 +146,16 @@ struct paged_cache : laid_out_cache<paged_cache<Keys, PageSize, Values, Domain, 
     return joint(cache);
   }
 
-  /// The same cache with the number of sequences that read each page, [num_pages], numbered as in its tables: tokens
-  /// never move in a page that more than one reads.
+  /// The same cache with other distances: keys and values of a token side by side, padded pages.
+  [[nodiscard]] constexpr paged_cache with_strides(page_strides const& keys, page_strides const& values) const {
+    paged_cache cache = *this;
+    cache.key_layout.strides = keys;
+    cache.value_layout.strides = values;
+    return cache;
+  }
+  /// The same cache with the number of sequences that read each page, [num_pages], numbered as in its tables. A sequence
+  /// is flagged (shared_page) and left alone if it is to be cut and more than one reads a page between its first token
+  /// that may move and its end.
   [[nodiscard]] constexpr paged_cache with_owners(std::int32_t const* counts) const {
     paged_cache cache = *this;
     cache.owners = counts;

@@ -12,7 +12,9 @@ namespace foresightkv::inline v0 {
 ///
 /// `evict` can list them itself, by its output. Call this one before the cache reads the new lengths: its lengths() are
 /// the old ones. Tables are not written; the engine takes the pages back and shortens its tables. Counts and pages of
-/// sequences that are not listed, or not there, are not written. Lengths out of range list nothing.
+/// sequences that are not listed, or not there, are not written. Lengths out of range list nothing. Tables are not
+/// checked: list sequences that were cut, since of others new_lengths holds what an earlier call left. Pages that a table
+/// has beyond those of its old length are the engine's to know.
 /// \param new_lengths  indexed by the cache's length domain, as evict and compact wrote them
 /// \param out          see page_list
 /// \return errc::null_pointer, misaligned, invalid_shape (a page_list too short for the capacity) or unsupported (a cache
