@@ -167,7 +167,9 @@ struct model {
       if (asked.observed && setup.num_window() > 0 && length > arrays.room.statistics)
         found |= flag(fkv::sequence_flag::bad_window);
       int const tokens = budget(arrays, at);
-      if (asked.budget && (tokens < 0 || tokens > arrays.room.state || tokens < protected_tokens(arrays, at, length)))
+      bool const has_length = length >= 0 && length <= shape.capacity;
+      bool const fits = !has_length || tokens >= protected_tokens(arrays, at, length);
+      if (asked.budget && (tokens < 0 || tokens > arrays.room.state || !fits))
         found |= flag(fkv::sequence_flag::bad_budget);
     });
     // Lists are looked at in sequences that are sound otherwise.
