@@ -306,10 +306,10 @@ class engine {
   std::vector<request> requests_ = std::vector<request>(shape.num_sequences);
   std::vector<int> free_;
   static constexpr std::size_t pool =
-      std::size_t{shape.num_layers} * num_pages * shape.num_kv_heads * page_size * head_dim;
+      static_cast<std::size_t>(shape.num_layers) * num_pages * shape.num_kv_heads * page_size * head_dim;
   guarded<float> keys_{pool}, values_{pool};
-  guarded<std::int32_t> tables_{std::size_t{shape.num_sequences} * row_pages}, lengths_{shape.num_sequences, 0},
-      owners_{num_pages, 0};
+  guarded<std::int32_t> tables_{static_cast<std::size_t>(shape.num_sequences) * row_pages},
+      lengths_{static_cast<std::size_t>(shape.num_sequences), 0}, owners_{num_pages, 0};
   policy_type policy_{config, {}, {}, {}, {}};
   testing::owned_state<policy_type> state_{shape, shape.capacity};
   testing::owned_workspace work_ = testing::workspace_for<policy_type>(shape, all(), 0);
