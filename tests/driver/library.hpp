@@ -144,14 +144,15 @@ class library_of final : public library {
     auto* const values = elements(arrays_.values.bytes.data());
     auto* const lengths = arrays_.lengths.data();
     auto const laid_out = [&](auto const& by_token, auto const& by_head) {
-      page_map const& map = arrays_.keys.map;
       auto const& order = arrays_.keys.order == layout::nhd ? by_token : by_head;
-      if constexpr (Setup::paged)
+      if constexpr (Setup::paged) {
+        page_map const& map = arrays_.keys.map;
         return order(keys, values, {map.num_pages, map.page_size},
                      fkv::page_table::per_sequence(arrays_.table.data(), map.row_pages, map.num_pages), lengths,
                      arrays_.shape);
-      else
+      } else {
         return order(keys, values, lengths, arrays_.shape);
+      }
     };
     auto made = laid_out(cache_type::nhd, cache_type::hnd);
     if (arrays_.keys.order == layout::layer_pointers) {
