@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <foresightkv/foresightkv.hpp>
+#include <optional>
+
+#include "arrays.hpp"
+
+namespace binding {
+
+template <class Element>
+using dense = fkv::dense_cache<Element>;
+template <class Element>
+using paged = fkv::paged_cache<Element>;
+template <class Element>
+using window_of = fkv::observation<Element>;
+
+/// A cache of any layout and element type that the module knows.
+using any_cache = std::variant<dense<float>, dense<fkv::half>, dense<fkv::bfloat16>, paged<float>, paged<fkv::half>,
+                               paged<fkv::bfloat16>>;
+using any_window = of_each_element<window_of>;
+
+/// Arrays whose memory a view names: it lives as long as the view does.
+struct held_arrays {
+  std::vector<array> written;
+  std::vector<input_array> read;
+
+  tensor hold(nb::handle object);
+  tensor hold(input_array const& given);
+  /// Data of an int32 array of so many entries, or null where none is given.
+  std::int32_t const* counts(std::optional<input_array> const& given, char const* name, std::int64_t entries);
+};
+
+/// Keys and values of somebody else, bound once: what Python calls a DenseCache or a PagedCache.
+class cache_view {
+ public:
+  static cache_view make_dense(nb::object const& keys, nb::object const& values, nb::object const& lengths, int group,
+                               std::string const& layout, std::optional<std::vector<int>> const& layers);
+  static cache_view make_paged(nb::object const& keys, nb::object const& values, input_array const& tables,
+                               nb::object const& lengths, int group, std::string const& layout,
+                               std::optional<std::vector<int>> const& layers, std::optional<input_array> const& owners);
+  cache_view(cache_view&&) = default;
+
+  any_cache cache;
+  nb::object keys, values, given_lengths;  ///< as they were handed over
+  std::int32_t* lengths = nullptr;         ///< [num_sequences], the user's: written after an eviction
+
+  [[nodiscard]] fkv::cache_shape const& shape() const {
+    return std::visit([](auto const& view) -> fkv::cache_shape const& { return view.shape(); }, cache);
+  }
+
+ private:
+  cache_view() = default;
+
+  held_arrays held_;
+  std::vector<int> layers_;                       // numbers of the model's layers
+  std::vector<void*> key_layers_, value_layers_;  // where layers have arrays of their own
+};
+
+/// The queries that a call observes, bound once.
+class window_view {
+ public:
+  window_view(input_array const& queries, int group, std::string const& layout,
+              std::optional<input_array> const& counts, std::optional<input_array> const& starts,
+              std::optional<input_array> const& window_end, std::optional<input_array> const& first_position,
+              std::optional<input_array> const& lse, float softmax_scale, float soft_cap);
+
+  any_window window;
+  fkv::cache_shape shape;  ///< of the caches that it fits, but for their value_head_dim and capacity
+
+  [[nodiscard]] int max_queries() const {
+    return std::visit([](auto const& view) { return view.max_queries; }, window);
+  }
+  /// Refuses starts that lead out of the queries: the library would read what is not there.
+  void check() const;
+
+ private:
+  held_arrays held_;
+};
+
+void bind_views(nb::module_& module);
+
+}  // namespace binding
