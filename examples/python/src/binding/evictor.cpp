@@ -2,7 +2,7 @@
 #include "evictor.hpp"
 
 #include <nanobind/stl/optional.h>
-#include <nanobind/stl/pair.h>
+#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -67,8 +67,12 @@ nb::object& function_of(evictor_object& evictor) { return evictor.function(); }
 }  // namespace
 
 evictor_object::evictor_object(policy_object const& policy, cache_view const& cache, int max_queries,
-                               int state_capacity, int threads)
-    : settings_(policy.settings), verbs_(policy.verbs), shape_(cache.shape()), exec_(fkv::host.threads(threads)) {
+                               int state_capacity, int threads, std::shared_ptr<shared_workspace> workspace)
+    : settings_(policy.settings),
+      verbs_(policy.verbs),
+      shape_(cache.shape()),
+      exec_(fkv::host.threads(threads)),
+      workspace_(workspace ? std::move(workspace) : std::make_shared<shared_workspace>()) {
   if (max_queries < 0 || state_capacity < 0 || threads < 0) refuse("Evictor: counts must not be negative");
   if (shape_.layers != nullptr) {  // the numbers stay when the cache goes
     layers_.assign(shape_.layers, shape_.layers + shape_.num_layers);
@@ -103,8 +107,9 @@ evictor_object::visited evictor_object::visit(slots const& sequences) const {
 policy_call evictor_object::call(cache_view const& cache, visited const& to, int max_queries) {
   visited const every{};
   auto const bytes = verbs_.evict_bytes(exec_, cache.shape(), every.list(cache), max_queries);
-  if (scratch_.size() < bytes) scratch_.resize(bytes);
-  return {settings_, cache.cache, to.list(cache), state_, scratch_, exec_};
+  auto& scratch = workspace_->bytes;
+  if (scratch.size() < bytes) scratch = std::vector<std::byte>(bytes);
+  return {settings_, cache.cache, to.list(cache), state_, scratch, exec_};
 }
 
 void evictor_object::expect_fit(cache_view const& cache, window_view const& window) const {
@@ -166,7 +171,7 @@ void evictor_object::carry(cache_view const& cache, window_view const& window, s
   visited const to = visit(sequences);
   auto const* const lengths = cache.lengths;
   int const longest = *std::max_element(lengths, lengths + shape_.num_sequences);
-  if (longest <= cache.shape().capacity) reserve(longest);
+  if (longest > state_.capacity && longest <= cache.shape().capacity) resize_state(longest);
   auto const with = call(cache, to, window.max_queries());
   run("carry", [&] { return verbs_.carry(with, window.window); });
   check_flags("carry");
@@ -288,25 +293,31 @@ void evictor_object::restore(int sequence, nb::bytes const& saved) {
   check_flags("restore");
 }
 
-void evictor_object::reserve(int tokens) {
-  if (tokens <= state_.capacity) return;
+void evictor_object::resize_state(int tokens) {
+  if (tokens < settings_.config.budget) refuse("resize_state: less than the budget");
+  for_each_row(shape_, [&](fkv::row_index, int row) {
+    bool const stored = state_.step[row] > 0 || state_.num_carried > 0;  // else slots are positions, nothing is carried
+    if (stored && std::min(state_.seen_length[row], state_.capacity) > tokens)
+      refuse("resize_state: a row of " + std::to_string(state_.seen_length[row]) + " tokens does not fit");
+  });
+  int const copied = std::min(tokens, state_.capacity);
   std::vector<std::byte> columns(verbs_.state_bytes(shape_, tokens));
-  fkv::row_state const larger = verbs_.make_state(shape_, tokens, columns);
+  fkv::row_state const resized = verbs_.make_state(shape_, tokens, columns);
   auto const width = as_size(state_.num_carried * state_.group);
   for_each_row(shape_, [&](fkv::row_index, int row) {
-    std::copy_n(state_.position + state_.column(row, 0), state_.capacity, larger.position + larger.column(row, 0));
-    if (width > 0) std::copy_n(state_.carried_at(row, 0), as_size(state_.capacity) * width, larger.carried_at(row, 0));
-    larger.seen_length[row] = state_.seen_length[row];
-    larger.next_position[row] = state_.next_position[row];
-    larger.step[row] = state_.step[row];
+    std::copy_n(state_.position + state_.column(row, 0), copied, resized.position + resized.column(row, 0));
+    if (width > 0) std::copy_n(state_.carried_at(row, 0), as_size(copied) * width, resized.carried_at(row, 0));
+    resized.seen_length[row] = state_.seen_length[row];
+    resized.next_position[row] = state_.next_position[row];
+    resized.step[row] = state_.step[row];
   });
   auto const sequences = as_size(shape_.num_sequences);
-  std::copy_n(state_.request_id, sequences, larger.request_id);
-  std::copy_n(state_.seed, sequences, larger.seed);
-  std::copy_n(state_.flags, sequences, larger.flags);
-  std::copy_n(state_.started, sequences, larger.started);
+  std::copy_n(state_.request_id, sequences, resized.request_id);
+  std::copy_n(state_.seed, sequences, resized.seed);
+  std::copy_n(state_.flags, sequences, resized.flags);
+  std::copy_n(state_.started, sequences, resized.started);
   columns_ = std::move(columns);
-  state_ = larger;
+  state_ = resized;
 }
 
 std::vector<std::int32_t> evictor_object::positions(cache_view const& cache) const {
@@ -346,6 +357,9 @@ std::vector<float> evictor_object::carried(cache_view const& cache) const {
 }
 
 void bind_evictor(nb::module_& module) {
+  nb::class_<shared_workspace>(module, "Workspace", "Scratch memory that several evictors share; one works at a time.")
+      .def(nb::init<>())
+      .def_prop_ro("nbytes", [](shared_workspace const& w) { return w.bytes.size(); });
   nb::class_<slot_lists>(module, "Lists", "Slots that select chose, for compact.")
       .def_prop_ro(
           "evicted_count", [](slot_lists const& l) { return std::vector<std::int32_t>(l.evicted_count); },
@@ -378,11 +392,12 @@ void bind_evictor(nb::module_& module) {
       "A policy with the memory that it needs for the caches of one model. Its verbs work on the arrays "
       "in place, allocate nothing but what they return, and raise ValueError with the library's text. "
       "One call at a time; rows run in parallel.")
-      .def(nb::init<policy_object const&, cache_view const&, int, int, int>(), "policy"_a, "cache"_a, "max_queries"_a,
-           nb::kw_only(), "state_capacity"_a = 0, "threads"_a = 0,
+      .def(nb::init<policy_object const&, cache_view const&, int, int, int, std::shared_ptr<shared_workspace>>(),
+           "policy"_a, "cache"_a, "max_queries"_a, nb::kw_only(), "state_capacity"_a = 0, "threads"_a = 0,
+           "workspace"_a = nb::none(),
            R"(cache: one of those that it will cut; of others the capacity alone may differ.
 max_queries: of the largest window. state_capacity: tokens whose statistics are kept, the cache's capacity without.
-threads: 0 for OpenMP's own default.)")
+threads: 0 for OpenMP's own default. workspace: scratch memory that several evictors share.)")
       .def(
           "evict",
           [](nb::object self, nb::object cache, nb::object window, nb::object sequences, bool dry_run) -> std::int64_t {
@@ -441,7 +456,9 @@ Ties: the lowest slot goes first. A sequence whose data breaks a rule is left al
       .def("save", &evictor::save, "sequence"_a, "The state of a sequence as bytes.")
       .def("restore", &evictor::restore, "sequence"_a, "saved"_a,
            "A saved state into a sequence, also of another Evictor.")
-      .def("reserve", &evictor::reserve, "tokens"_a, "Makes room for the statistics of longer rows.")
+      .def("resize_state", &evictor::resize_state, "tokens"_a,
+           "Room for the statistics of rows of so many tokens; what is stored stays, and has to fit. carry makes room "
+           "itself.")
       .def(
           "positions",
           [](evictor const& self, cache_view const& cache) {

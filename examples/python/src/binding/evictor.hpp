@@ -15,11 +15,16 @@ struct slot_lists {
   }
 };
 
+/// Scratch memory that evictors may share, as one of them works at a time.
+struct shared_workspace {
+  std::vector<std::byte> bytes;
+};
+
 /// A policy with the memory that it needs for caches of one model: what Python calls an Evictor.
 class evictor_object {
  public:
-  evictor_object(policy_object const& policy, cache_view const& cache, int max_queries, int state_capacity,
-                 int threads);
+  evictor_object(policy_object const& policy, cache_view const& cache, int max_queries, int state_capacity, int threads,
+                 std::shared_ptr<shared_workspace> workspace);
 
   using slots = std::optional<input_array>;
 
@@ -37,8 +42,8 @@ class evictor_object {
   void fork(std::vector<std::int32_t> const& sources, std::vector<std::int32_t> const& targets);
   [[nodiscard]] nb::bytes save(int sequence) const;
   void restore(int sequence, nb::bytes const& saved);
-  /// Makes room for rows of so many tokens; what the state holds stays.
-  void reserve(int tokens);
+  /// Room for the statistics of rows of so many tokens; what the state holds stays, and has to fit.
+  void resize_state(int tokens);
 
   /// [row][cache capacity], -1 behind a row's end
   [[nodiscard]] std::vector<std::int32_t> positions(cache_view const& cache) const;
@@ -73,7 +78,8 @@ class evictor_object {
   fkv::cache_shape shape_;
   std::vector<int> layers_;
   fkv::host_execution exec_;
-  std::vector<std::byte> columns_, scratch_;
+  std::vector<std::byte> columns_;
+  std::shared_ptr<shared_workspace> workspace_;
   fkv::row_state state_;
   std::vector<std::int32_t> new_lengths_;
 };

@@ -10,7 +10,7 @@
 Generation with transformers under any policy: foresightkv.hf. Traces of a model: python -m foresightkv.record.
 """
 
-from ._core import Cache, DenseCache, Evictor, Lists, PagedCache, Policy, Window, __version__, policies
+from ._core import Cache, DenseCache, Evictor, Lists, PagedCache, Policy, Window, Workspace, __version__, policies
 from ._scored import Tokens
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Policy",
     "Tokens",
     "Window",
+    "Workspace",
     "__version__",
     "policies",
 ]
