@@ -26,17 +26,23 @@ foresightkv_missing() {
   command -v "${CXX:-c++}" >/dev/null || echo "g++ a C++20 compiler: g++ 12 or clang++ 14, or newer"
   command -v cmake >/dev/null || echo "cmake CMake 3.25 or newer"
   command -v ninja >/dev/null || echo "ninja-build Ninja"
-  foresightkv_has_header doctest/doctest.h || echo "doctest-dev doctest 2.4.9 or newer"
+  [ "$1" = python ] || foresightkv_has_header doctest/doctest.h || echo "doctest-dev doctest 2.4.9 or newer"
   foresightkv_has_header nlohmann/json.hpp || echo "nlohmann-json3-dev nlohmann-json 3.11 or newer"
   if [ "$1" = bench ]; then
     foresightkv_has_header benchmark/benchmark.h || echo "libbenchmark-dev Google Benchmark 1.7 or newer"
+  fi
+  if [ "$1" = python ]; then
+    local python=${PYTHON:-python3}
+    "$python" -c 'import ensurepip, venv' 2>/dev/null || echo "python3-venv Python 3.9 or newer with venv"
+    "$python" -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null ||
+      echo "python3-dev Python's headers"
   fi
 }
 
 # Debian packages that make more possible and are never required: OpenMPI spreads work over processes, clang-format-14
 # checks how files are laid out.
 foresightkv_optional() {
-  if [ "$1" != bench ] && ! command -v mpirun >/dev/null; then
+  if [ "$1" != bench ] && [ "$1" != python ] && ! command -v mpirun >/dev/null; then
     echo libopenmpi-dev
     echo openmpi-bin
   fi
@@ -63,7 +69,7 @@ foresightkv_fail() {
   exit 1
 }
 
-# foresightkv_bootstrap tests|examples|bench
+# foresightkv_bootstrap tests|examples|bench|python
 foresightkv_bootstrap() {
   local missing version
   if [ -n "${CXX:-}" ] && ! command -v "$CXX" >/dev/null; then

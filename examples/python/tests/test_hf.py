@@ -9,13 +9,21 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-import foresightkv as fkv  # noqa: E402
-from foresightkv.hf import EvictingCache  # noqa: E402
+import foresightkv as fkv
+from foresightkv.hf import EvictingCache
 
 pytestmark = pytest.mark.torch
 
-SIZES = dict(vocab_size=97, hidden_size=48, intermediate_size=64, num_hidden_layers=3, num_attention_heads=6,
-             num_key_value_heads=2, head_dim=16, max_position_embeddings=4096)
+SIZES = dict(
+    vocab_size=97,
+    hidden_size=48,
+    intermediate_size=64,
+    num_hidden_layers=3,
+    num_attention_heads=6,
+    num_key_value_heads=2,
+    head_dim=16,
+    max_position_embeddings=4096,
+)
 GREEDY = dict(do_sample=False, pad_token_id=0, eos_token_id=None)
 
 

@@ -73,6 +73,10 @@ evictor_object::evictor_object(policy_object const& policy, cache_view const& ca
       shape_(cache.shape()),
       exec_(fkv::host.threads(threads)),
       workspace_(workspace ? std::move(workspace) : std::make_shared<shared_workspace>()) {
+  if (settings_.judge)
+    for (int layer = 0; layer < shape_.num_layers; ++layer)
+      if (!std::ranges::binary_search(settings_.judged_layers, shape_.model_layer(layer)))
+        refuse("Evictor: the judge has no weights for layer " + std::to_string(shape_.model_layer(layer)));
   if (max_queries < 0 || state_capacity < 0 || threads < 0) refuse("Evictor: counts must not be negative");
   if (shape_.layers != nullptr) {  // the numbers stay when the cache goes
     layers_.assign(shape_.layers, shape_.layers + shape_.num_layers);

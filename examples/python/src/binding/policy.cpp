@@ -99,7 +99,9 @@ policy_object::policy_object(nb::object const& scorer, int budget, int interval,
     refuse(weights ? "weights: only 'foresight' has a judge" : "weights: 'foresight' needs the file of a judge");
   if (weights) {
     try {
-      settings.judge = std::make_shared<fkv::io::packed_judge const>(fkv::io::load_judge(*weights));
+      auto const file = fkv::io::load_judge(*weights);
+      for (auto const& [number, layer] : file.layers) settings.judged_layers.push_back(number);
+      settings.judge = std::make_shared<fkv::io::packed_judge const>(file);
     } catch (fkv::io::error const& problem) {
       refuse(problem.what());
     }

@@ -34,6 +34,7 @@ struct policy_settings {
   bool sampled = false;    ///< evict by lot among the lowest, see sampled_top_k
   std::uint64_t seed = 0;  ///< of the random scorer
   std::shared_ptr<fkv::io::packed_judge const> judge;
+  std::vector<int> judged_layers;  ///< of the model, that the judge's file has
   nb::object scorer;  ///< a Python function in place of a compiled scorer
 };
 

@@ -78,7 +78,7 @@ class EvictingCache(Cache):
             bytes_freed=self._shared.bytes_freed,
         )
         self._warned = True
-        if first.is_initialized and not made.evictions:
+        if any(first.position) and not made.evictions:
             warnings.warn(self._nothing_evicted(), stacklevel=2)
         return made
 
@@ -92,7 +92,12 @@ class EvictingCache(Cache):
     def __del__(self):  # a budget that has no effect must not go unnoticed
         layers = self.__dict__.get("layers") or []
         evicting = [layer for layer in layers if isinstance(layer, EvictingLayer) and layer.is_initialized]
-        if evicting and not self.__dict__.get("_warned") and not any(evicting[0].evictions):
+        if (
+            evicting
+            and not self.__dict__.get("_warned")
+            and any(evicting[0].position)
+            and not any(evicting[0].evictions)
+        ):
             warnings.warn(self._nothing_evicted(), stacklevel=2)
 
 
@@ -146,10 +151,14 @@ class EvictingLayer(CacheLayerMixin):
     def update(self, key_states, value_states, *args, kwargs=None, **others):
         """Hands itself to the attention function, which stores the tokens and attends to them."""
         if kwargs is None:
-            raise RuntimeError("EvictingCache: this model's attention hands no kwargs to its cache (transformers 5.24 does)")
+            raise RuntimeError(
+                "EvictingCache: this model's attention hands no kwargs to its cache (transformers 5.24 does)"
+            )
         if self._expects_attention:
-            raise RuntimeError(f"EvictingCache: layer {self.number} did not attend by '{_NAME}': keep the model's "
-                               "attention implementation as EvictingCache set it")
+            raise RuntimeError(
+                f"EvictingCache: layer {self.number} did not attend by '{_NAME}': keep the model's "
+                "attention implementation as EvictingCache set it"
+            )
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         if key_states.shape[0] != self.num_sequences:
@@ -171,7 +180,9 @@ class EvictingLayer(CacheLayerMixin):
 
     def crop(self, tokens_to_remove: int) -> None:
         if tokens_to_remove:
-            raise ValueError("EvictingCache: evictions cannot be taken back, so assisted generation does not work with it")
+            raise ValueError(
+                "EvictingCache: evictions cannot be taken back, so assisted generation does not work with it"
+            )
 
     def reset(self) -> None:
         if self.is_initialized:
@@ -205,8 +216,15 @@ class EvictingLayer(CacheLayerMixin):
         self._store(key, value, new)
         self.position += new.counts
         tokens = int(self.lengths.max())
-        output = _attention(module, query, self.keys[:, :, :tokens], self.values[:, :, :tokens],
-                            new.seen(before, tokens), scaling, kwargs)
+        output = _attention(
+            module,
+            query,
+            self.keys[:, :, :tokens],
+            self.values[:, :, :tokens],
+            new.seen(before, tokens),
+            scaling,
+            kwargs,
+        )
         if self.queries is None:
             self.queries = QueryWindow(query, self, scaling, kwargs.get("softcap"))
         self._cut(query, new)
@@ -241,8 +259,14 @@ class EvictingLayer(CacheLayerMixin):
         if self.cache is None:
             self.cache = DenseCache(self.keys, self.values, self.lengths, group=group, layers=[self.number])
         if self.evictor is None:
-            self.evictor = Evictor(self.policy, self.cache, self.queries.capacity, state_capacity=self.limit,
-                                   threads=self.shared.threads, workspace=self.shared.workspace)
+            self.evictor = Evictor(
+                self.policy,
+                self.cache,
+                self.queries.capacity,
+                state_capacity=self.limit,
+                threads=self.shared.threads,
+                workspace=self.shared.workspace,
+            )
         return self.cache
 
     def _cut(self, query: torch.Tensor, new: NewTokens) -> None:
@@ -358,8 +382,15 @@ class QueryWindow:
         self.window = self._window(queries)
 
     def _window(self, queries: torch.Tensor) -> Window:
-        return Window(queries, group=self.group, counts=self.counts, starts=self.starts, window_end=self.window_end,
-                      softmax_scale=self.scaling, soft_cap=self.soft_cap)
+        return Window(
+            queries,
+            group=self.group,
+            counts=self.counts,
+            starts=self.starts,
+            window_end=self.window_end,
+            softmax_scale=self.scaling,
+            soft_cap=self.soft_cap,
+        )
 
     def add(self, query: torch.Tensor, new: NewTokens, evictor: Evictor, view, due: np.ndarray) -> None:
         """Takes in [sequence][query head][column][dim]. What will not be in the window any more is carried."""

@@ -61,8 +61,10 @@ class Report:
                 f"sequence {number}: {sequence.evictions} evictions, {sequence.tokens_evicted} of {sequence.tokens} "
                 f"tokens evicted per head, {held} held"
             )
-        lines.append(f"keys and values: {_bytes(self.bytes_held)} held, {_bytes(self.bytes_peak)} at most, "
-                     f"{_bytes(self.bytes_freed)} freed")
+        lines.append(
+            f"keys and values: {_bytes(self.bytes_held)} held, {_bytes(self.bytes_peak)} at most, "
+            f"{_bytes(self.bytes_freed)} freed"
+        )
         return "\n".join(lines)
 
     def html(self, words: list[list[str]], title: str = "What the cache kept") -> str:
@@ -79,8 +81,11 @@ class Report:
             for sequence, texts in zip(self.sequences, words)
         ]
         embedded = json.dumps(data, ensure_ascii=False).replace("</", "<\\/")
-        return (_PAGE.replace("__TITLE__", html.escape(title)).replace("__SUMMARY__", html.escape(str(self)))
-                .replace("__DATA__", embedded))
+        return (
+            _PAGE.replace("__TITLE__", html.escape(title))
+            .replace("__SUMMARY__", html.escape(str(self)))
+            .replace("__DATA__", embedded)
+        )
 
 
 def _bytes(count: int) -> str:

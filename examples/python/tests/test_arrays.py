@@ -1,0 +1,363 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Caches, windows, policies and verbs over NumPy arrays, against plain NumPy."""
+
+import gc
+import itertools
+import weakref
+
+import numpy as np
+import pytest
+
+import foresightkv as fkv
+
+LAYERS, SEQUENCES, HEADS, GROUP, CAPACITY, DIM = 2, 3, 2, 3, 80, 32
+BUDGET, INTERVAL = 64, 16
+
+
+class Problem:
+    """Random keys, values and queries; values tell which token they belong to."""
+
+    def __init__(self, dtype=np.float32, lengths=(80, 72, 50), seed=0):
+        draw = np.random.default_rng(seed)
+        rows = (LAYERS, SEQUENCES, HEADS)
+        self.keys = draw.standard_normal((*rows, CAPACITY, DIM)).astype(dtype)
+        self.values = np.zeros((*rows, CAPACITY, DIM), dtype)
+        self.values[..., 0] = np.arange(CAPACITY)
+        self.queries = draw.standard_normal((LAYERS, SEQUENCES, HEADS * GROUP, INTERVAL, DIM)).astype(dtype)
+        self.lengths = np.array(lengths, np.int32)
+        self.before = self.keys.copy(), self.values.copy(), self.lengths.copy()
+
+    def cache(self):
+        return fkv.DenseCache(self.keys, self.values, self.lengths, group=GROUP)
+
+    def window(self):
+        return fkv.Window(self.queries, group=GROUP)
+
+    def evictor(self, scorer="window_sum", **more):
+        policy = fkv.Policy(scorer, budget=BUDGET, interval=INTERVAL, **more)
+        return fkv.Evictor(policy, self.cache(), INTERVAL)
+
+    def probabilities(self, layer, sequence, head):
+        """[group][query][token]"""
+        keys, _, lengths = self.before
+        n = int(lengths[sequence])
+        queries = self.queries[layer, sequence, head * GROUP : (head + 1) * GROUP].astype(np.float64)
+        logits = queries @ keys[layer, sequence, head, :n].astype(np.float64).T / np.sqrt(DIM)
+        logits[:, np.arange(n) > np.arange(n - INTERVAL, n)[:, None]] = -np.inf
+        weights = np.exp(logits - logits.max(-1, keepdims=True))
+        return weights / weights.sum(-1, keepdims=True)
+
+    def rows(self):
+        return itertools.product(range(LAYERS), range(SEQUENCES), range(HEADS))
+
+    def check_cut(self, scores_of):
+        """Each row holds the tokens that plain NumPy would keep, whatever their order."""
+        keys, _, lengths = self.before
+        assert self.lengths.tolist() == [min(n, BUDGET) for n in lengths]
+        for layer, sequence, head in self.rows():
+            n = int(lengths[sequence])
+            scores = scores_of(layer, sequence, head)[: n - INTERVAL]
+            gone = np.argsort(scores, kind="stable")[: n - BUDGET] if n > BUDGET else []
+            kept = np.setdiff1d(np.arange(n), gone)
+            here = self.values[layer, sequence, head, : self.lengths[sequence], 0].astype(int)
+            assert sorted(here) == kept.tolist()
+            np.testing.assert_array_equal(
+                self.keys[layer, sequence, head, : len(here)], keys[layer, sequence, head, here]
+            )
+
+
+@pytest.mark.parametrize("compaction", ["fill_holes", "ordered"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_evict_keeps_what_the_window_attends_to(dtype, compaction):
+    problem = Problem(dtype)
+    evictor = problem.evictor(compaction=compaction)
+    evicted = evictor.evict(problem.cache(), problem.window())
+    assert evicted == 16 + 8
+    problem.check_cut(lambda *row: problem.probabilities(*row).sum((0, 1)))
+    positions = evictor.positions(problem.cache())
+    np.testing.assert_array_equal(positions[..., :50], problem.values[..., :50, 0].astype(int))
+    assert (positions[:, 0, :, BUDGET:] == -1).all()
+    if compaction == "ordered":
+        assert (np.diff(positions[:, 0, :, :BUDGET]) > 0).all()
+
+
+def test_score_and_observe():
+    problem = Problem()
+    evictor = problem.evictor()
+    scores = evictor.score(problem.cache(), problem.window())
+    statistics = evictor.observe(problem.cache(), problem.window())
+    assert set(statistics) == {"maximum", "minimum", "sum", "last_8", "last_16", "last_32"}
+    for layer, sequence, head in problem.rows():
+        right = problem.probabilities(layer, sequence, head)
+        n = right.shape[2]
+        found = {name: values[layer, sequence, head, :n].T for name, values in statistics.items()}
+        np.testing.assert_allclose(found["sum"], right.sum(1), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(found["maximum"], right.max(1), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(found["minimum"], right.min(1), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(found["last_8"], right[:, -8:].sum(1), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(scores[layer, sequence, head, :n], right.sum(1).mean(0), rtol=1e-4, atol=1e-6)
+
+
+def test_stages_give_what_evict_gives():
+    whole, staged = Problem(), Problem()
+    whole.evictor("h2o_per_query").evict(whole.cache(), whole.window())
+    evictor, cache, window = staged.evictor("h2o_per_query"), staged.cache(), staged.window()
+    due = evictor.collect_due(cache)
+    assert due.tolist() == [0]
+    over = np.array([0, 1], np.int32)
+    evictor.carry(cache, window, sequences=over)
+    lists = evictor.select(cache, evictor.score(cache, window, sequences=over), sequences=over)
+    assert lists.evicted_count[:2] == [16, 16] and len(lists.kept(0)) == BUDGET
+    assert lists.evicted(0) == lists.evicted_positions(0) == sorted(lists.evicted(0))
+    assert evictor.compact(cache, lists, sequences=over) == 24
+    np.testing.assert_array_equal(whole.keys, staged.keys)
+    np.testing.assert_array_equal(whole.lengths, staged.lengths)
+    np.testing.assert_array_equal(evictor.carried(cache)["accumulated"].shape, (*staged.keys.shape[:4], GROUP))
+
+
+@pytest.mark.parametrize("layout", ["nhd", "transposed", "layers", "pages", "pages_nhd", "pages_of_heads"])
+def test_layouts_hold_the_same(layout):
+    """A cache of any layout ends up with the tokens of a contiguous one."""
+    right, other = Problem(), Problem()
+    right.evictor(compaction="ordered").evict(right.cache(), right.window())
+
+    keys, values = other.keys, other.values
+    if layout in ("nhd", "transposed"):
+        stored = [np.ascontiguousarray(array.swapaxes(2, 3)) for array in (keys, values)]
+        if layout == "nhd":
+            cache = fkv.DenseCache(*stored, other.lengths, group=GROUP, layout="nhd")
+        else:
+            cache = fkv.DenseCache(*(array.swapaxes(2, 3) for array in stored), other.lengths, group=GROUP)
+        read = lambda: [array.swapaxes(2, 3) for array in stored]
+    elif layout == "layers":
+        stored = [[layer.copy() for layer in array] for array in (keys, values)]
+        cache = fkv.DenseCache(*stored, other.lengths, group=GROUP)
+        read = lambda: [np.stack(layers) for layers in stored]
+    else:
+        size, pages = 16, SEQUENCES * CAPACITY // 16
+        order = np.random.default_rng(1).permutation(pages).astype(np.int32).reshape(SEQUENCES, -1)
+        stored = [np.zeros((LAYERS, pages, HEADS, size, DIM), np.float32) for _ in range(2)]
+        for pool, array in zip(stored, (keys, values)):
+            pool[:, order] = array.reshape(LAYERS, SEQUENCES, HEADS, -1, size, DIM).swapaxes(2, 3)
+        tables, arguments = order, dict(layout="hnd")
+        if layout == "pages_nhd":
+            stored, arguments = [np.ascontiguousarray(pool.swapaxes(2, 3)) for pool in stored], dict(layout="nhd")
+        if layout == "pages_of_heads":  # one pool of pages with one head each
+            stored = [pool.reshape(-1, size, DIM) for pool in stored]
+            layer, head = np.arange(LAYERS), np.arange(HEADS)
+            tables = ((layer[:, None, None, None] * pages + order[None, :, None]) * HEADS + head[:, None]).astype(
+                np.int32
+            )
+            arguments = dict(layout="one_head")
+        cache = fkv.PagedCache(*stored, tables, other.lengths, group=GROUP, **arguments)
+
+        def read():
+            pools = [
+                pool.reshape(LAYERS, pages, HEADS, size, DIM) if layout == "pages_of_heads" else pool for pool in stored
+            ]
+            pools = [pool.swapaxes(2, 3) if layout == "pages_nhd" else pool for pool in pools]
+            return [pool[:, order].swapaxes(2, 3).reshape(right.keys.shape) for pool in pools]
+
+    policy = fkv.Policy("window_sum", budget=BUDGET, interval=INTERVAL, compaction="ordered")
+    fkv.Evictor(policy, cache, INTERVAL).evict(cache, other.window())
+    np.testing.assert_array_equal(other.lengths, right.lengths)
+    for found, expected in zip(read(), (right.keys, right.values)):
+        for sequence, length in enumerate(right.lengths):
+            np.testing.assert_array_equal(found[:, sequence, :, :length], expected[:, sequence, :, :length])
+
+
+def test_nothing_is_copied():
+    problem = Problem()
+    cache = problem.cache()
+    assert cache.data_pointer == problem.keys.ctypes.data
+    assert cache.keys is problem.keys and cache.lengths is problem.lengths
+    strided = np.zeros((2 * LAYERS, SEQUENCES, HEADS, CAPACITY, DIM), np.float32)[::2]
+    assert fkv.DenseCache(strided, strided, problem.lengths, group=1).data_pointer == strided.ctypes.data
+
+
+def test_a_function_is_a_scorer():
+    problem, seen = Problem(), []
+
+    def by_sum(tokens: fkv.Tokens):
+        seen.append(tokens)
+        return tokens.statistics["sum"].sum(-1)
+
+    assert problem.evictor(by_sum).evict(problem.cache(), problem.window()) == 24
+    problem.check_cut(lambda *row: problem.probabilities(*row).sum((0, 1)))
+    (tokens,) = seen
+    assert tokens.keys is problem.keys
+    assert tokens.lengths.tolist() == [80, 72, 50] and tokens.next_positions[0, :, 0].tolist() == [80, 72, 50]
+    np.testing.assert_allclose(tokens.statistics["accumulated"][:, :2], tokens.statistics["sum"][:, :2])
+
+
+def test_what_a_function_does_wrong_is_said():
+    problem = Problem()
+    with pytest.raises(ValueError, match="must give scores of shape"):
+        problem.evictor(lambda tokens: np.zeros(3)).evict(problem.cache(), problem.window())
+
+    def fails(tokens):
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        problem.evictor(fails).evict(problem.cache(), problem.window())
+
+
+def test_sequences_that_are_named_and_dry_runs():
+    problem = Problem()
+    evictor = problem.evictor()
+    assert evictor.evict(problem.cache(), problem.window(), dry_run=True) == 24
+    np.testing.assert_array_equal(problem.keys, problem.before[0])
+    assert problem.lengths.tolist() == [80, 72, 50]
+    assert evictor.evict(problem.cache(), problem.window(), sequences=np.array([1], np.int32)) == 8
+    assert problem.lengths.tolist() == [80, 64, 50]
+    np.testing.assert_array_equal(problem.keys[:, [0, 2]], problem.before[0][:, [0, 2]])
+
+
+def test_states_can_be_saved_restored_and_forked():
+    problem = Problem()
+    evictor, cache = problem.evictor("accumulated"), problem.cache()
+    evictor.evict(cache, problem.window())
+    positions, carried = evictor.positions(cache), evictor.carried(cache)["accumulated"]
+    saved = [evictor.save(sequence) for sequence in range(SEQUENCES)]
+    other = problem.evictor("accumulated", compaction="ordered")
+    for sequence, state in enumerate(saved):
+        other.restore(sequence, state)
+    np.testing.assert_array_equal(other.positions(cache), positions)
+    np.testing.assert_array_equal(other.carried(cache)["accumulated"], carried)
+    evictor.fork([1, 0, 0], [0, 1, 2])
+    problem.lengths[:] = 64
+    np.testing.assert_array_equal(evictor.positions(cache), positions[:, [1, 0, 0]])
+    evictor.reset(np.array([0], np.int32))
+    assert (evictor.positions(cache)[0, 0, 0, :64] == np.arange(64)).all()
+    with pytest.raises(ValueError, match="fork: no sequence 3"):
+        evictor.fork([3], [0])
+
+
+def test_the_state_can_grow_and_shrink():
+    problem = Problem(lengths=(80, 80, 80))
+    policy = fkv.Policy("accumulated", budget=BUDGET, interval=INTERVAL)
+    cache = problem.cache()
+    evictor = fkv.Evictor(policy, cache, INTERVAL, state_capacity=BUDGET)
+    evictor.carry(cache, problem.window())  # longer rows than the state had room for
+    carried = evictor.carried(cache)["accumulated"]
+    assert carried.sum() == pytest.approx(LAYERS * SEQUENCES * HEADS * GROUP * INTERVAL, rel=1e-5)
+    with pytest.raises(ValueError, match="does not fit"):
+        evictor.resize_state(BUDGET)
+    evictor.resize_state(100)
+    np.testing.assert_array_equal(evictor.carried(cache)["accumulated"], carried)
+    evictor.evict(cache, problem.window())
+    kept = evictor.carried(cache)["accumulated"]
+    evictor.resize_state(BUDGET)
+    np.testing.assert_array_equal(evictor.carried(cache)["accumulated"][..., :BUDGET, :], kept[..., :BUDGET, :])
+
+
+def test_windows_of_unequal_counts():
+    """Counts, starts and ends are read by each call from the caller's own arrays."""
+    right, other = Problem(lengths=(80, 80, 80)), Problem(lengths=(80, 80, 80))
+    right.queries = right.queries[:, :, :, 8:]
+    expected = right.evictor().score(right.cache(), right.window())
+    counts, starts = np.full(SEQUENCES, 16, np.int32), np.zeros(SEQUENCES + 1, np.int32)
+    window = fkv.Window(other.queries, group=GROUP, counts=counts, starts=starts)
+    counts[:], starts[:] = 8, 8
+    np.testing.assert_array_equal(other.evictor().score(other.cache(), window), expected)
+    starts[1] = 12
+    with pytest.raises(ValueError, match="sequence 1 lead out of the queries"):
+        other.evictor().score(other.cache(), window)
+
+
+def refused(message, call):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_mistakes_are_value_errors_with_the_librarys_text():
+    problem = Problem()
+    keys, values, lengths, queries = problem.keys, problem.values, problem.lengths, problem.queries
+    refused("one of foresight, window_sum", lambda: fkv.Policy("windowsum"))
+    refused("needs the file of a judge", lambda: fkv.Policy("foresight"))
+    refused("no_such_file", lambda: fkv.Policy("foresight", weights="no_such_file.safetensors"))
+    refused("only 'foresight'", lambda: fkv.Policy("h2o", weights="judge.safetensors"))
+    refused("invalid config", lambda: fkv.Policy("h2o", budget=4, interval=8))
+    refused("needs tokens in time order", lambda: fkv.Policy("snap_kv", compaction="fill_holes"))
+    refused("a name or a function", lambda: fkv.Policy(3))
+    refused(
+        "float32, float16 or bfloat16",
+        lambda: fkv.DenseCache(keys.astype(float), values.astype(float), lengths, group=1),
+    )
+    refused("one type, and shapes", lambda: fkv.DenseCache(keys, values[:, :2], lengths, group=1))
+    refused("int32", lambda: fkv.DenseCache(keys, values, lengths.astype(np.int64), group=1))
+    refused("one behind the other", lambda: fkv.DenseCache(keys[..., ::2], values[..., ::2], lengths, group=1))
+    refused("layout", lambda: fkv.DenseCache(keys, values, lengths, group=1, layout="dhn"))
+    refused("numbers of the model's layers", lambda: fkv.DenseCache(keys, values, lengths, group=1, layers=[0]))
+    refused("DenseCache: invalid shape", lambda: fkv.DenseCache(keys, values, lengths, group=0))
+    refused("no multiple", lambda: fkv.Window(queries, group=4))
+    read_only = keys.copy()
+    read_only.flags.writeable = False
+    refused("writable", lambda: fkv.DenseCache(read_only, values, lengths, group=1))
+    evictor, cache = problem.evictor(), problem.cache()
+    refused("element type", lambda: evictor.evict(cache, fkv.Window(queries.astype(np.float16), group=GROUP)))
+    refused("must be the cache's", lambda: evictor.evict(cache, fkv.Window(queries[:, :2], group=GROUP)))
+    refused("no sequence 3", lambda: evictor.evict(cache, problem.window(), sequences=np.array([3], np.int32)))
+    refused("scores: must be a contiguous array float32", lambda: evictor.select(cache, np.zeros((2, 2), np.float32)))
+
+
+def test_a_sequence_that_breaks_a_rule_is_named_and_the_others_are_cut():
+    problem = Problem(lengths=(80, 81, 70))
+    refused("evict: sequence 1: bad length", lambda: problem.evictor().evict(problem.cache(), problem.window()))
+    assert problem.lengths.tolist() == [64, 81, 64]
+    pages = np.zeros((6, HEADS, 16, DIM), np.float32)
+    tables = np.array([[0, 1, 1], [2, 3, 4]], np.int32)
+    lengths = np.array([40, 40], np.int32)
+    cache = fkv.PagedCache(pages, pages.copy(), tables, lengths, group=1)
+    evictor = fkv.Evictor(fkv.Policy("streaming_llm", budget=32, interval=8), cache, 8)
+    window = fkv.Window(np.zeros((2, HEADS, 8, DIM), np.float32), group=1)
+    refused("evict: sequence 0: bad table", lambda: evictor.evict(cache, window))
+    assert lengths.tolist() == [40, 32]
+    owners = np.ones(6, np.int32)
+    owners[4] = 2
+    lengths[:] = 40
+    tables[0, 2] = 5
+    evictor.reset()
+    shared = fkv.PagedCache(pages, pages.copy(), tables, lengths, group=1, owners=owners)
+    refused("evict: sequence 1: shared page", lambda: evictor.evict(shared, window))
+    assert lengths.tolist() == [32, 40]
+
+
+def test_what_is_given_lives_as_long_as_it_is_used():
+    problem = Problem()
+    evictor = problem.evictor(lambda tokens: tokens.statistics["sum"].sum(-1))
+    cache = fkv.DenseCache(problem.keys.copy(), problem.values.copy(), problem.lengths.copy(), group=GROUP)
+    gc.collect()
+    assert evictor.evict(cache, fkv.Window(problem.queries.copy(), group=GROUP)) == 24
+
+    class Scorer:
+        def __call__(self, tokens):
+            return tokens.statistics["sum"].sum(-1)
+
+    scorer = Scorer()
+    scorer.policy = fkv.Policy(scorer, budget=BUDGET, interval=INTERVAL)  # a circle
+    scorer.evictor = fkv.Evictor(scorer.policy, cache, INTERVAL)
+    gone = weakref.ref(scorer)
+    del scorer
+    gc.collect()
+    assert gone() is None
+
+
+def test_the_number_of_threads_changes_no_bit():
+    results = []
+    for threads in (1, 2, 5):
+        problem = Problem()
+        policy = fkv.Policy("h2o", budget=BUDGET, interval=INTERVAL)
+        evictor = fkv.Evictor(policy, problem.cache(), INTERVAL, threads=threads, workspace=fkv.Workspace())
+        evictor.evict(problem.cache(), problem.window())
+        results.append(problem.keys)
+    assert all(np.array_equal(results[0], other) for other in results)
+
+
+def test_the_version_is_the_librarys():
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        assert version("foresightkv") == fkv.__version__
+    except PackageNotFoundError:
+        pytest.skip("not installed, only on the path")
