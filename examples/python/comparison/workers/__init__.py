@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes that measure, one program each, in the environment that this program needs."""
