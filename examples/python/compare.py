@@ -18,7 +18,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from comparison import models, options, peers, plot, stepping, table, texts
+from comparison import models, options, peers, plot, speed, stepping, table, texts
 from comparison.work import Failed, Job, Progress, Results, Worker, run
 
 HOW_TO_GET = "skipped; --peers {name} makes an environment for it ({size})"
@@ -32,6 +32,10 @@ class Row:
     policy: str
     worker: Worker
     has_loss: bool = True
+
+    @property
+    def name(self) -> str:
+        return f"{self.program}, {self.policy}"
 
 
 def say(text: str) -> None:
@@ -110,21 +114,20 @@ def read_texts(chosen: Any) -> tuple[list[texts.Text], texts.Text]:
     return losses, texts.tokenized(*enough, chosen.context, tokenizer, kept)
 
 
-def jobs_of(rows: list[Row], chosen: Any, documents: list[texts.Text], prompt: texts.Text) -> list[Job]:
-    """Losses text by text, then speed in rounds, so that programs take turns."""
-    common = settings(chosen)
-    jobs = []
-    if "loss" in chosen.measure:
-        for document in documents:
-            task = {**common, "task": "loss", "ids": str(document.ids)}
-            jobs += [_job(row, task, f"loss on {document.name}", document.tokens) for row in rows if row.has_loss]
-    if "speed" in chosen.measure:
-        task = {**common, "task": "decode", "ids": str(prompt.ids), "new_tokens": chosen.new_tokens}
-        for turn in range(chosen.rounds):
-            # A new token takes about as long as ten of a prompt.
-            jobs += [_job(row, {**task, "round": turn}, f"decoding behind {prompt.name}", prompt.tokens + 10 * chosen.new_tokens)
-                     for row in (rows if turn % 2 == 0 else rows[::-1])]
-    return jobs
+def loss_jobs(rows: list[Row], chosen: Any, documents: list[texts.Text]) -> list[Job]:
+    """Text by text."""
+    return [_job(row, {**settings(chosen), "task": "loss", "ids": str(document.ids)}, document.name, document.tokens)
+            for document in documents for row in rows if row.has_loss]
+
+
+def speed_jobs(rows: list[Row], chosen: Any, prompt: texts.Text) -> list[Job]:
+    """One for each row. They are measured against each other, so a result belongs to this list of rows."""
+    task = {**settings(chosen), "task": "decode", "ids": str(prompt.ids), "new_tokens": chosen.new_tokens // chosen.rounds,
+            "total_tokens": chosen.new_tokens // chosen.rounds * chosen.rounds,
+            "beside": [row.name for row in rows]}
+    # The whole prompt at once is how the full cache is filled; a cache that evicts never has to hold all of it.
+    return [_job(row, {**task, "chunked": row.policy != "full"}, f"{row.name}: prompt", prompt.tokens)
+            for row in rows]
 
 
 def _job(row: Row, task: dict[str, Any], about: str, weight: float) -> Job:
@@ -134,28 +137,27 @@ def _job(row: Row, task: dict[str, Any], about: str, weight: float) -> Job:
                 "ids": hashlib.sha256(pathlib.Path(task["ids"]).read_bytes()).hexdigest(), "versions": versions}
     if row.policy != "foresight":
         identity.pop("weights")
-    return Job(f"{row.program}, {row.policy}", row.worker, task, about, weight, identity)
+    return Job(row.name, row.worker, task, about, weight, identity)
 
 
-def summary(row: Row, done: list[tuple[Job, dict[str, Any] | None]]) -> dict[str, Any]:
-    """The row's measurements, and the figures that the table shows."""
-    name = f"{row.program}, {row.policy}"
-    of = {kind: [(job, result) for job, result in done if job.row == name and job.task["task"] == kind and result]
-          for kind in ("loss", "decode")}
+def summary(row: Row, losses: list[tuple[Job, dict[str, Any] | None]], rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """The row's measurements, and the figures that the table shows. losses, rounds: its own; empty if there are none."""
     found: dict[str, Any] = {"program": row.program, "policy": row.policy}
-    expected = sum(job.row == name and job.task["task"] == "loss" for job, _ in done)
-    if of["loss"] and len(of["loss"]) == expected:  # a mean over fewer texts could not be compared
-        found["loss"] = statistics.mean(result["loss"] for _, result in of["loss"])
-        found["evictions"] = sum(result["evictions"] for _, result in of["loss"])
-        found["cache_bytes"] = max(result["cache_bytes"] for _, result in of["loss"])
-        found["losses"] = {job.about.removeprefix("loss on "): result for job, result in of["loss"]}
-    if of["decode"]:
-        for key in ("tokens_per_second", "tokens_per_cpu_second", "prompt_seconds"):
-            found[key] = statistics.median(result[key] for _, result in of["decode"])
-        for key in ("cache_bytes", "prompt_cache_bytes"):
-            found[key] = max(result[key] for _, result in of["decode"])
-        found.setdefault("evictions", of["decode"][0][1]["evictions"])
-        found["decodings"] = [result for _, result in of["decode"]]
+    if losses and all(result for _, result in losses):  # a mean over fewer texts could not be compared
+        found["loss"] = statistics.mean(result["loss"] for _, result in losses)
+        found["evictions"] = sum(result["evictions"] for _, result in losses)
+        for key in ("cache_bytes", "state_bytes"):
+            found[key] = max(result[key] for _, result in losses)
+        found["losses"] = {job.about: result for job, result in losses}
+    if rounds:
+        tokens = sum(one["tokens"] for one in rounds)
+        found["tokens_per_second"] = tokens / sum(one["seconds"] for one in rounds)
+        found["tokens_per_cpu_second"] = tokens / sum(one["cpu_seconds"] for one in rounds)
+        for key in ("cache_bytes", "prompt_cache_bytes", "state_bytes"):
+            found[key] = max((one[key] for one in rounds if one[key] is not None), default=None)
+        if rounds[0]["evictions"] is not None:
+            found["evictions"] = found.get("evictions", 0) + sum(one["evictions"] for one in rounds)
+        found["decoding"] = rounds
     return found
 
 
@@ -191,9 +193,11 @@ def measure(chosen: Any, workers: dict[str, Worker]) -> dict[str, Any]:
     before = machine()
     rows = rows_of(workers, chosen)
     documents, prompt = read_texts(chosen)
-    done = run(jobs_of(rows, chosen, documents, prompt), Results(chosen.work / "results"))
+    results = Results(chosen.work / "results")
+    losses = run(loss_jobs(rows, chosen, documents), results) if "loss" in chosen.measure else []
+    rounds = speed.measure(speed_jobs(rows, chosen, prompt), chosen.rounds, results) if "speed" in chosen.measure else {}
     steps: list[dict[str, Any]] = []
-    if "step" in chosen.measure:
+    if "step" in chosen.measure and not workers["ours"].ready()["missing"]:
         inputs = chosen.work / f"step-{documents[0].name}-{chosen.budget}-{chosen.interval}.safetensors"
         others = {name: worker for name, worker in workers.items() if name in ("kvpress", "published")}
         steps = stepping.compare(workers["ours"], others, {**settings(chosen), "inputs": str(inputs)}, documents[0].ids,
@@ -204,7 +208,8 @@ def measure(chosen: Any, workers: dict[str, Worker]) -> dict[str, Any]:
                          "new_tokens": chosen.new_tokens, "rounds": chosen.rounds},
             "documents": [document.name for document in documents], "prompt": prompt.name,
             "versions": {name: worker.ready() for name, worker in workers.items()},
-            "rows": [summary(row, done) for row in rows], "steps": steps}
+            "rows": [summary(row, [one for one in losses if one[0].row == row.name], rounds.get(row.name, [])) for row in rows],
+            "steps": steps}
 
 
 def main() -> int:

@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 WEIGHTS = ROOT / "examples/data/smollm2_135m_judge_onpolicy.safetensors"
 MEASURES = ("loss", "speed", "step")
 # What --quick does: minutes instead of an hour. Too little text to rank policies by.
-QUICK = {"budget": 256, "interval": 64, "tokens": 1024, "count": 1, "context": 1280, "new_tokens": 64, "step_rounds": 5,
+QUICK = {"budget": 256, "interval": 64, "tokens": 768, "count": 1, "context": 768, "new_tokens": 64, "step_rounds": 5,
          "policies": ["window_sum", "h2o", "foresight", "streaming_llm"]}
 FULL = {"budget": 512, "interval": 128, "tokens": 3072, "count": 4, "context": 7936, "new_tokens": 256, "step_rounds": 15,
         "policies": None}
@@ -44,7 +44,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, help="of each document (default: 3072)")
     parser.add_argument("--context", type=int, help="tokens of the prompt that is decoded behind (default: 7936)")
     parser.add_argument("--new-tokens", type=int, help="tokens that are decoded (default: 256)")
-    parser.add_argument("--rounds", type=int, default=1, help="times that speed is measured, in turn (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=4, help="turns in which they are decoded (default: %(default)s)")
     parser.add_argument("--step-rounds", type=int, help="times that each step is measured, in turn (default: 15)")
     parser.add_argument("--model", type=pathlib.Path, help="a folder for transformers (default: SmolLM2-135M from its package)")
     parser.add_argument("--weights", type=pathlib.Path, default=WEIGHTS, help="the judge of foresight (default: the bundled one)")
@@ -64,6 +64,8 @@ def _check(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
         parser.error("--tokens must be larger than budget + interval")
     if min(chosen.budget, chosen.interval, chosen.threads, chosen.count, chosen.rounds, chosen.new_tokens) < 1:
         parser.error("counts must be positive")
+    if chosen.new_tokens < chosen.rounds:
+        parser.error("--new-tokens must be at least --rounds")
     # So that every cache holds exactly the budget when decoding begins, and evictions fall on the same tokens.
     chosen.context = chosen.budget + max(1, (chosen.context - chosen.budget) // chosen.interval) * chosen.interval
     chosen.work = chosen.work.resolve()

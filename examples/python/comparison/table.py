@@ -7,7 +7,8 @@ import statistics
 from typing import Any, Optional
 
 Cells = list[str]
-HEAD = ["program", "policy", "loss", "/ full", "tokens/s", "/ full", "per CPU s", "cache MiB", "with prompt", "evictions"]
+HEAD = ["program", "policy", "loss", "/ full", "tokens/s", "/ full", "per CPU s", "cache MiB", "in prompt", "state MiB",
+        "evictions"]
 STEP_HEAD = ["our step", "ms", "other step", "ms", "other / ours (min - max)"]
 
 
@@ -21,7 +22,8 @@ def rows_of(measured: list[dict[str, Any]]) -> list[Cells]:
         lines.append([row["program"], row["policy"], _number(row.get("loss"), "{:.4f}"), _ratio(row, own, "loss"),
                       _number(row.get("tokens_per_second"), "{:.2f}"), _ratio(row, own, "tokens_per_second"),
                       _number(row.get("tokens_per_cpu_second"), "{:.2f}"), _mebibytes(row.get("cache_bytes")),
-                      _mebibytes(row.get("prompt_cache_bytes")), _number(row.get("evictions"), "{:.0f}")])
+                      _mebibytes(row.get("prompt_cache_bytes")), _mebibytes(row.get("state_bytes")),
+                      _number(row.get("evictions"), "{:.0f}")])
     return lines
 
 

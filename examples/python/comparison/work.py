@@ -24,8 +24,11 @@ class Worker:
     """One process, started at its first task."""
 
     def __init__(self, module: str, python: pathlib.Path, model: pathlib.Path, threads: int, log: pathlib.Path) -> None:
+        """python: the interpreter; another one than this does not see this one's PYTHONPATH."""
         self.command = [str(python), "-m", f"comparison.workers.{module}", "--model", str(model), "--threads", str(threads)]
         self.threads, self.log = threads, log
+        inherited = os.environ.get("PYTHONPATH") if python == pathlib.Path(sys.executable) else None
+        self.path = os.pathsep.join(filter(None, [str(ROOT), inherited]))
         self.process: Optional[subprocess.Popen] = None
         self._ready: dict[str, Any] = {}
 
@@ -33,7 +36,7 @@ class Worker:
         """What it says of itself: versions, policies."""
         if self.process is None:
             self.log.parent.mkdir(parents=True, exist_ok=True)
-            environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(self.threads),
+            environment = {**os.environ, "PYTHONPATH": self.path, "OMP_NUM_THREADS": str(self.threads),
                            "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1", "TOKENIZERS_PARALLELISM": "false"}
             with open(self.log, "w", encoding="utf-8") as log:
                 self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,

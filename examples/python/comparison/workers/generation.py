@@ -8,7 +8,7 @@ program that evicts only brings a Session.
 from __future__ import annotations
 
 import time
-from typing import Any, Protocol
+from typing import Any, Callable, ContextManager, Protocol
 
 import numpy
 import torch
@@ -19,6 +19,9 @@ from .protocol import Progress
 class Session(Protocol):
     """One sequence and its cache."""
 
+    def active(self) -> ContextManager[None]:
+        """Within it, the model works for this session; sessions take turns."""
+
     def forward(self, ids: torch.Tensor, first: int, keep: int) -> torch.Tensor:
         """Feeds ids [1, n] at positions first .. first + n - 1; logits [1, keep, vocabulary] of the last `keep`."""
 
@@ -27,6 +30,9 @@ class Session(Protocol):
 
     def cache_bytes(self) -> int:
         """Bytes of keys and values that are held now."""
+
+    def state_bytes(self) -> int:
+        """Bytes that are held beside them for the next eviction: queries, hidden states, statistics."""
 
     def evictions(self) -> int:
         """How often tokens were evicted from a layer (the mean over its layers), so far."""
@@ -52,45 +58,88 @@ def loss(session: Session, task: dict[str, Any], progress: Progress) -> dict[str
     length, first_evicted = ids.shape[1], task["budget"] + task["interval"]
     if length <= first_evicted + 1:
         raise ValueError(f"a text of {length} tokens is no longer than budget + interval")
-    losses, largest = [], 0
-    for begin, end in chunks(length, task["budget"], task["interval"]):
-        keep = end - max(begin, first_evicted)
-        logits = session.forward(ids[:, begin:end], begin, max(keep, 1))[0]
-        largest = max(largest, session.cache_bytes())
-        if keep > 0:
-            targets = ids[0, end - keep + 1 : end + 1]
-            losses.append(torch.nn.functional.cross_entropy(logits[: len(targets)].float(), targets, reduction="none"))
-        progress(end / length)
+    losses, largest, state = [], 0, 0
+    with session.active():
+        for begin, end in chunks(length, task["budget"], task["interval"]):
+            keep = end - max(begin, first_evicted)
+            logits = session.forward(ids[:, begin:end], begin, max(keep, 1))[0]
+            largest, state = max(largest, session.cache_bytes()), max(state, session.state_bytes())
+            if keep > 0:
+                targets = ids[0, end - keep + 1 : end + 1]
+                losses.append(torch.nn.functional.cross_entropy(logits[: len(targets)].float(), targets, reduction="none"))
+            progress(end / length)
     every = torch.cat(losses)
-    return {"loss": float(every.mean()), "tokens": len(every), "evictions": session.evictions(), "cache_bytes": largest}
+    return {"loss": float(every.mean()), "tokens": len(every), "evictions": session.evictions(), "cache_bytes": largest,
+            "state_bytes": state}
 
 
-@torch.no_grad()
-def decode(session: Session, task: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """Tokens a second of greedy decoding, one sequence, behind a prompt that is in the cache when the clock starts."""
-    ids, new = read_ids(task), task["new_tokens"]
-    length, prompt_bytes = ids.shape[1], 0
-    at_once = chunks(length, task["budget"], task["interval"]) if task["chunked"] else [(0, length)]
-    begin_prompt = time.perf_counter()
-    for begin, end in at_once:
-        logits = session.forward(ids[:, begin:end], begin, 1)
-        prompt_bytes = max(prompt_bytes, session.cache_bytes())
-        progress(0.5 * end / length)
-    prompt_seconds = time.perf_counter() - begin_prompt
-    session.decodes_now()
-    chosen, decoding_bytes, evictions = logits[:, -1].argmax(-1, keepdim=True), 0, session.evictions()
-    tokens = [int(chosen)]
-    seconds = processor = 0.0
-    for step in range(new):
-        wall, cpu = time.perf_counter(), time.process_time()
-        chosen = session.forward(chosen, length + step, 1)[:, -1].argmax(-1, keepdim=True)
-        seconds, processor = seconds + time.perf_counter() - wall, processor + time.process_time() - cpu
-        tokens.append(int(chosen))
-        decoding_bytes = max(decoding_bytes, session.cache_bytes())
-        progress(0.5 + 0.5 * (step + 1) / new)
-    return {"tokens_per_second": new / seconds, "tokens_per_cpu_second": new / processor, "prompt_seconds": prompt_seconds,
-            "prompt_cache_bytes": prompt_bytes, "cache_bytes": decoding_bytes,
-            "evictions": session.evictions() - evictions, "generated": tokens}
+class Decodings:
+    """Greedy decoding of one sequence for each policy, a few tokens at a time, so that programs can take turns."""
+
+    def __init__(self, make: Callable[[dict[str, Any]], Session]) -> None:
+        self.make = make
+        self.open_ones: dict[str, Decoding] = {}
+
+    def open(self, task: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        """Fills the cache with the prompt."""
+        self.open_ones[task["policy"]] = Decoding(self.make(task), task)
+        return self.open_ones[task["policy"]].fill(task, progress)
+
+    def more(self, task: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        """Decodes new_tokens more."""
+        return self.open_ones[task["policy"]].more(task["new_tokens"], progress)
+
+    def close(self, task: dict[str, Any], _progress: Progress) -> dict[str, Any]:
+        self.open_ones.pop(task["policy"], None)
+        return {}
+
+
+class Decoding:
+    def __init__(self, session: Session, task: dict[str, Any]) -> None:
+        self.session, self.ids = session, read_ids(task)
+        self.position = self.ids.shape[1]
+        self.chosen = self.ids[:, -1:]
+
+    @torch.no_grad()
+    def fill(self, task: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        length, largest = self.position, 0
+        at_once = chunks(length, task["budget"], task["interval"]) if task["chunked"] else [(0, length)]
+        wall = time.perf_counter()
+        with self.session.active():
+            for begin, end in at_once:
+                self.chosen = self.session.forward(self.ids[:, begin:end], begin, 1)[:, -1].argmax(-1, keepdim=True)
+                largest = max(largest, self.session.cache_bytes())
+                progress(end / length)
+        seconds = time.perf_counter() - wall
+        self.session.decodes_now()
+        return {"prompt_seconds": seconds, "prompt_cache_bytes": largest}
+
+    @torch.no_grad()
+    def more(self, new: int, progress: Progress) -> dict[str, Any]:
+        tokens, seconds, processor, largest, state = [], 0.0, 0.0, 0, 0
+        before = self.session.evictions()
+        with self.session.active():
+            for step in range(new):
+                wall, cpu = time.perf_counter(), time.process_time()
+                self.chosen = self.session.forward(self.chosen, self.position, 1)[:, -1].argmax(-1, keepdim=True)
+                tokens.append(int(self.chosen))
+                seconds, processor = seconds + time.perf_counter() - wall, processor + time.process_time() - cpu
+                self.position += 1
+                largest = max(largest, self.session.cache_bytes())
+                state = max(state, self.session.state_bytes())
+                progress((step + 1) / new)
+        return {"tokens": new, "seconds": seconds, "cpu_seconds": processor, "cache_bytes": largest, "state_bytes": state,
+                "evictions": self.session.evictions() - before, "generated": tokens}
+
+
+def tasks(make: Callable[[dict[str, Any]], Session]) -> dict[str, Callable[[dict[str, Any], Progress], dict[str, Any]]]:
+    """What a worker serves; make gives the session of a task."""
+    decodings = Decodings(make)
+
+    def loss_of(task: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        return loss(make(task), task, progress)
+
+    return {"loss": loss_of, "decode_open": decodings.open, "decode_more": decodings.more, "decode_close": decodings.close}
 
 
 def tensor_bytes(layers: Any) -> int:

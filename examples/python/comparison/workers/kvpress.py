@@ -24,7 +24,7 @@ from typing import Any, Iterator
 import torch
 
 from . import generation, steps
-from .protocol import Lines, Progress
+from .protocol import Lines
 
 # The press that comes closest to each of our policies, and how the table calls it.
 PRESSES = {
@@ -67,6 +67,14 @@ class PressSession:
         press.compress = counted
         press.compression_interval = 1
 
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        import kvpress
+
+        # The hooks of a press come and go with its context, and a DecodingPress would forget its hidden states each time.
+        with kvpress.BasePress.__call__(self.press, self.model):
+            yield
+
     def forward(self, ids: torch.Tensor, first: int, keep: int) -> torch.Tensor:
         positions = torch.arange(first, first + ids.shape[1])[None]
         return self.model(ids, past_key_values=self.cache, position_ids=positions, logits_to_keep=keep).logits
@@ -76,6 +84,10 @@ class PressSession:
 
     def cache_bytes(self) -> int:
         return generation.tensor_bytes(self.cache.layers)
+
+    def state_bytes(self) -> int:
+        held = [states for layer in self.press.hidden_states_buffer.values() for states in layer]
+        return sum(states.numel() * states.element_size() for states in held)
 
     def evictions(self) -> int:
         return self.cuts // len(self.cache.layers)
@@ -128,26 +140,16 @@ def main() -> None:
     logging.getLogger("kvpress").setLevel(logging.ERROR)
     model = transformers.AutoModelForCausalLM.from_pretrained(chosen.model, dtype=torch.float32).eval()
 
-    @contextlib.contextmanager
-    def session(task: dict[str, Any]) -> Iterator[PressSession]:
+    def session(task: dict[str, Any]) -> PressSession:
         press = kvpress.DecodingPress(base_press=press_of(task["policy"], task), target_size=task["budget"],
                                       compression_interval=task["interval"],
                                       hidden_states_buffer_size=max(256, task["interval"]))
-        with press(model):
-            yield PressSession(model, press, task["interval"])
-
-    def loss(task: dict[str, Any], progress: Progress) -> dict[str, Any]:
-        with session(task) as one:
-            return generation.loss(one, task, progress)
-
-    def decode(task: dict[str, Any], progress: Progress) -> dict[str, Any]:
-        with session(task) as one:
-            return generation.decode(one, {**task, "chunked": True}, progress)
+        return PressSession(model, press, task["interval"])
 
     lines.serve(
         {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
          "kvpress": importlib.metadata.version("kvpress"), "policies": list(PRESSES), "missing": None},
-        {"loss": loss, "decode": decode, "step": Steps(model).run},
+        {**generation.tasks(session), "step": Steps(model).run},
     )
 
 

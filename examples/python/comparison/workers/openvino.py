@@ -47,21 +47,21 @@ class Pipelines:
     """One pipeline for each setting of the scheduler: loading is the expensive part."""
 
     def __init__(self, model: str, threads: int) -> None:
-        self.model, self.threads, self.made, self.of = model, threads, None, None
+        self.model, self.threads = model, threads
+        self.made: dict[tuple, Any] = {}
+        self.decodings: dict[str, Decoding] = {}
 
     def get(self, task: dict[str, Any]) -> Any:
         import openvino
         import openvino_genai
 
         setting = task["policy"], task["budget"], task["interval"]
-        if self.of != setting:
-            self.made = None  # the old one's memory first
+        if setting not in self.made:
             # Asked for in float32 throughout; what the cache really takes is measured.
             wanted = {"INFERENCE_NUM_THREADS": self.threads, "INFERENCE_PRECISION_HINT": openvino.Type.f32,
                       "KV_CACHE_PRECISION": openvino.Type.f32}
-            self.made = openvino_genai.ContinuousBatchingPipeline(self.model, scheduler(task), "CPU", {}, wanted)
-            self.of = setting
-        return self.made
+            self.made[setting] = openvino_genai.ContinuousBatchingPipeline(self.model, scheduler(task), "CPU", {}, wanted)
+        return self.made[setting]
 
     def request(self, task: dict[str, Any], new_tokens: int, **settings: Any) -> Any:
         import openvino
@@ -75,58 +75,74 @@ class Pipelines:
         ids = numpy.load(task["ids"]).astype(numpy.int64)[None]
         return self.get(task).add_request(0, openvino.Tensor(ids), config)
 
-    def cache_bytes(self) -> float:
-        now = self.made.get_metrics()
-        return now.cache_usage / 100 * now.kv_cache_size_in_bytes
+
+def cache_bytes(pipeline: Any) -> int:
+    now = pipeline.get_metrics()
+    return round(now.cache_usage / 100 * now.kv_cache_size_in_bytes)
 
 
 def loss(pipelines: Pipelines, task: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Of the full cache, on the tokens that the others' losses are of."""
     if task["policy"] == EVICTING:
         raise ValueError("OpenVINO GenAI evicts only while it generates: a given text has no loss under eviction")
-    handle = pipelines.request(task, 1, echo=True, logprobs=1)
-    length, fed, largest = len(numpy.load(task["ids"])), 0, 0.0
-    while pipelines.made.has_non_finished_requests():
-        pipelines.made.step()
+    pipeline, handle = pipelines.get(task), pipelines.request(task, 1, echo=True, logprobs=1)
+    length, fed, largest = len(numpy.load(task["ids"])), 0, 0
+    while pipeline.has_non_finished_requests():
+        pipeline.step()
         fed += task["interval"]
-        largest = max(largest, pipelines.cache_bytes())
+        largest = max(largest, cache_bytes(pipeline))
         progress(min(1.0, fed / length))
     (output,) = handle.read_all()
     # Entry t of the echo is the token t's own probability; the first has none.
     own = output.generated_log_probs[task["budget"] + task["interval"] + 1 : length]
-    return {"loss": -float(numpy.mean(own)), "tokens": len(own), "evictions": 0, "cache_bytes": round(largest)}
+    return {"loss": -float(numpy.mean(own)), "tokens": len(own), "evictions": 0, "cache_bytes": largest,
+            "state_bytes": 0}
 
 
-def decode(pipelines: Pipelines, task: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    new = task["new_tokens"]
-    handle = pipelines.request(task, new + 1)
-    prompt_bytes = decoding_bytes = 0.0
-    begin_prompt = time.perf_counter()
-    seconds, processor, tokens = 0.0, 0.0, 0
-    prompt_seconds = 0.0
-    while pipelines.made.has_non_finished_requests():
-        wall, cpu = time.perf_counter(), time.process_time()
-        pipelines.made.step()
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        if prompt_seconds:
-            seconds, processor, tokens = seconds + wall, processor + cpu, tokens + 1
-            decoding_bytes = max(decoding_bytes, pipelines.cache_bytes())
-            progress(0.5 + 0.5 * tokens / new)
-        elif handle.can_read():  # the first new token: the prompt is done, and cut if it has to be
-            prompt_seconds = time.perf_counter() - begin_prompt
-        if tokens == 0:
-            prompt_bytes = max(prompt_bytes, pipelines.cache_bytes())
-    (output,) = handle.read_all()
-    if tokens != new:
-        raise RuntimeError(f"{tokens} steps gave {len(output.generated_ids)} tokens, {new} were asked for")
-    prompt_bytes = max(prompt_bytes, pipelines.made.get_metrics().max_cache_usage / 100 * _capacity(pipelines))
-    return {"tokens_per_second": new / seconds, "tokens_per_cpu_second": new / processor, "prompt_seconds": prompt_seconds,
-            "prompt_cache_bytes": round(prompt_bytes), "cache_bytes": round(decoding_bytes),
-            "evictions": None, "generated": list(output.generated_ids)}
+class Decoding:
+    """One request, step by step."""
+
+    def __init__(self, pipelines: Pipelines, task: dict[str, Any]) -> None:
+        self.pipeline = pipelines.get(task)
+        self.handle = pipelines.request(task, task["total_tokens"] + 1)  # the prompt's last step gives the first
+        self.prompt_steps = -(-len(numpy.load(task["ids"])) // task["interval"])
+
+    def fill(self, progress: Progress) -> dict[str, Any]:
+        wall, done = time.perf_counter(), 0
+        while not self.handle.can_read():  # until the first new token: then the prompt has been cut, if it has to be
+            self.pipeline.step()
+            done += 1
+            progress(min(1.0, done / self.prompt_steps))
+        seconds, now = time.perf_counter() - wall, self.pipeline.get_metrics()
+        return {"prompt_seconds": seconds,
+                "prompt_cache_bytes": round(now.max_cache_usage / 100 * now.kv_cache_size_in_bytes)}
+
+    def more(self, new: int, progress: Progress) -> dict[str, Any]:
+        seconds, processor, largest = 0.0, 0.0, 0
+        for step in range(new):
+            wall, cpu = time.perf_counter(), time.process_time()
+            self.pipeline.step()
+            seconds, processor = seconds + time.perf_counter() - wall, processor + time.process_time() - cpu
+            largest = max(largest, cache_bytes(self.pipeline))
+            progress((step + 1) / new)
+        return {"tokens": new, "seconds": seconds, "cpu_seconds": processor, "cache_bytes": largest, "state_bytes": None,
+                "evictions": None}
+
+    def end(self) -> None:
+        while self.pipeline.has_non_finished_requests():
+            self.pipeline.step()
 
 
-def _capacity(pipelines: Pipelines) -> int:
-    return pipelines.made.get_metrics().kv_cache_size_in_bytes
+def decode_open(pipelines: Pipelines, task: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    pipelines.decodings[task["policy"]] = Decoding(pipelines, task)
+    return pipelines.decodings[task["policy"]].fill(progress)
+
+
+def decode_close(pipelines: Pipelines, task: dict[str, Any]) -> dict[str, Any]:
+    decoding = pipelines.decodings.pop(task["policy"], None)
+    if decoding is not None:
+        decoding.end()
+    return {}
 
 
 def main() -> None:
@@ -142,7 +158,9 @@ def main() -> None:
         {"python": platform.python_version(), "openvino_genai": openvino_genai.__version__, "policies": [EVICTING],
          "missing": None},
         {"loss": lambda task, progress: loss(pipelines, task, progress),
-         "decode": lambda task, progress: decode(pipelines, task, progress)},
+         "decode_open": lambda task, progress: decode_open(pipelines, task, progress),
+         "decode_more": lambda task, progress: pipelines.decodings[task["policy"]].more(task["new_tokens"], progress),
+         "decode_close": lambda task, _progress: decode_close(pipelines, task)},
     )
 
 

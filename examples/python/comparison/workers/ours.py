@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import platform
-from typing import Any
+from typing import Any, Iterator
 
 import torch
 
 from . import generation, steps
-from .protocol import Lines, Progress
+from .protocol import Lines
 
 FULL = "full"
 
@@ -22,7 +23,11 @@ class FullSession:
         import transformers
 
         self.model, self.cache = model, transformers.DynamicCache(config=model.config)
-        model.set_attn_implementation("sdpa")
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        self.model.set_attn_implementation("sdpa")
+        yield
 
     def forward(self, ids: torch.Tensor, first: int, keep: int) -> torch.Tensor:
         return self.model(ids, cache=self.cache, logits_to_keep=keep).logits
@@ -32,6 +37,9 @@ class FullSession:
 
     def cache_bytes(self) -> int:
         return generation.tensor_bytes(self.cache.layers)
+
+    def state_bytes(self) -> int:
+        return 0
 
     def evictions(self) -> int:
         return 0
@@ -48,6 +56,12 @@ class EvictingSession:
         if policy == "foresight":
             settings["weights"] = task["weights"]
         self.model, self.cache = model, EvictingCache(model, foresightkv.Policy(policy, **settings))
+        self.attention = model.config._attn_implementation
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        self.model.set_attn_implementation(self.attention)
+        yield
 
     def forward(self, ids: torch.Tensor, first: int, keep: int) -> torch.Tensor:
         return self.model(ids, cache=self.cache, logits_to_keep=keep).logits
@@ -56,16 +70,15 @@ class EvictingSession:
         pass
 
     def cache_bytes(self) -> int:
-        return generation.tensor_bytes(self.cache.layers)
+        return generation.tensor_bytes(self.cache.layers)  # with slots that no token is in yet
+
+    def state_bytes(self) -> int:
+        # The newest queries; what a policy carries from eviction to eviction is small beside them.
+        windows = [layer.queries.queries for layer in self.cache.layers if getattr(layer, "queries", None) is not None]
+        return sum(queries.numel() * queries.element_size() for queries in windows)
 
     def evictions(self) -> int:
         return self.cache.report().evictions
-
-
-def policies() -> tuple[str, ...]:
-    import foresightkv
-
-    return tuple(foresightkv.policies())
 
 
 def main() -> None:
@@ -82,21 +95,15 @@ def main() -> None:
     def session(task: dict[str, Any]) -> generation.Session:
         return FullSession(model) if task["policy"] == FULL else EvictingSession(model, task["policy"], task)
 
-    def loss(task: dict[str, Any], progress: Progress) -> dict[str, Any]:
-        return generation.loss(session(task), task, progress)
-
-    def decode(task: dict[str, Any], progress: Progress) -> dict[str, Any]:
-        # The whole prompt at once is how generate() fills the full cache; a cache that evicts never has to hold it.
-        return generation.decode(session(task), {**task, "chunked": task["policy"] != FULL}, progress)
-
     try:
-        found, missing = policies(), None
+        import foresightkv
+
+        ours = {"foresightkv": foresightkv.__version__, "policies": list(foresightkv.policies()), "missing": None}
     except ImportError as error:
-        found, missing = (), str(error)
+        ours = {"policies": [], "missing": str(error)}
     lines.serve(
-        {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
-         "policies": list(found), "missing": missing},
-        {"loss": loss, "decode": decode, "record_step": lambda task, progress: steps.record(model, task),
+        {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__, **ours},
+        {**generation.tasks(session), "record_step": lambda task, _progress: steps.record(model, task),
          "step": steps.Ours(model).run},
     )
 
