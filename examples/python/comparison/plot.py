@@ -14,12 +14,14 @@ def svg(measured: list[dict[str, Any]], title: str) -> str:
     """measured: as table.rows_of; title: what was run, in one line."""
     height = TOP + LINE * len(measured) + 24
     width = LEFT + 2 * PANEL + GAP + 60
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
-             'font-family="sans-serif" font-size="12">',
-             f'<rect width="{width}" height="{height}" fill="white"/>',
-             _label(12, 22, title, "start", 'font-size="14" font-weight="bold"')]
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
+        'font-family="sans-serif" font-size="12">',
+        f'<rect width="{width}" height="{height}" fill="white"/>',
+        _label(12, 22, title, "start", 'font-size="14" font-weight="bold"'),
+    ]
     for row, line in enumerate(measured):
-        parts.append(_label(LEFT - 8, TOP + LINE * row + 14, f'{line["program"]}  {line["policy"]}', "end"))
+        parts.append(_label(LEFT - 8, TOP + LINE * row + 14, f"{line['program']}  {line['policy']}", "end"))
     losses = [line.get("loss") for line in measured]
     speeds = [line.get("tokens_per_second") for line in measured]
     # Differences of losses are small beside the losses: that bar begins just below the least of them.
@@ -30,8 +32,9 @@ def svg(measured: list[dict[str, Any]], title: str) -> str:
     return "\n".join([*parts, "</svg>\n"])
 
 
-def _panel(left: float, title: str, measured: list[dict[str, Any]], values: list[Optional[float]], begin: float,
-           form: str) -> list[str]:
+def _panel(
+    left: float, title: str, measured: list[dict[str, Any]], values: list[Optional[float]], begin: float, form: str
+) -> list[str]:
     known = [value for value in values if value is not None]
     parts = [_label(left, TOP - 14, title, "start", 'fill="#444"')]
     scale = PANEL / ((max(known) - begin) or 1.0) if known else 0.0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Greedy decoding behind a long prompt: every program decodes a few tokens in turn, so that all meet the same machine."""
+"""Greedy decoding behind a long prompt, a few tokens in turn, so that all programs meet the same machine."""
 
 from __future__ import annotations
 
@@ -15,18 +15,22 @@ def measure(jobs: list[Job], rounds: int, results: Results) -> dict[str, list[di
     """
     pending = {job.row: [turn for turn in range(rounds) if results.find(_round(job, turn)) is None] for job in jobs}
     fresh = [job for job in jobs if pending[job.row]]
-    new = {job.row: 10 * job.task["new_tokens"] * len(pending[job.row]) for job in fresh}  # a token costs ten of a prompt
+    new = {
+        job.row: 10 * job.task["new_tokens"] * len(pending[job.row]) for job in fresh
+    }  # a token costs ten of a prompt
     progress = Progress(sum(job.weight + new[job.row] for job in fresh) or 1.0)
     opened = []
     for job in fresh:
         try:
-            prompt = job.worker.do({**job.task, "task": "decode_open"}, lambda share: progress.show(share * job.weight, job.about))
+            prompt = job.worker.do(
+                {**job.task, "task": "decode_open"}, lambda share: progress.show(share * job.weight, job.about)
+            )
             opened.append((job, prompt))
         except Failed as error:
             progress.say(f"{job.row}: {error}")
         progress.done += job.weight
     for turn in range(rounds):
-        for job, prompt in opened[turn % len(opened):] + opened[: turn % len(opened)]:  # nobody is always the first
+        for job, prompt in opened[turn % len(opened) :] + opened[: turn % len(opened)]:  # nobody is always the first
             if turn in pending[job.row]:
                 _measure_round(job, turn, prompt, results, progress)
     for job, _ in opened:
@@ -38,8 +42,9 @@ def measure(jobs: list[Job], rounds: int, results: Results) -> dict[str, list[di
 def _measure_round(job: Job, turn: int, prompt: dict[str, Any], results: Results, progress: Progress) -> None:
     weight = 10 * job.task["new_tokens"]
     try:
-        done = job.worker.do({**job.task, "task": "decode_more"},
-                             lambda share: progress.show(share * weight, f"{job.row}: decoding"))
+        done = job.worker.do(
+            {**job.task, "task": "decode_more"}, lambda share: progress.show(share * weight, f"{job.row}: decoding")
+        )
         results.keep(_round(job, turn), {**prompt, **done})
     except Failed as error:
         progress.say(f"{job.row}: {error}")

@@ -21,8 +21,9 @@ PAIRS = (
 )
 
 
-def compare(ours: Worker, others: dict[str, Worker], task: dict[str, Any], ids: pathlib.Path, rounds: int,
-            progress: Progress) -> list[dict[str, Any]]:
+def compare(
+    ours: Worker, others: dict[str, Worker], task: dict[str, Any], ids: pathlib.Path, rounds: int, progress: Progress
+) -> list[dict[str, Any]]:
     """Seconds of each pair, round by round; what cannot be timed is said and left out."""
     if not pathlib.Path(task["inputs"]).exists():
         ours.do({**task, "task": "record_step", "ids": str(ids)})
@@ -31,7 +32,7 @@ def compare(ours: Worker, others: dict[str, Worker], task: dict[str, Any], ids: 
     seconds: dict[tuple[str, str], list[float]] = {side: [] for side in sides}
     order = list(sides)
     for turn in range(rounds):
-        for side in order[turn % len(order):] + order[: turn % len(order)]:  # nobody is always the first
+        for side in order[turn % len(order) :] + order[: turn % len(order)]:  # nobody is always the first
             if side in seconds:
                 try:
                     seconds[side].append(sides[side].do({**task, "task": "step", "policy": side[1]})["seconds"])
@@ -39,6 +40,14 @@ def compare(ours: Worker, others: dict[str, Worker], task: dict[str, Any], ids: 
                     progress.say(f"step of {side[0]}, {side[1]}: {error}")
                     del seconds[side]
             progress.show(turn, "eviction steps")
-    return [{"ours": mine, "other": about, "program": peer, "ours_seconds": seconds["ours", mine],
-             "other_seconds": seconds[peer, theirs]}
-            for mine, peer, theirs, about in pairs if ("ours", mine) in seconds and (peer, theirs) in seconds]
+    return [
+        {
+            "ours": mine,
+            "other": about,
+            "program": peer,
+            "ours_seconds": seconds["ours", mine],
+            "other_seconds": seconds[peer, theirs],
+        }
+        for mine, peer, theirs, about in pairs
+        if ("ours", mine) in seconds and (peer, theirs) in seconds
+    ]

@@ -76,7 +76,7 @@ def _member(archive: pathlib.Path, name: str) -> bytes:
 def _body(text: str) -> str:
     """From the first paragraph behind the front matter on."""
     begin = text.find("\n\n", int(PREFACE * len(text)))
-    return text[max(begin, 0):].strip()
+    return text[max(begin, 0) :].strip()
 
 
 def tokenized(name: str, text: str, tokens: int, tokenizer: Any, folder: pathlib.Path) -> Text:

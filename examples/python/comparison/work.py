@@ -25,7 +25,15 @@ class Worker:
 
     def __init__(self, module: str, python: pathlib.Path, model: pathlib.Path, threads: int, log: pathlib.Path) -> None:
         """python: the interpreter; another one than this does not see this one's PYTHONPATH."""
-        self.command = [str(python), "-m", f"comparison.workers.{module}", "--model", str(model), "--threads", str(threads)]
+        self.command = [
+            str(python),
+            "-m",
+            f"comparison.workers.{module}",
+            "--model",
+            str(model),
+            "--threads",
+            str(threads),
+        ]
         self.threads, self.log = threads, log
         inherited = os.environ.get("PYTHONPATH") if python == pathlib.Path(sys.executable) else None
         self.path = os.pathsep.join(filter(None, [str(ROOT), inherited]))
@@ -36,11 +44,24 @@ class Worker:
         """What it says of itself: versions, policies."""
         if self.process is None:
             self.log.parent.mkdir(parents=True, exist_ok=True)
-            environment = {**os.environ, "PYTHONPATH": self.path, "OMP_NUM_THREADS": str(self.threads),
-                           "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1", "TOKENIZERS_PARALLELISM": "false"}
+            environment = {
+                **os.environ,
+                "PYTHONPATH": self.path,
+                "OMP_NUM_THREADS": str(self.threads),
+                "HF_HUB_OFFLINE": "1",
+                "PYTHONDONTWRITEBYTECODE": "1",
+                "TOKENIZERS_PARALLELISM": "false",
+            }
             with open(self.log, "w", encoding="utf-8") as log:
-                self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-                                                text=True, env=environment, cwd=self.log.parent)
+                self.process = subprocess.Popen(
+                    self.command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    text=True,
+                    env=environment,
+                    cwd=self.log.parent,
+                )
             self._ready = self._answer()["ready"]
         return self._ready
 
@@ -123,8 +144,12 @@ class Progress:
         self.shown = now
         done = self.done + within
         left = f"{_clock((now - self.begin) * (self.total - done) / done)} left" if done > 0.01 * self.total else ""
-        print(f"{100 * done / self.total:5.1f} %  {left:<14}{what:<60.60}", end="\r" if self.terminal else "\n",
-              file=sys.stderr, flush=True)
+        print(
+            f"{100 * done / self.total:5.1f} %  {left:<14}{what:<60.60}",
+            end="\r" if self.terminal else "\n",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def say(self, text: str) -> None:
         print(f"{text:<80}", file=sys.stderr, flush=True)

@@ -13,14 +13,23 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 safetensors = pytest.importorskip("safetensors")
 
-from foresightkv import record as recording  # noqa: E402
+from foresightkv import record as recording
 
 pytestmark = pytest.mark.torch
 
-SHAPE = dict(vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
-             num_key_value_heads=2, head_dim=16, max_position_embeddings=512)
-EVICT_TRACE = pathlib.Path(os.environ.get("FORESIGHTKV_EVICT_TRACE",
-                                          pathlib.Path(__file__).parents[3] / "build/host/examples/evict_trace"))
+SHAPE = dict(
+    vocab_size=97,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=16,
+    max_position_embeddings=512,
+)
+EVICT_TRACE = pathlib.Path(
+    os.environ.get("FORESIGHTKV_EVICT_TRACE", pathlib.Path(__file__).parents[3] / "build/host/examples/evict_trace")
+)
 
 
 def llama():
@@ -33,8 +42,13 @@ def qwen3():
 
 def gemma3():
     """Its query scale is not 1 / sqrt(D), and two of three layers have a sliding window."""
-    return transformers.Gemma3TextConfig(**SHAPE, query_pre_attn_scalar=24, sliding_window=8, final_logit_softcapping=20.0,
-                                         layer_types=["sliding_attention", "full_attention", "sliding_attention"])
+    return transformers.Gemma3TextConfig(
+        **SHAPE,
+        query_pre_attn_scalar=24,
+        sliding_window=8,
+        final_logit_softcapping=20.0,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+    )
 
 
 def model_of(config, attention="sdpa"):
@@ -55,7 +69,10 @@ def attention_outputs(model, ids):
     """What each attention layer hands to its output projection, [heads * D] per token, and the logits."""
     seen, hooks = {}, []
     for layer in model.base_model.layers:
-        keep = lambda module, given, number=layer.self_attn.layer_idx: seen.__setitem__(number, given[0][0])  # noqa: E731
+
+        def keep(_module, given, number=layer.self_attn.layer_idx):
+            seen[number] = given[0][0]
+
         hooks.append(layer.self_attn.o_proj.register_forward_pre_hook(keep))
     with torch.no_grad():
         logits = model(ids, use_cache=False).logits[0]
@@ -130,12 +147,14 @@ def test_sliding_layers_are_left_out_and_named():
 
 
 def test_soft_caps_and_sinks_are_left_out_and_named():
-    capped = transformers.Gemma2Config(**SHAPE, query_pre_attn_scalar=16, attn_logit_softcapping=30.0,
-                                       layer_types=["full_attention"] * 3)
+    capped = transformers.Gemma2Config(
+        **SHAPE, query_pre_attn_scalar=16, attn_logit_softcapping=30.0, layer_types=["full_attention"] * 3
+    )
     with pytest.raises(ValueError, match="soft cap on logits"):
         recording.record(model_of(capped, "eager"), tokens(20))
-    sinks = transformers.GptOssConfig(**SHAPE, num_local_experts=2, num_experts_per_tok=1,
-                                      layer_types=["full_attention"] * 3)
+    sinks = transformers.GptOssConfig(
+        **SHAPE, num_local_experts=2, num_experts_per_tok=1, layer_types=["full_attention"] * 3
+    )
     with pytest.raises(ValueError, match="learned sink logits"):
         recording.record(model_of(sinks, "eager"), tokens(20))
 
@@ -219,8 +238,20 @@ def test_evict_trace_replays_what_was_recorded(folder):
     if not EVICT_TRACE.is_file():
         pytest.skip(f"{EVICT_TRACE} is not built")
     assert run(folder) == 0
-    done = subprocess.run([EVICT_TRACE, folder / "traces/one.safetensors", "--budget", "32", "--interval", "16",
-                           "--json", folder / "replay.json"], capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            EVICT_TRACE,
+            folder / "traces/one.safetensors",
+            "--budget",
+            "32",
+            "--interval",
+            "16",
+            "--json",
+            folder / "replay.json",
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert "layers 0, 1, 2" in done.stdout and "window_sum" in done.stdout
     assert json.loads((folder / "replay.json").read_text())

@@ -66,11 +66,18 @@ def loss(session: Session, task: dict[str, Any], progress: Progress) -> dict[str
             largest, state = max(largest, session.cache_bytes()), max(state, session.state_bytes())
             if keep > 0:
                 targets = ids[0, end - keep + 1 : end + 1]
-                losses.append(torch.nn.functional.cross_entropy(logits[: len(targets)].float(), targets, reduction="none"))
+                losses.append(
+                    torch.nn.functional.cross_entropy(logits[: len(targets)].float(), targets, reduction="none")
+                )
             progress(end / length)
     every = torch.cat(losses)
-    return {"loss": float(every.mean()), "tokens": len(every), "evictions": session.evictions(), "cache_bytes": largest,
-            "state_bytes": state}
+    return {
+        "loss": float(every.mean()),
+        "tokens": len(every),
+        "evictions": session.evictions(),
+        "cache_bytes": largest,
+        "state_bytes": state,
+    }
 
 
 class Decodings:
@@ -128,8 +135,15 @@ class Decoding:
                 largest = max(largest, self.session.cache_bytes())
                 state = max(state, self.session.state_bytes())
                 progress((step + 1) / new)
-        return {"tokens": new, "seconds": seconds, "cpu_seconds": processor, "cache_bytes": largest, "state_bytes": state,
-                "evictions": self.session.evictions() - before, "generated": tokens}
+        return {
+            "tokens": new,
+            "seconds": seconds,
+            "cpu_seconds": processor,
+            "cache_bytes": largest,
+            "state_bytes": state,
+            "evictions": self.session.evictions() - before,
+            "generated": tokens,
+        }
 
 
 def tasks(make: Callable[[dict[str, Any]], Session]) -> dict[str, Callable[[dict[str, Any], Progress], dict[str, Any]]]:
@@ -139,7 +153,12 @@ def tasks(make: Callable[[dict[str, Any]], Session]) -> dict[str, Callable[[dict
     def loss_of(task: dict[str, Any], progress: Progress) -> dict[str, Any]:
         return loss(make(task), task, progress)
 
-    return {"loss": loss_of, "decode_open": decodings.open, "decode_more": decodings.more, "decode_close": decodings.close}
+    return {
+        "loss": loss_of,
+        "decode_open": decodings.open,
+        "decode_more": decodings.more,
+        "decode_close": decodings.close,
+    }
 
 
 def tensor_bytes(layers: Any) -> int:

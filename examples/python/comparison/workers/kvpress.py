@@ -2,15 +2,21 @@
 """Measures kvpress, in an environment of its own (its transformers is older than ours).
 
 How it is asked for the same as the other programs:
-- DecodingPress with target_size = budget compresses every layer while a text goes on. It counts calls of the model, not
-  tokens: while a text is fed in chunks of an interval, every call is one interval, so that its compression_interval is 1
-  then, and the interval while tokens come one by one. The first chunk, of budget tokens, is prefill to it and not cut.
+- DecodingPress with target_size = budget compresses every layer while a text goes on. It counts calls of the model,
+  not tokens: while a text is fed in chunks of an interval, every call is one interval, so that its compression_interval
+  is 1 then, and the interval while tokens come one by one. The first chunk, of budget tokens, is prefill to it, and not
+  cut.
 - Positions go on counting, as kvpress's own pipeline has them.
 
-What differs and stays so: a press is scored from hidden states, from which it computes queries again, and at the default
-of its paper otherwise (a window of 64 queries for SnapKV, of 1 for TOVA); the tokens of the last interval are protected
-only where a press does so itself; and while decoding, all queries of the window are turned by the rotary embedding of
-the newest position, which is all that a press is handed then.
+What differs and stays so:
+- A press is scored from hidden states, from which it computes queries again, and is at the default of its paper
+  otherwise (a window of 64 queries for SnapKV, of 1 for TOVA).
+- The tokens of the last interval are protected only where a press does so itself.
+- While decoding, all queries of the window are turned by the rotary embedding of the newest position, which is all that
+  a press is handed then.
+- What a press keeps lies in order of score. Presses that take slots for positions are right in the first cut alone:
+  StreamingLLMPress loses its first tokens in the second, and SnapKVPress pools over neighbours that are none. With the
+  kept slots sorted, StreamingLLMPress has the loss of our streaming_llm.
 """
 
 from __future__ import annotations
@@ -71,7 +77,7 @@ class PressSession:
     def active(self) -> Iterator[None]:
         import kvpress
 
-        # The hooks of a press come and go with its context, and a DecodingPress would forget its hidden states each time.
+        # A press's hooks come and go with its context, and a DecodingPress would forget its hidden states each time.
         with kvpress.BasePress.__call__(self.press, self.model):
             yield
 
@@ -115,8 +121,10 @@ class Steps(steps.Stepper):
             now["keys"], now["values"] = inputs["keys"].clone(), inputs["values"].clone()
 
         def step() -> None:
-            now["cut"] = [press.compress(layer, hidden[number], now["keys"][number], now["values"][number], None, given)
-                          for number, layer in enumerate(self.layers)]
+            now["cut"] = [
+                press.compress(layer, hidden[number], now["keys"][number], now["values"][number], None, given)
+                for number, layer in enumerate(self.layers)
+            ]
 
         renew()
         step()
@@ -141,14 +149,23 @@ def main() -> None:
     model = transformers.AutoModelForCausalLM.from_pretrained(chosen.model, dtype=torch.float32).eval()
 
     def session(task: dict[str, Any]) -> PressSession:
-        press = kvpress.DecodingPress(base_press=press_of(task["policy"], task), target_size=task["budget"],
-                                      compression_interval=task["interval"],
-                                      hidden_states_buffer_size=max(256, task["interval"]))
+        press = kvpress.DecodingPress(
+            base_press=press_of(task["policy"], task),
+            target_size=task["budget"],
+            compression_interval=task["interval"],
+            hidden_states_buffer_size=max(256, task["interval"]),
+        )
         return PressSession(model, press, task["interval"])
 
     lines.serve(
-        {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
-         "kvpress": importlib.metadata.version("kvpress"), "policies": list(PRESSES), "missing": None},
+        {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "kvpress": importlib.metadata.version("kvpress"),
+            "policies": list(PRESSES),
+            "missing": None,
+        },
         {**generation.tasks(session), "step": Steps(model).run},
     )
 

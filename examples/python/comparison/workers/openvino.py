@@ -39,7 +39,8 @@ def scheduler(task: dict[str, Any]) -> Any:
         recent = -(-task["interval"] // BLOCK) * BLOCK
         made.use_cache_eviction = True
         made.cache_eviction_config = openvino_genai.CacheEvictionConfig(
-            BLOCK, recent, task["budget"], openvino_genai.AggregationMode.NORM_SUM)
+            BLOCK, recent, task["budget"], openvino_genai.AggregationMode.NORM_SUM
+        )
     return made
 
 
@@ -58,9 +59,14 @@ class Pipelines:
         setting = task["policy"], task["budget"], task["interval"]
         if setting not in self.made:
             # Asked for in float32 throughout; what the cache really takes is measured.
-            wanted = {"INFERENCE_NUM_THREADS": self.threads, "INFERENCE_PRECISION_HINT": openvino.Type.f32,
-                      "KV_CACHE_PRECISION": openvino.Type.f32}
-            self.made[setting] = openvino_genai.ContinuousBatchingPipeline(self.model, scheduler(task), "CPU", {}, wanted)
+            wanted = {
+                "INFERENCE_NUM_THREADS": self.threads,
+                "INFERENCE_PRECISION_HINT": openvino.Type.f32,
+                "KV_CACHE_PRECISION": openvino.Type.f32,
+            }
+            self.made[setting] = openvino_genai.ContinuousBatchingPipeline(
+                self.model, scheduler(task), "CPU", {}, wanted
+            )
         return self.made[setting]
 
     def request(self, task: dict[str, Any], new_tokens: int, **settings: Any) -> Any:
@@ -95,8 +101,13 @@ def loss(pipelines: Pipelines, task: dict[str, Any], progress: Progress) -> dict
     (output,) = handle.read_all()
     # Entry t of the echo is the token t's own probability; the first has none.
     own = output.generated_log_probs[task["budget"] + task["interval"] + 1 : length]
-    return {"loss": -float(numpy.mean(own)), "tokens": len(own), "evictions": 0, "cache_bytes": largest,
-            "state_bytes": 0}
+    return {
+        "loss": -float(numpy.mean(own)),
+        "tokens": len(own),
+        "evictions": 0,
+        "cache_bytes": largest,
+        "state_bytes": 0,
+    }
 
 
 class Decoding:
@@ -114,8 +125,10 @@ class Decoding:
             done += 1
             progress(min(1.0, done / self.prompt_steps))
         seconds, now = time.perf_counter() - wall, self.pipeline.get_metrics()
-        return {"prompt_seconds": seconds,
-                "prompt_cache_bytes": round(now.max_cache_usage / 100 * now.kv_cache_size_in_bytes)}
+        return {
+            "prompt_seconds": seconds,
+            "prompt_cache_bytes": round(now.max_cache_usage / 100 * now.kv_cache_size_in_bytes),
+        }
 
     def more(self, new: int, progress: Progress) -> dict[str, Any]:
         seconds, processor, largest = 0.0, 0.0, 0
@@ -125,8 +138,14 @@ class Decoding:
             seconds, processor = seconds + time.perf_counter() - wall, processor + time.process_time() - cpu
             largest = max(largest, cache_bytes(self.pipeline))
             progress((step + 1) / new)
-        return {"tokens": new, "seconds": seconds, "cpu_seconds": processor, "cache_bytes": largest, "state_bytes": None,
-                "evictions": None}
+        return {
+            "tokens": new,
+            "seconds": seconds,
+            "cpu_seconds": processor,
+            "cache_bytes": largest,
+            "state_bytes": None,
+            "evictions": None,
+        }
 
     def end(self) -> None:
         while self.pipeline.has_non_finished_requests():
@@ -155,12 +174,20 @@ def main() -> None:
 
     pipelines = Pipelines(chosen.model, chosen.threads)
     lines.serve(
-        {"python": platform.python_version(), "openvino_genai": openvino_genai.__version__, "policies": [EVICTING],
-         "missing": None},
-        {"loss": lambda task, progress: loss(pipelines, task, progress),
-         "decode_open": lambda task, progress: decode_open(pipelines, task, progress),
-         "decode_more": lambda task, progress: pipelines.decodings[task["policy"]].more(task["new_tokens"], progress),
-         "decode_close": lambda task, _progress: decode_close(pipelines, task)},
+        {
+            "python": platform.python_version(),
+            "openvino_genai": openvino_genai.__version__,
+            "policies": [EVICTING],
+            "missing": None,
+        },
+        {
+            "loss": lambda task, progress: loss(pipelines, task, progress),
+            "decode_open": lambda task, progress: decode_open(pipelines, task, progress),
+            "decode_more": lambda task, progress: pipelines.decodings[task["policy"]].more(
+                task["new_tokens"], progress
+            ),
+            "decode_close": lambda task, _progress: decode_close(pipelines, task),
+        },
     )
 
 

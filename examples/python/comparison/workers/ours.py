@@ -102,9 +102,17 @@ def main() -> None:
     except ImportError as error:
         ours = {"policies": [], "missing": str(error)}
     lines.serve(
-        {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__, **ours},
-        {**generation.tasks(session), "record_step": lambda task, _progress: steps.record(model, task),
-         "step": steps.Ours(model).run},
+        {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            **ours,
+        },
+        {
+            **generation.tasks(session),
+            "record_step": lambda task, _progress: steps.record(model, task),
+            "step": steps.Ours(model).run,
+        },
     )
 
 

@@ -27,7 +27,9 @@ class Lines:
     def write(self, **line: Any) -> None:
         self._out.write(json.dumps(line) + "\n")
 
-    def serve(self, ready: dict[str, Any], tasks: dict[str, Callable[[dict[str, Any], Progress], dict[str, Any]]]) -> None:
+    def serve(
+        self, ready: dict[str, Any], tasks: dict[str, Callable[[dict[str, Any], Progress], dict[str, Any]]]
+    ) -> None:
         """Answers until standard input ends. A task names its function in "task"."""
         self.write(ready=ready)
         for line in sys.stdin:

@@ -38,7 +38,9 @@ class Published(steps.Stepper):
         heads, kept = inputs["queries"].shape[2], task["budget"]
         config = type("config", (), {"num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": dim})
         torch.manual_seed(1)
-        each = [self.eviction(budget=kept, window_size=LENGTH, judge_model=self.judge(config).eval()) for _ in range(layers)]
+        each = [
+            self.eviction(budget=kept, window_size=LENGTH, judge_model=self.judge(config).eval()) for _ in range(layers)
+        ]
         for step in each:
             for weight in step.judge_model.parameters():
                 torch.nn.init.normal_(weight, std=0.02)
@@ -51,8 +53,10 @@ class Published(steps.Stepper):
                 step.attn_acc, step.attn_acc_decay = older.clone(), older.clone()
 
         def step_all() -> None:
-            now["cut"] = [step.update_kv(now["keys"][number], inputs["queries"][number], now["values"][number])
-                          for number, step in enumerate(each)]
+            now["cut"] = [
+                step.update_kv(now["keys"][number], inputs["queries"][number], now["values"][number])
+                for number, step in enumerate(each)
+            ]
 
         renew()
         step_all()
@@ -69,8 +73,10 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     published = Published(chosen.model)
-    lines.serve({"python": platform.python_version(), "torch": torch.__version__, "policies": [], "missing": None},
-                {"step": published.run})
+    lines.serve(
+        {"python": platform.python_version(), "torch": torch.__version__, "policies": [], "missing": None},
+        {"step": published.run},
+    )
 
 
 if __name__ == "__main__":

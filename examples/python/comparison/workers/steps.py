@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One eviction step of all layers, timed side by side: the same recorded keys, values and queries for every program.
 
-Each program is given the cache as it is when an eviction is due, budget + interval tokens, and cuts it to the budget. The
-clock runs around the eviction alone; the copies that it starts from are made before.
+Each program is given the cache as it is when an eviction is due, budget + interval tokens, and cuts it to the budget.
+The clock runs around the eviction alone; the copies that it starts from are made before.
 """
 
 from __future__ import annotations
@@ -47,10 +47,17 @@ def record(model: Any, task: dict[str, Any]) -> dict[str, Any]:
     def of_all_layers(part: str) -> torch.Tensor:
         return torch.stack([trace[f"layer.{layer}.{part}"][None] for layer in range(len(hidden))])
 
-    save_file({"keys": of_all_layers("key"), "values": of_all_layers("value"),
-               "queries": of_all_layers("query")[:, :, :, -task["interval"]:].contiguous(),
-               "hidden": torch.stack([hidden[layer] for layer in range(len(hidden))]),
-               "cos": rotary["cos"].contiguous(), "sin": rotary["sin"].contiguous()}, task["inputs"] + ".part")
+    save_file(
+        {
+            "keys": of_all_layers("key"),
+            "values": of_all_layers("value"),
+            "queries": of_all_layers("query")[:, :, :, -task["interval"] :].contiguous(),
+            "hidden": torch.stack([hidden[layer] for layer in range(len(hidden))]),
+            "cos": rotary["cos"].contiguous(),
+            "sin": rotary["sin"].contiguous(),
+        },
+        task["inputs"] + ".part",
+    )
     os.replace(task["inputs"] + ".part", task["inputs"])
     return {"layers": len(hidden), "tokens": length}
 
@@ -98,7 +105,9 @@ class Ours(Stepper):
         keys, values = inputs["keys"].clone(), inputs["values"].clone()
         lengths = numpy.full(1, length, numpy.int32)
         weights = {"weights": task["weights"]} if task["policy"] == "foresight" else {}
-        policy = foresightkv.Policy(task["policy"], budget=kept, interval=task["interval"], sinks=task["sinks"], **weights)
+        policy = foresightkv.Policy(
+            task["policy"], budget=kept, interval=task["interval"], sinks=task["sinks"], **weights
+        )
         cache = foresightkv.DenseCache(keys, values, lengths, group=self.group)
         window = foresightkv.Window(inputs["queries"], group=self.group)
         evictor = foresightkv.Evictor(policy, cache, window.max_queries, threads=task["threads"])
