@@ -89,6 +89,8 @@ FORESIGHTKV_HOST_DEVICE constexpr int num_lengths(length_domain domain, cache_sh
 ///   at(slot)      first of head_dim contiguous elements of a token
 ///   scale(slot)   stored element * scale = element. A static constexpr function that gives 1 costs nothing; where the
 ///                 scale is the row's, `static constexpr bool one_scale = true` says so and saves a product per logit
+///   scale_at(slot) (optional) where a token's own scale stands, a float*: without it verbs do not make such tokens of
+///                 others, see moving_batch
 ///   place()       (optional) the same addresses without their type: place()(slot) is a std::byte*. If keys and values
 ///                 have the same type of place, their moves share their code
 template <class Vectors>
@@ -124,6 +126,9 @@ concept token_vectors = std::is_trivially_copyable_v<Vectors> && element<typenam
 ///                               table] (by one lane, 0 too), and the same in out.value_pages if that is not null. A
 ///                               template as above. For freed_pages neither lengths nor tables have been checked
 ///   column(row)                 (optional) token_vectors of floats that scorers read as a token's column: see with_column
+///   values_in_keys              (optional) static constexpr bool: values are a part of their keys' memory, so that who
+///                               writes keys has written them
+///   extent(values)              (optional) what the host can see of where keys (or values) stand: a token_extent
 ///   fixed_key_head_dim          (optional) static constexpr int, the key_head_dim of every shape() or 0: a device
 ///                               backend is compiled for this one alone
 template <class Cache>
@@ -134,6 +139,21 @@ concept kv_cache = std::is_trivially_copyable_v<Cache> && requires(Cache const c
   { cache.keys(at) } -> token_vectors;
   { cache.values(at) } -> token_vectors;
   { cache.check() } -> std::same_as<status>;
+};
+
+/// What a host sees of where keys or values of all rows stand.
+struct token_extent {
+  void const* first = nullptr;    ///< the array, or the layers' pointers to it; null: it sees nothing
+  std::int64_t bytes = 0;         ///< that they fill without a gap; 0: not known
+  void const* entries = nullptr;  ///< what else it takes to find them: page numbers
+
+  /// Whether two of them are known to have memory in common.
+  [[nodiscard]] bool overlaps(token_extent const& other) const {
+    if (first == nullptr || other.first == nullptr) return false;
+    auto const a = reinterpret_cast<std::uintptr_t>(first), b = reinterpret_cast<std::uintptr_t>(other.first);
+    if (bytes == 0 || other.bytes == 0) return a == b && entries == other.entries;
+    return a < b + static_cast<std::uintptr_t>(other.bytes) && b < a + static_cast<std::uintptr_t>(bytes);
+  }
 };
 
 namespace detail {

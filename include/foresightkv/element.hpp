@@ -131,7 +131,7 @@ struct narrow_format {
 /// How a storage type is read and written: specialise it for your own type.
 ///
 /// `load` widens exactly; `store` rounds to nearest even. Both keep the sign of zero and map NaN to NaN, where the type
-/// has them.
+/// has them. `largest` (optional) is the largest finite value, for caches with a scale per token that verbs write.
 /// A type with the bytes of one of the types above says so (`using layout = half;`) and is read as fast as
 /// that one.
 template <class Element>
@@ -139,12 +139,14 @@ struct element_traits;
 
 template <>
 struct element_traits<float> {
+  static constexpr float largest = 0x1.fffffep+127f;
   FORESIGHTKV_HOST_DEVICE static constexpr float load(float value) { return value; }
   FORESIGHTKV_HOST_DEVICE static constexpr float store(float value) { return value; }
 };
 
 template <>
 struct element_traits<half> {
+  static constexpr float largest = 65504.0f;
   using format = detail::narrow_format<5, 10>;
   FORESIGHTKV_HOST_DEVICE static constexpr float load(half value) { return format::widen_ieee(value.bits); }
   FORESIGHTKV_HOST_DEVICE static constexpr half store(float value) {
@@ -154,6 +156,7 @@ struct element_traits<half> {
 
 template <>
 struct element_traits<bfloat16> {
+  static constexpr float largest = 0x1.fep+127f;
   FORESIGHTKV_HOST_DEVICE static constexpr float load(bfloat16 value) {
     return detail::bits_float(static_cast<std::uint32_t>(value.bits) << 16);
   }
@@ -168,6 +171,7 @@ struct element_traits<bfloat16> {
 /// `store` saturates: a magnitude above 448, infinity included, becomes 448.
 template <>
 struct element_traits<float8_e4m3> {
+  static constexpr float largest = 448.0f;
   using format = detail::narrow_format<4, 3>;
   FORESIGHTKV_HOST_DEVICE static constexpr float load(float8_e4m3 value) {
     std::uint32_t const magnitude = value.bits & 0x7fu;
@@ -188,6 +192,7 @@ struct element_traits<float8_e4m3> {
 /// `store` overflows to infinity, as IEEE formats do.
 template <>
 struct element_traits<float8_e5m2> {
+  static constexpr float largest = 57344.0f;
   using format = detail::narrow_format<5, 2>;
   FORESIGHTKV_HOST_DEVICE static constexpr float load(float8_e5m2 value) { return format::widen_ieee(value.bits); }
   FORESIGHTKV_HOST_DEVICE static constexpr float8_e5m2 store(float value) {
@@ -198,6 +203,7 @@ struct element_traits<float8_e5m2> {
 /// Symmetric int8, which means something with a scale: `store` saturates at 127 in magnitude, and NaN becomes 0.
 template <>
 struct element_traits<std::int8_t> {
+  static constexpr float largest = 127.0f;
   FORESIGHTKV_HOST_DEVICE static constexpr float load(std::int8_t value) { return static_cast<float>(value); }
   FORESIGHTKV_HOST_DEVICE static constexpr std::int8_t store(float value) {
     std::uint32_t const bits = detail::float_bits(value);

@@ -29,6 +29,10 @@ class owned_memory<basic_cuda_execution<Architectures>> {
   [[nodiscard]] workspace view() { return {static_cast<std::byte*>(data_), size_}; }
   [[nodiscard]] status allocated() const { return error_ == cudaSuccess ? status{} : status{errc::cuda, error_}; }
 
+  static status clear(execution const& exec, workspace buffer) {
+    auto const error = cudaMemsetAsync(buffer.data, 0, buffer.size, exec.stream);
+    return error == cudaSuccess ? status{} : status{errc::cuda, error};
+  }
   template <class Cache>
   static status copy_lengths(execution const& exec, Cache const& cache, std::int32_t* to) {
     static_assert(

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <foresightkv/verbs/evict.hpp>
@@ -23,6 +24,10 @@ class owned_memory<host_execution> {
   [[nodiscard]] workspace view() { return bytes_; }
   [[nodiscard]] status allocated() const { return {}; }
 
+  static status clear(host_execution, workspace buffer) {
+    std::fill_n(buffer.data, buffer.size, std::byte{});
+    return {};
+  }
   /// The lengths of a cache, to a buffer of this memory.
   template <class Cache>
   static status copy_lengths(host_execution, Cache const& cache, std::int32_t* to) {
@@ -61,7 +66,7 @@ class evictor {
         policy_(policy),
         all_{nullptr, nullptr, shape.num_sequences, shape.capacity},
         columns_(exec, shape.valid() ? state_bytes(policy, shape, shape.capacity) : 0),
-        scratch_(exec, shape.valid() ? evict_bytes(exec, policy, shape, all_, max_queries) : 0),
+        scratch_(exec, shape.valid() ? evict_into_bytes(exec, policy, shape, all_, max_queries) : 0),
         lengths_(exec, shape.valid() ? static_cast<std::size_t>(shape.num_rows()) * sizeof(std::int32_t) : 0),
         state_(make_state(policy, shape, shape.capacity, columns_.view())),
         ready_(detail::first_error([&] { return columns_.allocated(); }, [&] { return scratch_.allocated(); },
@@ -85,6 +90,24 @@ class evictor {
                                [&] { return detail::owned_memory<Exec>::copy_lengths(exec_, cache, new_lengths()); },
                                [&] {
                                  return foresightkv::evict(exec_, rows(cache).visiting(sequences), window,
+                                                           {.new_lengths = new_lengths()});
+                               });
+  }
+
+  /// Copies sequences to another cache, without the tokens that go: see moving_batch. Their lengths there are in
+  /// new_lengths(), by the target's length domain; 0 for those that did not go.
+  template <class Cache, class Target, class Window>
+  status evict_into(Target const& target, Cache const& cache, Window const& window) {
+    return evict_into(target, cache, window, all_);
+  }
+  template <class Cache, class Target, class Window>
+  status evict_into(Target const& target, Cache const& cache, Window const& window, sequence_list sequences) {
+    if (sequences.max_length == 0) sequences.max_length = all_.max_length;
+    return detail::first_error([&] { return ready_; }, [&] { return cache.check(); },
+                               [&] { return detail::check_state(state_, cache.shape(), state_.num_carried); },
+                               [&] { return detail::owned_memory<Exec>::clear(exec_, lengths_.view()); },
+                               [&] {
+                                 return foresightkv::evict(exec_, rows(cache).visiting(sequences).into(target), window,
                                                            {.new_lengths = new_lengths()});
                                });
   }

@@ -28,6 +28,8 @@ concept token_map = std::is_trivially_copyable_v<Map> && requires(Map const map,
 ///   map(row)                    its token_map
 ///   check(shape, dim, by_layer) what the host can see, of elements `dim` to a token; by_layer: layers have a pointer
 ///                               each
+///   elements(shape, dim)        (optional) what its tokens fill without a gap, from the array on; 0: there are gaps
+///   entries()                   (optional) what else says where tokens stand: a pointer to page numbers
 template <class Layout>
 concept token_layout = std::is_trivially_copyable_v<Layout> &&
     requires(Layout const layout, cache_shape const shape, row_index at) {
@@ -87,6 +89,11 @@ struct laid_out_vectors {
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr float scale(int slot) const requires(!std::is_empty_v<storage_row>) {
     return storage.scale(slot);
   }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr float* scale_at(int slot) const requires
+      requires(storage_row const row) {
+    row.scale_at(0);
+  }
+  { return storage.scale_at(slot); }
   static constexpr bool one_scale = requires { requires storage_row::one_scale; };
 };
 

@@ -25,6 +25,7 @@ enum class argument : std::uint8_t {
   shape,  ///< extents that are no cache's: of a judge, of golden_eviction, of a training step
   cache,
   cache_shape,
+  target,
   keys,
   values,
   lengths,
@@ -71,6 +72,8 @@ enum class argument : std::uint8_t {
       return "cache: what its check() asks for";
     case argument::cache_shape:
       return "cache shape: extents must be positive, heads inside total_kv_heads, a fixed key_head_dim kept";
+    case argument::target:
+      return "target: a cache with the extents of the other, but for the capacity, and with memory of its own";
     case argument::keys:
       return "cache: its keys, their layout or their layer pointers";
     case argument::values:

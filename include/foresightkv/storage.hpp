@@ -11,7 +11,8 @@ namespace foresightkv::inline v0 {
 
 /// How a cache stores the elements of its keys, or of its values: as what (element_type), and scaled by what.
 ///   of_row(shape, row)  trivially copyable, with scale(slot) as token_vectors have it
-///   token_bytes         bytes of a scale that moves with its token, or 0; of_row(...).place() says where it stands
+///   token_bytes         bytes of a scale that moves with its token, or 0; of_row(...).place() says where it stands, and
+///                       of_row(...).scale_at(slot) if it is a float that verbs may write: see token_vectors
 ///   check()             what the host can see
 template <class Storage>
 concept element_storage = std::is_trivially_copyable_v<Storage> && element<typename Storage::element_type> &&

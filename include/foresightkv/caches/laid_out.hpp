@@ -158,6 +158,10 @@ struct laid_out_cache {
     return {};
   }
 
+  [[nodiscard]] token_extent extent(bool values) const {
+    return values ? extent_of(value_data, value_layers, value_layout, extents.value_head_dim)
+                  : extent_of(key_data, key_layers, key_layout, extents.key_head_dim);
+  }
   [[nodiscard]] status check() const {
     return detail::first_of(check_shape(), detail::check_buffer(row_lengths).at(argument::lengths), check_tokens());
   }
@@ -208,6 +212,16 @@ struct laid_out_cache {
   [[nodiscard]] constexpr Self const& self() const { return static_cast<Self const&>(*this); }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE static constexpr bool is_key_scale(int part) {
     return key_storage::token_bytes > 0 && part == (values_in_keys ? 1 : 2);
+  }
+  template <class Element>
+  [[nodiscard]] token_extent extent_of(Element const* data, Element* const* layers, Layout const& layout,
+                                       int dim) const {
+    token_extent seen;
+    seen.first = data == nullptr ? static_cast<void const*>(layers) : data;
+    if constexpr (requires { layout.elements(extents, dim); })
+      if (data != nullptr) seen.bytes = layout.elements(extents, dim) * static_cast<std::int64_t>(sizeof(Element));
+    if constexpr (requires { layout.entries(); }) seen.entries = layout.entries();
+    return seen;
   }
   template <class Element>
   FORESIGHTKV_HOST_DEVICE static constexpr Element* start(Element* base, Element* const* layers, Layout const& layout,

@@ -5,6 +5,7 @@
 #include <foresightkv/cache.hpp>
 #include <foresightkv/detail/backend.hpp>
 #include <foresightkv/detail/buffer.hpp>
+#include <foresightkv/detail/transfer.hpp>
 #include <foresightkv/observation.hpp>
 #include <foresightkv/page_list.hpp>
 #include <foresightkv/policy.hpp>
@@ -33,13 +34,20 @@ inline status check_selection(selection const& lists) {
       .at(argument::lists);
 }
 
+/// Lists that a call reads.
+inline status check_given(selection const& lists) {
+  bool const present = lists.kept != nullptr && lists.evicted != nullptr && lists.evicted_count != nullptr;
+  return first_of(check_that(present, errc::null_pointer, argument::lists), check_selection(lists));
+}
+
 /// New lengths must not be the buffer that the cache reads: other rows may still read it.
 template <class Cache>
-status check_new_lengths(Cache const& cache, std::int32_t const* new_lengths) {
+status check_new_lengths(Cache const& cache, std::int32_t const* new_lengths, length_domain domain = Cache::domain) {
   status checked = check_buffer(new_lengths);
   if constexpr (requires { cache.lengths(); }) {
     auto const count = static_cast<std::size_t>(num_lengths(Cache::domain, cache.shape()));
-    checked = first_of(checked, check_apart(cache.lengths(), count, new_lengths, count));
+    auto const written = static_cast<std::size_t>(num_lengths(domain, cache.shape()));
+    checked = first_of(checked, check_apart(cache.lengths(), count, new_lengths, written));
   }
   return checked.at(argument::new_lengths);
 }
@@ -95,6 +103,16 @@ status check_batch(Exec const& exec, batch<Policy, Cache> const& rows, int max_q
   return first_error(
       [&] { return check_policy_call(exec, rows.policy, rows.cache, rows.sequences, rows.scratch, max_queries); },
       [&] { return check_policy_state(rows.policy, rows.state, rows.cache.shape()); });
+}
+
+/// The same of tokens that go to another cache, and what it takes of that.
+template <class Exec, class Policy, class Cache, class Target>
+status check_moving(Exec const& exec, moving_batch<Policy, Cache, Target> const& moving, int max_queries,
+                    std::int32_t const* new_lengths) {
+  return first_error([&] { return check_batch(exec, moving.rows, max_queries); },
+                     [&] { return check_target(moving.rows.cache, moving.target); },
+                     [&] { return check_new_lengths(moving.rows.cache, new_lengths, Target::domain); },
+                     [&] { return check_new_lengths(moving.target, new_lengths); });
 }
 
 /// A window that a verb observes by itself, or that was observed before: there is nothing that a chunk could continue.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <foresightkv/execution.hpp>
 
@@ -9,7 +10,7 @@ namespace foresightkv::inline v0::detail {
 
 /// Lanes share the work of what is written once for every backend:
 ///   rank(), width()              this lane, and how many there are
-///   sum(value)                   over the lanes
+///   sum(value), max(value)       over the lanes
 ///   exclusive_sum(value, all)    over the lanes before; all = sum(value)
 ///   first(condition)             rank of the first lane that says so; width() if none does
 ///   settle()                     the lanes have read what may be overwritten from here on
@@ -18,6 +19,7 @@ struct one_lane {
   FORESIGHTKV_HOST_DEVICE static constexpr int rank() { return 0; }
   FORESIGHTKV_HOST_DEVICE static constexpr int width() { return 1; }
   FORESIGHTKV_HOST_DEVICE static constexpr int sum(int value) { return value; }
+  FORESIGHTKV_HOST_DEVICE static constexpr std::uint32_t max(std::uint32_t value) { return value; }
   FORESIGHTKV_HOST_DEVICE static constexpr int exclusive_sum(int value, int& all) {
     all = value;
     return 0;

@@ -32,6 +32,11 @@ FORESIGHTKV_HOST_DEVICE inline sequence_flag check_length(cache_shape const& sha
   return shorter ? sequence_flag::length_mismatch : no_flag;
 }
 
+/// Of a row that has room for so many tokens in another cache.
+FORESIGHTKV_HOST_DEVICE inline sequence_flag check_room(cache_shape const& shape, int room) {
+  return room < 0 || room > shape.capacity ? sequence_flag::bad_length : no_flag;
+}
+
 /// What a call knows of a window without its queries.
 struct window_extent {
   int max_queries = 0;
@@ -75,6 +80,10 @@ FORESIGHTKV_HOST_DEVICE inline sequence_flag check_window_of(window_extent const
 FORESIGHTKV_HOST_DEVICE inline sequence_flag check_window_row(window_extent const& window, int length) {
   return length <= window.longest ? no_flag : sequence_flag::bad_window;
 }
+
+/// In place of the number of tokens that a row keeps: it stays as it is, or what it keeps cannot be stored.
+inline constexpr int kept_whole = -1;
+inline constexpr int kept_too_many = -2;
 
 /// The first slot of a row whose token `evict` may move; negative if the row is within its budget. Sinks stand in the
 /// first slots and stay there.

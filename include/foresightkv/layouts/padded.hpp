@@ -20,6 +20,9 @@ struct padded_strides {
   }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr strided_map map(row_index at) const { return strides.map(at); }
 
+  [[nodiscard]] constexpr std::int64_t elements(cache_shape const& shape, int head_dim) const {
+    return strides.elements(shape, head_dim);
+  }
   [[nodiscard]] status check(cache_shape const& shape, int head_dim, bool by_layer) const {
     return detail::first_of(detail::check_buffer(starts).at(argument::starts),
                             strides.check(shape, head_dim, by_layer));

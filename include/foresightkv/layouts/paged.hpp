@@ -214,6 +214,7 @@ struct paged_layout {
     return tokens <= 0 ? 0 : divide(tokens - 1) + 1;
   }
 
+  [[nodiscard]] constexpr std::int32_t const* entries() const { return table.pages; }
   [[nodiscard]] status check(cache_shape const& shape, int head_dim, bool by_layer) const {
     using detail::check_that;
     return detail::first_of(detail::check_buffer(table.pages).at(argument::tables),

@@ -56,6 +56,12 @@ struct cache_strides {
   }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr strided_map map(row_index) const { return {static_cast<int>(token)}; }
 
+  [[nodiscard]] constexpr std::int64_t elements(cache_shape const& shape, int head_dim) const {
+    std::int64_t const all = std::int64_t{shape.num_rows()} * shape.capacity * head_dim;
+    std::int64_t const end = (shape.num_layers - 1) * layer + (shape.num_sequences - 1) * sequence +
+                             (shape.num_kv_heads - 1) * kv_head + (shape.capacity - 1) * token + head_dim;
+    return end == all ? all : 0;
+  }
   /// Tokens, heads, sequences and layers must not overlap. Sequences may stand in any order, but none before the first.
   [[nodiscard]] status check(cache_shape const& shape, int head_dim, bool by_layer) const {
     constexpr std::int64_t longest = 0x7fffffff / 8;  // elements between tokens: their bytes fit an int

@@ -25,6 +25,7 @@ struct scaled_by_token {
     float* first = nullptr;
     map_type map{};
     [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr float scale(int slot) const { return first[map(slot)]; }
+    [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr float* scale_at(int slot) const { return first + map(slot); }
     [[nodiscard]] FORESIGHTKV_HOST_DEVICE token_place<map_type> place() const { return detail::bytes_of(first, map); }
   };
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE constexpr row of_row(cache_shape const&, row_index at) const {

@@ -16,17 +16,32 @@ namespace foresightkv::inline v0 {
 template <class Exec, class Policy, class Cache>
 status compact(Exec exec, batch<Policy, Cache> const& rows, selection const& lists, std::int32_t* new_lengths) {
   if constexpr (detail::check_policy_on_cache<Policy, Cache>()) {
-    status const checked = detail::first_error(
-        [&] { return detail::check_batch(exec, rows, 0); },
-        [&] {
-          bool const present = lists.kept != nullptr && lists.evicted != nullptr && lists.evicted_count != nullptr;
-          return detail::first_of(detail::check_that(present, errc::null_pointer, argument::lists),
-                                  detail::check_selection(lists));
-        },
-        [&] { return detail::check_new_lengths(rows.cache, new_lengths); });
+    status const checked = detail::first_error([&] { return detail::check_batch(exec, rows, 0); },
+                                               [&] { return detail::check_given(lists); },
+                                               [&] { return detail::check_new_lengths(rows.cache, new_lengths); });
     if (!checked.ok()) return checked;
     return detail::backend<Exec>::compact(exec, rows.policy, rows.cache, rows.sequences, lists, rows.state, new_lengths,
                                           rows.scratch);
+  } else {
+    return {errc::unsupported};
+  }
+}
+
+/// The same into another cache: every visited sequence is copied there, rows with evicted_count 0 as they are. See
+/// moving_batch.
+/// \param moving       rows.into(target)
+/// \param new_lengths  indexed by the target's length domain; neither cache's own buffer
+/// Workspace as evict in place, errors as evict into another cache.
+template <class Exec, class Policy, class Cache, class Target>
+status compact(Exec exec, moving_batch<Policy, Cache, Target> const& moving, selection const& lists,
+               std::int32_t* new_lengths) {
+  if constexpr (detail::check_target_type<Policy, Cache, Target>()) {
+    auto const& rows = moving.rows;
+    status const checked = detail::first_error([&] { return detail::check_moving(exec, moving, 0, new_lengths); },
+                                               [&] { return detail::check_given(lists); });
+    if (!checked.ok()) return checked;
+    return detail::backend<Exec>::compact(exec, rows.policy, rows.cache, rows.sequences, lists, rows.state, new_lengths,
+                                          rows.scratch, moving.target);
   } else {
     return {errc::unsupported};
   }

@@ -20,6 +20,15 @@ struct backend<host_execution> : host::lifecycle {
     return counter.bytes();
   }
 
+  /// Of an eviction into another cache: beside that, what is chosen of a sequence before any of its rows moves.
+  template <class Policy>
+  static std::size_t bytes_into(host_execution exec, cache_shape const& shape, sequence_list const& list, int) {
+    arena counter;
+    (void)host::call_scratch<Policy>::take(counter, exec, shape, list);
+    (void)take_chosen<Policy>(counter, shape, list);
+    return counter.bytes();
+  }
+
   /// Data that a device cannot check before a launch, but the host can.
   template <class Scorer>
   static status check(Scorer const& scorer, cache_shape const& shape) {
@@ -111,23 +120,39 @@ struct backend<host_execution> : host::lifecycle {
     return {};
   }
 
-  template <class Policy, class Cache>
+  /// In their cache, or into a target.
+  template <class Policy, class Cache, class Target = in_place>
   static status compact(host_execution exec, Policy const& policy, Cache const& cache, sequence_list const& list,
-                        selection const& lists, row_state const& state, std::int32_t* new_lengths, workspace memory) {
+                        selection const& lists, row_state const& state, std::int32_t* new_lengths, workspace memory,
+                        [[maybe_unused]] Target const& target = {}) {
     auto const moved = [&](row_index at) {
       int const row = cache.shape().row(at);
       return first_moved(lists.evicted + lists.at(row), lists.evicted_count[row]);
+    };
+    auto const kept_of = [&](row_index at) {
+      return host::row_task<Policy, Cache>(policy, cache, state, at).kept(lists);
+    };
+    auto const owns = [&](int sequence) {
+      if constexpr (is_in_place<Target>)
+        return host::check_owners<typename Policy::compaction_type>(cache, sequence, state, moved);
+      else
+        return host::check_target_data(target, sequence, true, state) &&
+               host::check_fit(cache, target, sequence, state, kept_of);
     };
     auto const accept = [&](int sequence) {
       int const limit = smaller(list.max_length, lists.capacity);
       return host::check_lengths(cache, sequence, {limit, storable<Policy>(state)}, state) &&
              check_budget_data(policy, cache, sequence, state) && check_lists(policy, cache, lists, sequence, state) &&
-             host::check_tables(cache, sequence, state) &&
-             host::check_owners<typename Policy::compaction_type>(cache, sequence, state, moved);
+             host::check_tables(cache, sequence, state) && owns(sequence);
     };
     (void)for_each_row(exec, policy, cache, list, state, memory, accept, [&](auto const& row, auto const& scratch) {
       auto const base = lists.at(row.row);
       int const num_evicted = lists.evicted_count[row.row];
+      if constexpr (!is_in_place<Target>) {
+        row.fetch_carried(scratch.carried);
+        row.move_into(target, lists.kept + base, row.kept(lists), scratch.carried);
+        return row.store_length(new_lengths, row.length_after(row.kept(lists)), Target::domain);
+      }
       if (num_evicted == 0) return row.store_length(new_lengths, row.length);
       int const num_kept = row.occupied() - num_evicted;
       row.fetch_carried(scratch.carried);
@@ -175,6 +200,46 @@ struct backend<host_execution> : host::lifecycle {
     return {};
   }
 
+  /// A sequence at a time: all of its rows are chosen before one of them moves.
+  template <class Policy, class Cache, class Window, class Target>
+  static status evict(host_execution exec, Policy const& policy, Cache const& cache, sequence_list const& list,
+                      Window const& window, row_state const& state, eviction_output const& output, workspace memory,
+                      Target const& target) {
+    selection const lists = output.lists.capacity > 0 ? output.lists : selection{};
+    auto const accept = [&](int sequence) {
+      int const limit = lists.capacity > 0 ? smaller(list.max_length, lists.capacity) : list.max_length;
+      return host::check_lengths(cache, sequence, {limit}, state) &&
+             host::check_queries(cache, extent_of(window), sequence, state) &&
+             check_budget_data(policy, cache, sequence, state) && host::check_tables(cache, sequence, state) &&
+             host::check_target_data(target, sequence, !output.dry_run, state);
+    };
+    arena arrays(memory);
+    cache_shape const& shape = cache.shape();
+    auto const scratch = host::call_scratch<Policy>::take(arrays, exec, shape, list);
+    host::chosen_rows const chosen = take_chosen<Policy>(arrays, shape, list);
+    host::visit const plan = host::plan_visit(list, shape, state, scratch.sequences, accept);
+    for (int i = 0; i < plan.count; ++i) {
+      host::visit const one{plan.sequences + i, 1};
+      auto const each_row = [&](auto const& body) {
+        host::parallel_for(scratch.threads, one.num_rows(shape), [&](int task, int thread) {
+          auto mine = scratch.of(thread);
+          mine.kept = chosen.kept_of(task);
+          mine.carried = chosen.carried_of(task);
+          body(host::row_task<Policy, Cache>(policy, cache, state, one.row(shape, task)), mine, chosen.counts[task]);
+        });
+      };
+      each_row([&](auto const& row, auto const& mine, int& count) { count = choose(row, window, lists, mine); });
+      auto const count_of = [&](row_index at) { return chosen.counts[at.layer * shape.num_kv_heads + at.kv_head]; };
+      if (!host::check_fit(cache, target, plan.sequences[i], state, count_of)) continue;
+      each_row([&](auto const& row, auto const& mine, int count) {
+        row.store_length(output.new_lengths, row.length_after(count), Target::domain);
+        if (!output.dry_run) row.move_into(target, mine.kept, count, mine.carried);
+      });
+      if (output.freed.counts != nullptr) list_freed(target, plan.sequences[i], output.new_lengths, output.freed);
+    }
+    return {};
+  }
+
   template <class Cache>
   static status freed_pages(host_execution, Cache const& cache, sequence_list const& list,
                             std::int32_t const* new_lengths, page_list const& out) {
@@ -204,6 +269,24 @@ struct backend<host_execution> : host::lifecycle {
   }
 
  private:
+  template <class Policy>
+  static host::chosen_rows take_chosen(arena& memory, cache_shape const& shape, sequence_list const& list) {
+    return host::chosen_rows::take(memory, shape, host::padded_bound(list.max_length),
+                                   carried_statistics<typename Policy::reads>::size);
+  }
+  /// How many tokens of a row stay: see chosen_rows. List and carried statistics stand in scratch.
+  template <class Row, class Window, class Scratch>
+  static int choose(Row const& row, Window const& window, selection const& lists, Scratch const& scratch) {
+    if (row.excess(row.occupied()) <= 0) return row.keep_all(lists, scratch), kept_whole;
+    float const* const observed = row.window_of(window, scratch);
+    float const* const carried = row.carry(observed, scratch);
+    row.score(window, observed, carried, scratch, scratch.scores);
+    int count = kept_too_many;
+    row.choose(scratch.scores, lists, scratch,
+               [&](int num_kept, int num_evicted) { count = num_evicted > 0 ? num_kept : kept_whole; });
+    return count;
+  }
+
   template <class Cache>
   static void list_freed(Cache const& cache, int sequence, std::int32_t const* new_lengths, page_list const& out) {
     if constexpr (has_pages<Cache>)

@@ -11,6 +11,36 @@
 
 namespace foresightkv::inline v0::detail::host {
 
+/// Neighbours that move together.
+struct token_run {
+  int to, from, tokens;
+};
+
+/// Copies them from one place to another of the same tokens, whose bytes are contiguous. Where both are one place,
+/// destinations never lie behind their sources, and may reach into them.
+template <class ToPlace, class FromPlace>
+void move_run(ToPlace const& to, FromPlace const& from, std::size_t bytes, token_run const& tokens) {
+  if (tokens.tokens == 1) return void(std::memcpy(to(tokens.to), from(tokens.from), bytes));
+  if constexpr (requires {
+                  to.steady(0);
+                  from.steady(0);
+                }) {
+    auto const to_step = static_cast<std::ptrdiff_t>(to.step()), from_step = static_cast<std::ptrdiff_t>(from.step());
+    bool const whole = to_step == static_cast<std::ptrdiff_t>(bytes) && from_step == to_step;
+    for (int done = 0, here = 0; done < tokens.tokens; done += here) {
+      int const first_to = tokens.to + done, first_from = tokens.from + done;
+      here = std::min({tokens.tokens - done, to.steady(first_to), from.steady(first_from)});
+      std::byte *const target = to(first_to), *const source = from(first_from);
+      if (whole)
+        std::memmove(target, source, bytes * static_cast<std::size_t>(here));
+      else
+        for (std::ptrdiff_t i = 0; i < here; ++i) std::memcpy(target + i * to_step, source + i * from_step, bytes);
+    }
+  } else {
+    for (int i = 0; i < tokens.tokens; ++i) std::memcpy(to(tokens.to + i), from(tokens.from + i), bytes);
+  }
+}
+
 /// Moves tokens, all parts of them. Moves are collected, neighbours together, and made part by part, so that what does
 /// not depend on the slot is worked out once for many of them; those of a part are made in the order that they came in.
 template <class Cache>
@@ -28,7 +58,7 @@ class token_moves {
   /// The same where neighbours often move together.
   void add_neighbour(int to, int from) {
     if (count_ > 0) {
-      run& last = runs_[count_ - 1];
+      token_run& last = runs_[count_ - 1];
       if (to == last.to + last.tokens && from == last.from + last.tokens) return void(++last.tokens);
     }
     add(to, from);
@@ -36,42 +66,20 @@ class token_moves {
 
  private:
   static constexpr int most = 64;
-  struct run {
-    int to, from, tokens;
-  };
 
   void flush() {
     for (int part = 0; part < num_parts(cache_); ++part) {
       auto const place = part_place(cache_, at_, part);
       auto const bytes = static_cast<std::size_t>(part_bytes(cache_, part));
-      for (int i = 0; i < count_; ++i) move(place, bytes, runs_[i]);
+      for (int i = 0; i < count_; ++i) move_run(place, place, bytes, runs_[i]);
     }
     count_ = 0;
-  }
-  /// Destinations never lie behind their sources, and a run's may reach into them.
-  template <class Place>
-  static void move(Place const& place, std::size_t bytes, run const& tokens) {
-    if (tokens.tokens == 1) return void(std::memcpy(place(tokens.to), place(tokens.from), bytes));
-    if constexpr (requires { place.steady(0); }) {
-      auto const step = static_cast<std::ptrdiff_t>(place.step());
-      for (int done = 0, here = 0; done < tokens.tokens; done += here) {
-        int const to = tokens.to + done, from = tokens.from + done;
-        here = std::min({tokens.tokens - done, place.steady(to), place.steady(from)});
-        std::byte *const target = place(to), *const source = place(from);
-        if (step == static_cast<std::ptrdiff_t>(bytes))
-          std::memmove(target, source, bytes * static_cast<std::size_t>(here));
-        else
-          for (std::ptrdiff_t i = 0; i < here; ++i) std::memcpy(target + i * step, source + i * step, bytes);
-      }
-    } else {
-      for (int i = 0; i < tokens.tokens; ++i) std::memcpy(place(tokens.to + i), place(tokens.from + i), bytes);
-    }
   }
 
   Cache const& cache_;
   row_index at_;
   int count_ = 0;
-  run runs_[most];
+  token_run runs_[most];
 };
 
 /// A row whose tokens move: its columns as they stand before (`positions`, `carried`) and after (the state's own).

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <foresightkv/detail/host/compact.hpp>
+#include <foresightkv/detail/host/copy_tokens.hpp>
 #include <foresightkv/detail/host/observe.hpp>
 #include <foresightkv/detail/host/parallel.hpp>
 #include <foresightkv/detail/host/select.hpp>
@@ -222,6 +222,13 @@ struct row_task {
   /// Whether the columns hold what a compaction leaves: a selector may evict fewer tokens than it was asked for.
   bool can_store(int num_kept) const { return !Policy::compaction_type::moves_tokens || num_kept <= state.capacity; }
 
+  /// Tokens that stay by lists that the caller hands over, or kept_whole; and the length that this leaves.
+  int kept(selection const& lists) const {
+    int const num_evicted = lists.evicted_count[row];
+    return num_evicted == 0 ? kept_whole : occupied() - num_evicted;
+  }
+  int length_after(int num_kept) const { return num_kept < 0 ? length : num_kept; }
+
   /// Whether lists that the caller hands over name slots of this row.
   bool fits(selection const& lists) const {
     int const num_evicted = lists.evicted_count[row];
@@ -244,25 +251,25 @@ struct row_task {
   void compact(std::int32_t const* kept, int num_kept, std::int32_t const* evicted, int num_evicted,
                float const* carried) const {
     using compaction_type = typename Policy::compaction_type;
-    moving_row<Cache> moving{&cache,
-                             at,
-                             positions,
-                             carried,
-                             state.num_carried * state.group,
-                             state.position + state.column(row, 0),
-                             state.num_carried > 0 ? state.carried_at(row, 0) : nullptr};
-    compact_row(compaction_type{}, moving, kept, num_kept, evicted, num_evicted);
-    state.next_position[row] = end();
-    state.seen_length[row] = compaction_type::moves_tokens ? num_kept : length;
-    ++state.step[row];
+    compact_row(compaction_type{}, moving(carried), kept, num_kept, evicted, num_evicted);
+    advance(compaction_type::moves_tokens ? num_kept : length);
+  }
+  /// Copies what stays to another cache, which the columns then describe. `num_kept` may be kept_whole.
+  template <class Target>
+  void move_into(Target const& target, std::int32_t const* kept, int num_kept, float const* carried) const {
+    if (num_kept == kept_whole) return copy_tokens(cache, target, at, nullptr, length);
+    copy_tokens(cache, target, at, kept, num_kept);
+    auto const columns = moving(carried);
+    for (int i = 0; i < num_kept; ++i) columns.move_columns(i, kept[i]);
+    advance(num_kept);
   }
 
-  void store_length(std::int32_t* new_lengths, int new_length) const {
+  void store_length(std::int32_t* new_lengths, int new_length, length_domain domain = Cache::domain) const {
     // Rows of one domain agree, so one of them writes.
-    bool const first_layer = at.layer == 0 || Cache::domain != length_domain::sequence;
-    bool const first_head = at.kv_head == 0 || Cache::domain == length_domain::row;
+    bool const first_layer = at.layer == 0 || domain != length_domain::sequence;
+    bool const first_head = at.kv_head == 0 || domain == length_domain::row;
     if (new_lengths != nullptr && first_layer && first_head)
-      new_lengths[length_index(Cache::domain, cache.shape(), at)] = new_length;
+      new_lengths[length_index(domain, cache.shape(), at)] = new_length;
   }
 
   void store_selection(selection const& lists, std::int32_t const* kept, int num_kept, std::int32_t const* evicted,
@@ -275,6 +282,22 @@ struct row_task {
       for (int i = 0; i < num_evicted; ++i)
         lists.evicted_positions[base + static_cast<std::size_t>(i)] = positions.at(evicted[i]);
     if (lists.evicted_count != nullptr) lists.evicted_count[row] = num_evicted;
+  }
+
+ private:
+  [[nodiscard]] moving_row<Cache> moving(float const* carried) const {
+    return {&cache,
+            at,
+            positions,
+            carried,
+            state.num_carried * state.group,
+            state.position + state.column(row, 0),
+            state.num_carried > 0 ? state.carried_at(row, 0) : nullptr};
+  }
+  void advance(int new_length) const {
+    state.next_position[row] = end();
+    state.seen_length[row] = new_length;
+    ++state.step[row];
   }
 };
 

@@ -16,7 +16,7 @@ struct call_memory {
   using reads = typename Policy::reads;
 
   std::int32_t* accepted = nullptr;       // [max_count]
-  std::int32_t* begun = nullptr;          // [max_count], see window_pass
+  std::int32_t* begun = nullptr;          // [max_count], see window_pass; or the sequences that went to a target
   std::int32_t* lengths = nullptr;        // [place]
   exponent_sum* sums = nullptr;           // see window_sums
   float* observed = nullptr;              // [place][max_length][window statistics][group]

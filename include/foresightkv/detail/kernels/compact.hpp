@@ -111,15 +111,7 @@ struct compact_kernel {
                                             int num_kept) const {
     row_columns const columns(rows.state, row, rows.positions(row), carried, max_length);
     auto const move = [&](auto const& from, auto const& to) {
-      int first = 0;
-      do {
-        int const i = first + c.rank();
-        std::int32_t const position = i < num_kept ? columns.before.at(from(i)) : 0;
-        c.sync(columns_read);  // positions close up in place too; and all threads know the state as it was
-        if (i < num_kept) columns.position[to(i)] = position;
-        first += threads;
-      } while (first < num_kept);
-      columns.carry(c, num_kept, from, to);
+      kernels::move_columns(c, columns, num_kept, from, to, columns_read);
     };
     auto const same = [](int slot) { return slot; };
     auto const listed = [&](int i) { return list[i]; };

@@ -5,6 +5,7 @@
 #include <foresightkv/detail/kernels/call_memory.hpp>
 #include <foresightkv/detail/kernels/evict_row.hpp>
 #include <foresightkv/detail/kernels/freed_pages.hpp>
+#include <foresightkv/detail/kernels/into.hpp>
 #include <foresightkv/detail/kernels/launches.hpp>
 #include <foresightkv/detail/kernels/lifecycle.hpp>
 #include <foresightkv/detail/kernels/observe.hpp>
@@ -26,6 +27,12 @@ struct kernel_backend : lifecycle<Exec> {
     arena counter;
     (void)call_memory<Policy>::take(counter, shape, list, max_queries);
     return counter.bytes();
+  }
+
+  template <class Policy>
+  static std::size_t bytes_into(Exec const& exec, cache_shape const& shape, sequence_list const& list,
+                                int max_queries) {
+    return bytes<Policy>(exec, shape, list, max_queries);
   }
 
   /// Layers that stand in memory of the device are asked about by visit_kernel.
@@ -99,17 +106,22 @@ struct kernel_backend : lifecycle<Exec> {
     return run.result();
   }
 
-  /// 2 launches; 3 where statistics are carried.
-  template <class Policy, class Cache>
+  /// 2 launches; 3 where statistics are carried. In their cache, or into a target.
+  template <class Policy, class Cache, class Target = in_place>
   static status compact(Exec const& exec, Policy const& policy, Cache const& cache, sequence_list const& list,
-                        selection const& lists, row_state const& state, std::int32_t* new_lengths, workspace scratch) {
+                        selection const& lists, row_state const& state, std::int32_t* new_lengths, workspace scratch,
+                        Target const& target = {}) {
     call<Policy, Cache> run(exec, policy, cache, list, state, scratch, 0);
     auto questions = run.questions({smaller(list.max_length, lists.capacity), storable<Policy>(state)});
     questions.asks_budget = true;
     bool const moves = Policy::compaction_type::moves_tokens;
-    run.visit(questions, {lists, true, moves}, {}, moves ? token_writes::of_lists : token_writes::none);
+    run.visit(questions, {lists, true, moves}, {}, moves ? token_writes::of_lists : token_writes::none, target);
     if (state.num_carried > 0)
       run.launch(run.rows.blocks(1), fetch_carried_kernel{run.rows, run.memory.carried, list.max_length});
+    if constexpr (!is_in_place<Target>) {
+      run.move_into(target, {lists.kept, lists.capacity, true, run.memory.kept_count}, new_lengths, true);
+      return run.result();
+    }
     auto body = run.compaction();
     body.kept = lists.kept;
     body.evicted = lists.evicted;
@@ -123,10 +135,12 @@ struct kernel_backend : lifecycle<Exec> {
 
   /// visit, observe (2 kernels without a log-sum-exp, 1 with it), evict: a scorer that sees a token at a time runs in
   /// observe, one that sees a row in evict. If nothing is observed, score comes in place of observe. Where rows are too
-  /// long for one block's registers, (score), select and compact come in place of evict.
-  template <class Policy, class Cache, class Window>
+  /// long for one block's registers, (score), select and compact come in place of evict. Into a target: always so, with
+  /// into in place of compact.
+  template <class Policy, class Cache, class Window, class Target = in_place>
   static status evict(Exec const& exec, Policy const& policy, Cache const& cache, sequence_list const& list,
-                      Window const& window, row_state const& state, eviction_output const& output, workspace scratch) {
+                      Window const& window, row_state const& state, eviction_output const& output, workspace scratch,
+                      Target const& target = {}) {
     selection const wanted = output.lists.capacity > 0 ? output.lists : selection{};
     call<Policy, Cache> run(exec, policy, cache, list, state, scratch, max_queries(window));
     int const longest = wanted.capacity > 0 ? smaller(list.max_length, wanted.capacity) : list.max_length;
@@ -134,14 +148,26 @@ struct kernel_backend : lifecycle<Exec> {
     questions.window = extent_of(window);
     questions.asks_budget = true;
     bool const moves = Policy::compaction_type::moves_tokens && !output.dry_run;
-    run.visit(questions, {}, {}, moves ? token_writes::of_budget : token_writes::none);
+    run.visit(questions, {}, {}, moves ? token_writes::of_budget : token_writes::none, target);
     auto stage = run.scoring(window);
     stage.carries = true;
     stage.scores = run.memory.scores;
     stage.scores_capacity = list.max_length;
-    run.evict(window, stage, {wanted, output.new_lengths, !output.dry_run});
-    if (output.freed.counts != nullptr)
-      list_freed(run.launch, cache, {run.memory.accepted, nullptr, list.max_count}, output.new_lengths, output.freed);
+    auto const list_pages = [&](auto const& tokens, std::int32_t const* sequences) {
+      if (output.freed.counts != nullptr)
+        list_freed(run.launch, tokens, {sequences, nullptr, list.max_count}, output.new_lengths, output.freed);
+    };
+    if constexpr (is_in_place<Target>) {
+      run.evict(window, stage, {wanted, output.new_lengths, !output.dry_run});
+      list_pages(cache, run.memory.accepted);
+    } else {
+      run.score(window, stage);
+      run.choose({stage.scores, stage.scores_capacity, false},
+                 [&](auto const& chooser) { run.select(chooser, run.own_lists(wanted), nullptr); });
+      run.move_into(target, {run.memory.kept, list.max_length, false, run.memory.kept_count}, output.new_lengths,
+                    !output.dry_run);
+      list_pages(target, run.memory.begun);
+    }
     return run.result();
   }
 
@@ -232,14 +258,16 @@ struct kernel_backend : lifecycle<Exec> {
       made.scorer = policy.scorer;
       return made;
     }
+    template <class Target = in_place>
     void visit(visit_questions<Cache, budget_type, scorer_type> const& asked, list_question const& given = {},
-               chunk_question const& chunk = {}, token_writes writes = token_writes::none) {
-      visit_kernel<Cache, budget_type, scorer_type> body;
+               chunk_question const& chunk = {}, token_writes writes = token_writes::none, Target const& target = {}) {
+      visit_kernel<Cache, budget_type, scorer_type, Target> body;
       body.list = list;
       body.questions = asked;
       body.given = given;
       body.chunk = chunk;
       body.writes = writes;
+      body.target = target;
       body.accepted = memory.accepted;
       body.lengths = memory.lengths;
       body.kept_count = memory.kept_count;
@@ -428,6 +456,21 @@ struct kernel_backend : lifecycle<Exec> {
       }
     }
 
+    template <class Target>
+    void move_into(Target const& target, kept_lists const& kept, std::int32_t* new_lengths, bool copies) {
+      into_kernel<Cache, Target> body;
+      body.rows = rows;
+      body.rows.domain = Target::domain;
+      body.cache = cache;
+      body.target = target;
+      body.kept = kept;
+      body.carried = memory.carried;
+      body.max_length = list.max_length;
+      body.new_lengths = new_lengths;
+      body.moved = memory.begun;
+      body.copies = copies;
+      launch(rows.blocks(body.parts()), body);
+    }
     [[nodiscard]] compact_kernel<Cache, typename Policy::compaction_type> compaction() const {
       compact_kernel<Cache, typename Policy::compaction_type> body;
       body.rows = rows;

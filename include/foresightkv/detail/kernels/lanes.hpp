@@ -16,6 +16,7 @@ struct row_lanes {
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE int rank() const { return c.rank() % warp_size; }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE static constexpr int width() { return warp_size; }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE int sum(int value) const { return warp_sum(c, value); }
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE std::uint32_t max(std::uint32_t value) const { return warp_max(c, value); }
   [[nodiscard]] FORESIGHTKV_HOST_DEVICE int exclusive_sum(int value, int& all) const {
     return warp_exclusive_sum(c, value, all);
   }

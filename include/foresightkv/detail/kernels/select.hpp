@@ -405,7 +405,8 @@ struct list_targets {
   /// By one thread of the row. Rows that cannot be stored have no lists.
   FORESIGHTKV_HOST_DEVICE void write_counts(visited_row const& row, row_choice const& choice) const {
     bool const compacts = choice.storable && choice.num_evicted > 0;
-    if (kept_count != nullptr) kept_count[row.place] = compacts ? choice.num_kept() : -1;
+    int const stays = choice.storable ? kept_whole : kept_too_many;
+    if (kept_count != nullptr) kept_count[row.place] = compacts ? choice.num_kept() : stays;
     if (!choice.storable) return;
     if (wanted.evicted_count != nullptr) wanted.evicted_count[row.row] = choice.num_evicted;
     if (evicted_count != nullptr) evicted_count[row.place] = choice.num_evicted;

@@ -220,4 +220,19 @@ struct row_columns {
   FORESIGHTKV_HOST_DEVICE void store(int to, std::int32_t const* word) const { position[to] = *word; }
 };
 
+/// The columns of tokens that go from(i) to to(i), in place. The barrier stands between what is read and what is written.
+template <class Context, class From, class To>
+FORESIGHTKV_HOST_DEVICE void move_columns(Context const& c, row_columns const& columns, int count, From const& from,
+                                          To const& to, int barrier) {
+  int first = 0;
+  do {
+    int const i = first + c.rank();
+    std::int32_t const position = i < count ? columns.before.at(from(i)) : 0;
+    c.sync(barrier);  // positions close up in place too; and all threads know the state as it was
+    if (i < count) columns.position[to(i)] = position;
+    first += Context::threads;
+  } while (first < count);
+  columns.carry(c, count, from, to);
+}
+
 }  // namespace foresightkv::inline v0::detail::kernels

@@ -6,6 +6,7 @@
 #include <foresightkv/detail/kernels/collectives.hpp>
 #include <foresightkv/detail/kernels/lanes.hpp>
 #include <foresightkv/detail/kernels/rows.hpp>
+#include <foresightkv/detail/transfer.hpp>
 #include <foresightkv/detail/window.hpp>
 #include <foresightkv/selection.hpp>
 
@@ -66,21 +67,22 @@ struct chunk_question {
   std::int32_t* begun = nullptr;  // [max_count]
 };
 
-/// Whether tokens move where they stand, and from which slot on.
+/// Whether tokens move where they stand, and from which slot on. Into a target: whether any do.
 enum class token_writes : int { none, of_budget, of_lists };
 
 /// Decides which sequences of a list a call visits: accepted[i] = sequence, or -1. One block per entry of the list.
 /// With a positive `due` only sequences with a row of at least budget + due tokens are accepted.
-template <class Cache, class Budget, class Scorer>
+template <class Cache, class Budget, class Scorer, class Target = in_place>
 struct visit_kernel {
   static constexpr int threads = 256;
-  enum sync : int { compared, answered, checked, counted, tables_read, owners_read };
+  enum sync : int { compared, answered, checked, counted, tables_read, owners_read, rooms_read, target_read };
 
   sequence_list list{};
   visit_questions<Cache, Budget, Scorer> questions{};
   list_question given{};
   chunk_question chunk{};
   token_writes writes = token_writes::none;
+  [[no_unique_address]] Target target{};
   int due = 0;
   std::int32_t* accepted = nullptr;    // [max_count]
   std::int32_t* lengths = nullptr;     // [place] of the accepted sequences' rows; null: nobody wants them
@@ -94,6 +96,8 @@ struct visit_kernel {
     int is_due[Context::threads / warp_size];
     int bad_table[Context::threads / warp_size];
     int is_shared[Context::threads / warp_size];
+    int no_room[is_in_place<Target> ? 1 : Context::threads / warp_size];
+    int bad_target[is_in_place<Target> ? 1 : Context::threads / warp_size];
   };
 
   template <class Context>
@@ -110,7 +114,11 @@ struct visit_kernel {
     bool accept = found == ~std::uint64_t{0};
     if (!accept && c.rank() == 0) flag(c, sequence, static_cast<std::uint32_t>(found) & questions.flag_mask);
     if (accept && given.asked) accept = lists_fit(c, memory, sequence);
-    if (accept) accept = tables_are_sound(c, memory, sequence);
+    if (accept) accept = tables_are_sound(c, memory.bad_table, questions.cache, sequence, tables_read);
+    if constexpr (!is_in_place<Target>) {
+      if (accept) accept = has_rooms(c, memory, sequence);
+      if (accept) accept = tables_are_sound(c, memory.bad_target, target, sequence, target_read);
+    }
     if (accept && writes != token_writes::none) accept = owns_pages(c, memory, sequence);
     if (accept && due > 0) accept = any_due(c, memory, sequence);
     for (int index = c.rank(); accept && lengths != nullptr && index < rows(); index += Context::threads)
@@ -219,25 +227,42 @@ struct visit_kernel {
   }
 
   /// What the cache has beside the sequence's tokens.
-  template <class Context>
-  FORESIGHTKV_HOST_DEVICE bool tables_are_sound(Context const& c, shared<Context>& memory, int sequence) const {
+  template <class Context, class Tokens>
+  FORESIGHTKV_HOST_DEVICE bool tables_are_sound(Context const& c, int (&said)[Context::threads / warp_size],
+                                                Tokens const& cache, int sequence, int barrier) const {
     row_threads<Context> const lanes{c};
-    if constexpr (requires { questions.cache.check_sequence(lanes, sequence); }) {
-      sequence_flag const mine = questions.cache.check_sequence(lanes, sequence);
+    if constexpr (requires { cache.check_sequence(lanes, sequence); }) {
+      sequence_flag const mine = cache.check_sequence(lanes, sequence);
       if (mine != no_flag) flag(c, sequence, static_cast<std::uint32_t>(mine));
-      return !block_any(c, memory.bad_table, mine != no_flag, tables_read);
+      return !block_any(c, said, mine != no_flag, barrier);
     }
     return true;
   }
   template <class Context>
+  FORESIGHTKV_HOST_DEVICE bool has_rooms(Context const& c, shared<Context>& memory, int sequence) const {
+    bool mine = false;
+    for (int index = c.rank(); index < rows(); index += Context::threads)
+      mine = mine || check_room(target.shape(), target.length(row_at(index, sequence))) != no_flag;
+    bool const any = block_any(c, memory.no_room, mine, rooms_read);
+    if (any && c.rank() == 0) flag(c, sequence, static_cast<std::uint32_t>(sequence_flag::bad_length));
+    return !any;
+  }
+  /// Whose tokens are written: those of the cache, or of the target.
+  [[nodiscard]] FORESIGHTKV_HOST_DEVICE auto const& written() const {
+    if constexpr (is_in_place<Target>)
+      return questions.cache;
+    else
+      return target;
+  }
+  template <class Context>
   FORESIGHTKV_HOST_DEVICE bool owns_pages(Context const& c, shared<Context>& memory, int sequence) const {
     row_threads<Context> const lanes{c};
-    if constexpr (requires { questions.cache.is_shared(lanes, row_index{}, 0); }) {
+    if constexpr (requires { written().is_shared(lanes, row_index{}, 0); }) {
       bool mine = false;
       for (int index = 0; index < rows(); ++index) {
         row_index const at = row_at(index, sequence);
-        int const first = first_moved_of(at);
-        mine = mine || (first >= 0 && questions.cache.is_shared(lanes, at, first));
+        int const first = is_in_place<Target> ? first_moved_of(at) : 0;
+        mine = mine || (first >= 0 && written().is_shared(lanes, at, first));
       }
       bool const any = block_any(c, memory.is_shared, mine, owners_read);
       if (any && c.rank() == 0) flag(c, sequence, static_cast<std::uint32_t>(sequence_flag::shared_page));
