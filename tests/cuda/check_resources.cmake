@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 # cmake -Dnvcc=... -Dinclude_dir=... -Dsource=... -Darchs=80,90,100 -P check_resources.cmake: compiles and reads what ptxas
-# says of every kernel. No kernel may spill more than 64 bytes, those that select, compact or do both none at all; a body that
+# says of every kernel. No kernel may spill more than 64 bytes, those that select or move tokens none at all; a body that
 # is not there is an error too. Prints a line per kernel and architecture.
 cmake_minimum_required(VERSION 3.25)
 set(spill_limit 64)
 set(bodies append carry compact evict fetch_carried fork fork_restore fork_save freed_pages gather golden_evict golden_fold golden_means golden_softmax
-  hinge_count hinge_gradient hinge_result lse observe reset
+  hinge_count hinge_gradient hinge_result into lse observe reset
   restore save score select tensor_lse tensor_observe visit)
 
 string(REPLACE "," ";" archs "${archs}")
@@ -37,7 +37,7 @@ foreach(arch IN LISTS archs)
     endif()
     message("sm_${arch} ${body}: ${registers} registers, ${shared} bytes of shared memory, ${spilled} bytes spilled")
     set(limit ${spill_limit})
-    if(body MATCHES "^(compact|evict|select)$")
+    if(body MATCHES "^(compact|evict|into|select)$")
       set(limit 0)
     endif()
     if(spilled GREATER limit)

@@ -66,6 +66,23 @@ fkv::status evict_pages(Cache const& tokens, window const& seen, fkv::sequence_l
   return fkv::evict(exec, fkv::batch{policy, tokens, list, state, memory}, seen, {lengths});
 }
 
+/// Into another cache: as bytes, and as int8.
+template <class Target>
+void move_into(cache const& tokens, Target const& target, fkv::sequence_list const& list,
+               fkv::cuda_execution const& exec, fkv::workspace memory, std::int32_t* lengths) {
+  auto const policy = fkv::compose({.budget = 1024, .interval = 128}, fkv::key_norm{}, fkv::top_k{}, fkv::ordered{});
+  auto const state = fkv::make_state(policy, tokens.shape(), 1152, memory);
+  (void)fkv::compact(exec, fkv::batch{policy, tokens, list, state, memory}.into(target), {}, lengths);
+}
+
+void foresightkv_into_resources(cache const& tokens, pages<fkv::bfloat16> const& target, int8_pages const& narrow,
+                                fkv::sequence_list const& list, fkv::cuda_execution const& exec, fkv::workspace memory,
+                                std::int32_t* lengths) {
+  move_into(tokens, tokens, list, exec, memory, lengths);
+  move_into(tokens, target, list, exec, memory, lengths);
+  move_into(tokens, narrow, list, exec, memory, lengths);
+}
+
 void foresightkv_paged_resources(pages<fkv::bfloat16> const& tokens, int8_pages const& narrow, window const& seen,
                                  fkv::sequence_list const& list, fkv::cuda_execution const& exec, fkv::workspace memory,
                                  std::int32_t* lengths) {

@@ -66,6 +66,7 @@ class caller {
       engine_.each_row(
           s, [&](fkv::row_index at) { arrays_.lengths[arrays_.length_place(at)] = engine_.row(at).length(); });
     std::copy(arrays_.keys.map.pages.begin(), arrays_.keys.map.pages.end(), arrays_.table.begin());
+    std::copy(arrays_.target_keys.map.pages.begin(), arrays_.target_keys.map.pages.end(), arrays_.target_table.begin());
   }
   /// What stands behind the rows' ends is no number from now on: nobody may read it.
   void spoil_the_rest() {
@@ -79,7 +80,7 @@ class caller {
   /// Now and then a length for one call that no row can have.
   void break_length() {
     write_lengths();
-    if (arrays_.table.size() > 0 && random_.chance(0.05)) break_table();
+    if (arrays_.table.size() > 0 && random_.chance(0.05)) break_table(arrays_.table, arrays_.keys.map);
     if (!random_.chance(0.05)) return;
     fkv::row_index const at{random_.integer(0, engine_.shape.num_layers - 1), random_.integer(0, sequences() - 1),
                             random_.integer(0, engine_.shape.num_kv_heads - 1)};
@@ -89,13 +90,12 @@ class caller {
         bad[static_cast<std::size_t>(random_.integer(0, static_cast<int>(bad.size()) - 1))];
   }
   /// An entry that is no page, or a page that stands before it in the table.
-  void break_table() {
-    auto const entry = static_cast<std::size_t>(random_.integer(0, static_cast<int>(arrays_.table.size()) - 1));
-    int const index = static_cast<int>(entry) % arrays_.keys.map.row_pages;
-    std::int32_t const twice =
-        index == 0 ? -1 : arrays_.table[entry - static_cast<std::size_t>(random_.integer(1, index))];
-    std::int32_t const bad[] = {-1, arrays_.keys.map.num_pages, -0x7fffffff - 1, 0x7fffffff, twice};
-    arrays_.table[entry] = bad[random_.integer(0, 4)];
+  void break_table(guarded<std::int32_t>& table, page_map const& map) {
+    auto const entry = static_cast<std::size_t>(random_.integer(0, static_cast<int>(table.size()) - 1));
+    int const index = static_cast<int>(entry) % map.row_pages;
+    std::int32_t const twice = index == 0 ? -1 : table[entry - static_cast<std::size_t>(random_.integer(1, index))];
+    std::int32_t const bad[] = {-1, map.num_pages, -0x7fffffff - 1, 0x7fffffff, twice};
+    table[entry] = bad[random_.integer(0, 4)];
   }
   /// Tokens are pinned, and let go.
   void change_pins() {
@@ -122,6 +122,26 @@ class caller {
           engine_.setup.budget == budget_kind::per_row || engine_.setup.budget == budget_kind::per_sequence;
       if (low && random_.chance(0.1)) budget = random_.integer(0, least);
     }
+  }
+
+  /// Room in the other cache, now and then too little, or none that there could be.
+  void make_rooms() {
+    for (int s = 0; s < sequences(); ++s) {
+      engine_.each_row(s, [&](fkv::row_index at) { arrays_.rooms[arrays_.length_place(at)] = 0; });
+      engine_.each_row(s, [&](fkv::row_index at) {
+        int const most = std::max(arrays_.rooms[arrays_.length_place(at)], engine_.kept(arrays_, at));
+        arrays_.rooms[arrays_.length_place(at)] = std::min(most, engine_.shape.capacity);
+      });
+    }
+    for (std::int32_t& room : arrays_.rooms) {
+      int const least = room;
+      if (random_.chance(0.7)) room = random_.integer(least, engine_.shape.capacity);
+      if (!random_.chance(0.04)) continue;
+      int const bad[] = {-1, engine_.shape.capacity + 1, -0x7fffffff - 1, 0x7fffffff, least - 1};
+      room = bad[random_.integer(0, 4)];
+    }
+    if (arrays_.target_table.size() > 0 && random_.chance(0.05))
+      break_table(arrays_.target_table, arrays_.target_keys.map);
   }
 
   // --- one call

@@ -32,6 +32,8 @@ class library {
   virtual fkv::status compact(list_memory const& list) = 0;
   virtual fkv::status evict(list_memory const& list, window_memory const* window, wanted_lists wanted,
                             bool dry_run) = 0;
+  virtual fkv::status evict_into(list_memory const& list, window_memory const* window, wanted_lists wanted,
+                                 bool dry_run) = 0;
   virtual fkv::status collect_due(list_memory const& list) = 0;
   virtual fkv::status append(list_memory const& list, guarded<std::int32_t> const& counts) = 0;
   virtual fkv::status fork(guarded<std::int32_t> const& sources, guarded<std::int32_t> const& targets,
@@ -99,12 +101,21 @@ class library_of final : public library {
     return finish(done, work);
   }
   fkv::status evict(list_memory const& list, window_memory const* window, wanted_lists wanted, bool dry_run) override {
-    fkv::selection shown = wanted == wanted_lists::none ? fkv::selection{} : lists();
-    if (wanted == wanted_lists::evicted) shown.kept = shown.evicted_positions = nullptr;
-    fkv::eviction_output const output{arrays_.new_lengths.data(), shown, dry_run};
     return with(window, list, [&](auto const& seen, auto scratch) {
-      return fkv::evict(exec, fkv::batch{policy_, cache(), list.view(), pinned_state(), scratch}, seen, output);
+      return fkv::evict(exec, fkv::batch{policy_, cache(), list.view(), pinned_state(), scratch}, seen,
+                        output(wanted, dry_run));
     });
+  }
+  fkv::status evict_into(list_memory const& list, window_memory const* window, wanted_lists wanted,
+                         bool dry_run) override {
+    if constexpr (Setup::has_target)
+      return with(window, list, [&](auto const& seen, auto) {
+        testing::owned_workspace work(fkv::evict_into_bytes(exec, policy_type{}, arrays_.shape, list.view(),
+                                                            window == nullptr ? 0 : window->max_queries));
+        fkv::batch const rows{policy_, cache(), list.view(), pinned_state(), work.view()};
+        return finish(fkv::evict(exec, rows.into(target()), seen, output(wanted, dry_run)), work);
+      });
+    return {fkv::errc::unsupported};
   }
   fkv::status collect_due(list_memory const& list) override {
     return fkv::collect_due(exec, fkv::batch{policy_, cache(), list.view(), pinned_state()}, arrays_.due_slots.data(),
@@ -140,29 +151,37 @@ class library_of final : public library {
                                      : state_.view.with_pinned(arrays_.pinned.data(), arrays_.pinned_words);
   }
   [[nodiscard]] cache_type cache() {
-    auto* const keys = elements(arrays_.keys.bytes.data());
-    auto* const values = elements(arrays_.values.bytes.data());
-    auto* const lengths = arrays_.lengths.data();
+    return cache_of(arrays_.keys, arrays_.values, arrays_.table, arrays_.lengths, layers_);
+  }
+  [[nodiscard]] cache_type target() {
+    return cache_of(arrays_.target_keys, arrays_.target_values, arrays_.target_table, arrays_.rooms, target_layers_);
+  }
+  struct layer_pointers {
+    std::vector<element_type*> keys, values;
+  };
+  [[nodiscard]] cache_type cache_of(token_array& key_array, token_array& value_array, guarded<std::int32_t>& table,
+                                    guarded<std::int32_t>& of_rows, layer_pointers& layers) {
+    auto* const keys = elements(key_array.bytes.data());
+    auto* const values = elements(value_array.bytes.data());
+    auto* const lengths = of_rows.data();
     auto const laid_out = [&](auto const& by_token, auto const& by_head) {
-      auto const& order = arrays_.keys.order == layout::nhd ? by_token : by_head;
+      auto const& order = key_array.order == layout::nhd ? by_token : by_head;
       if constexpr (Setup::paged) {
-        page_map const& map = arrays_.keys.map;
+        page_map const& map = key_array.map;
         return order(keys, values, {map.num_pages, map.page_size},
-                     fkv::page_table::per_sequence(arrays_.table.data(), map.row_pages, map.num_pages), lengths,
-                     arrays_.shape);
+                     fkv::page_table::per_sequence(table.data(), map.row_pages, map.num_pages), lengths, arrays_.shape);
       } else {
         return order(keys, values, lengths, arrays_.shape);
       }
     };
     auto made = laid_out(cache_type::nhd, cache_type::hnd);
-    if (arrays_.keys.order == layout::layer_pointers) {
-      layer_keys_.clear();
-      layer_values_.clear();
+    if (key_array.order == layout::layer_pointers) {
+      layers = {};
       for (int layer = 0; layer < arrays_.shape.num_layers; ++layer) {
-        layer_keys_.push_back(elements(arrays_.keys.layer(layer)));
-        layer_values_.push_back(elements(arrays_.values.layer(layer)));
+        layers.keys.push_back(elements(key_array.layer(layer)));
+        layers.values.push_back(elements(value_array.layer(layer)));
       }
-      made = made.with_layers(layer_keys_.data(), layer_values_.data());
+      made = made.with_layers(layers.keys.data(), layers.values.data());
     }
     if constexpr (Setup::scaled) made = made.with_scales(arrays_.key_scales.data(), arrays_.value_scales.data());
     return made;
@@ -194,6 +213,11 @@ class library_of final : public library {
     return {arrays_.kept.data(), arrays_.evicted.data(), arrays_.evicted_count.data(), arrays_.evicted_positions.data(),
             arrays_.room.lists};
   }
+  [[nodiscard]] fkv::eviction_output output(wanted_lists wanted, bool dry_run) {
+    fkv::selection shown = wanted == wanted_lists::none ? fkv::selection{} : lists();
+    if (wanted == wanted_lists::evicted) shown.kept = shown.evicted_positions = nullptr;
+    return {arrays_.new_lengths.data(), shown, dry_run};
+  }
   [[nodiscard]] testing::owned_workspace work_for(list_memory const& list, int max_queries) const {
     return testing::owned_workspace(fkv::evict_bytes(exec, policy_type{}, arrays_.shape, list.view(), max_queries));
   }
@@ -214,7 +238,7 @@ class library_of final : public library {
   memory& arrays_;
   policy_type policy_;
   testing::owned_state<policy_type> state_;
-  std::vector<element_type*> layer_keys_, layer_values_;
+  layer_pointers layers_, target_layers_;
 };
 
 }  // namespace driver

@@ -163,7 +163,7 @@ struct list_memory {
 
 /// What a call leaves, to compare with what was there before: every array that some verb may write.
 struct image {
-  std::vector<std::byte> keys, values;
+  std::vector<std::byte> keys, values, target_keys, target_values;
   std::vector<std::int32_t> position, seen_length, next_position;
   std::vector<std::uint32_t> step, request_id, flags;
   std::vector<std::uint64_t> seed;
@@ -185,9 +185,11 @@ struct memory {
   fkv::length_domain domain{};
   capacities room;
   token_array keys, values;
-  guarded<std::uint32_t> pinned;  // [sequence][pinned_words]
+  token_array target_keys, target_values;  // another cache: see moving_batch
+  guarded<std::uint32_t> pinned;           // [sequence][pinned_words]
   int pinned_words = 0;
-  guarded<std::int32_t> table;  // of pages, [sequence][row_pages]
+  guarded<std::int32_t> table, target_table;  // of pages, [sequence][row_pages]
+  guarded<std::int32_t> rooms;                // lengths of the target
   guarded<std::int32_t> lengths, new_lengths, budgets, due_slots, due_count;
   guarded<float> key_scales, value_scales;
   bool scaled = false;
@@ -208,7 +210,8 @@ struct memory {
     return static_cast<std::size_t>(room.statistics * num_statistics * shape.group);
   }
   [[nodiscard]] bool intact() const {
-    return keys.bytes.intact() && values.bytes.intact() && pinned.intact() && table.intact() && lengths.intact() &&
+    return keys.bytes.intact() && values.bytes.intact() && target_keys.bytes.intact() && target_values.bytes.intact() &&
+           target_table.intact() && rooms.intact() && pinned.intact() && table.intact() && lengths.intact() &&
            new_lengths.intact() && budgets.intact() && due_slots.intact() && due_count.intact() &&
            key_scales.intact() && value_scales.intact() && statistics.intact() && scores.intact() && kept.intact() &&
            evicted.intact() && evicted_count.intact() && evicted_positions.intact();
@@ -230,6 +233,8 @@ inline image capture(memory const& arrays, fkv::row_state const& state) {
   image made;
   made.keys = copy_of(arrays.keys.bytes);
   made.values = copy_of(arrays.values.bytes);
+  made.target_keys = copy_of(arrays.target_keys.bytes);
+  made.target_values = copy_of(arrays.target_values.bytes);
   int const rows = state.num_rows();
   made.position.assign(state.position, state.position + rows * state.capacity);
   made.carried.assign(state.carried, state.carried + rows * state.capacity * state.num_carried * state.group);

@@ -35,7 +35,7 @@ struct setup_values {
   budget_kind budget{};
   std::vector<statistic> window;
   std::vector<carried> carries;
-  bool scaled = false, base_two = false, needs_queries = false, sampled = false;
+  bool scaled = false, has_target = false, base_two = false, needs_queries = false, sampled = false;
   int least_key_dim = 1;
   int page_size = 0;  // 0: tokens stand in rows; any_page_size
 
@@ -177,9 +177,29 @@ struct model {
       each_row(sequence, [&](fkv::row_index at) {
         if (!lists_fit(arrays, at)) found |= flag(fkv::sequence_flag::bad_length);
       });
-    if (arrays.keys.map.page_size != 0 && found == 0 && !is_table(arrays, sequence))
+    if (arrays.keys.map.page_size != 0 && found == 0 &&
+        !is_table(arrays, sequence, arrays.keys.map, arrays.table, arrays.lengths))
       found |= flag(fkv::sequence_flag::bad_table);
     return found;
+  }
+
+  /// The same of what a sequence finds in another cache, before anything is chosen of it.
+  [[nodiscard]] std::uint32_t target_faults(memory const& arrays, int sequence) {
+    std::uint32_t found = 0;
+    each_row(sequence, [&](fkv::row_index at) {
+      int const room = arrays.rooms[arrays.length_place(at)];
+      if (room < 0 || room > shape.capacity) found |= flag(fkv::sequence_flag::bad_length);
+    });
+    bool const sound = arrays.keys.map.page_size == 0 || found != 0 ||
+                       is_table(arrays, sequence, arrays.target_keys.map, arrays.target_table, arrays.rooms);
+    return sound ? found : flag(fkv::sequence_flag::bad_table);
+  }
+  /// How many tokens a row keeps: candidates, as many as the budget asks for, go.
+  [[nodiscard]] int kept(memory const& arrays, fkv::row_index at) {
+    row_model const& tokens = row(at);
+    int const there = occupied(tokens.position), wanted = there - budget(arrays, at);
+    auto const free = candidates(config, tokens.position, pinned(arrays, at), this->sequence(at.sequence).end);
+    return wanted <= 0 ? tokens.length() : there - std::min(wanted, static_cast<int>(free.size()));
   }
 
   /// The lists of a row as they stand in memory.
@@ -195,12 +215,11 @@ struct model {
 
  private:
   /// Whether the longest row of a sequence finds all its pages, each once.
-  [[nodiscard]] bool is_table(memory const& arrays, int sequence) const {
-    page_map const& map = arrays.keys.map;
+  [[nodiscard]] bool is_table(memory const& arrays, int sequence, page_map const& map,
+                              guarded<std::int32_t> const& table, guarded<std::int32_t> const& lengths) const {
     int longest = 0;
-    each_row(sequence,
-             [&](fkv::row_index at) { longest = std::max(longest, arrays.lengths[arrays.length_place(at)]); });
-    auto const* const first = arrays.table.data() + static_cast<std::ptrdiff_t>(sequence) * map.row_pages;
+    each_row(sequence, [&](fkv::row_index at) { longest = std::max(longest, lengths[arrays.length_place(at)]); });
+    auto const* const first = table.data() + static_cast<std::ptrdiff_t>(sequence) * map.row_pages;
     std::vector<std::int32_t> pages(first, first + (longest + map.page_size - 1) / map.page_size);
     std::sort(pages.begin(), pages.end());
     bool const once = std::adjacent_find(pages.begin(), pages.end()) == pages.end();

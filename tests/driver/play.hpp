@@ -62,15 +62,19 @@ inline memory make_memory(fkv::cache_shape const& shape, setup_values const& set
   made.room.statistics = room();
   made.room.scores = room();
   made.room.lists = room();
-  auto const order = static_cast<layout>(random.integer(0, 2));
-  page_map map;
-  if (setup.page_size != 0) {
-    int const any[] = {1, 2, 3, 5, 8, 16, 33, 64};
-    map = {shape, setup.page_size == any_page_size ? any[random.integer(0, 7)] : setup.page_size, random};
-    made.table = guarded<std::int32_t>(map.pages);
-  }
-  made.keys = {shape, setup.element, order, shape.key_head_dim, map};
-  made.values = {shape, setup.element, order, shape.value_head_dim, map};
+  auto const build = [&](token_array& keys, token_array& values, guarded<std::int32_t>& table) {
+    auto const order = static_cast<layout>(random.integer(0, 2));
+    page_map map;
+    if (setup.page_size != 0) {
+      int const any[] = {1, 2, 3, 5, 8, 16, 33, 64};
+      map = {shape, setup.page_size == any_page_size ? any[random.integer(0, 7)] : setup.page_size, random};
+      table = guarded<std::int32_t>(map.pages);
+    }
+    keys = {shape, setup.element, order, shape.key_head_dim, map};
+    values = {shape, setup.element, order, shape.value_head_dim, map};
+  };
+  build(made.keys, made.values, made.table);
+  build(made.target_keys, made.target_values, made.target_table);
   auto const rows = static_cast<std::size_t>(shape.num_rows());
   auto const heads = static_cast<std::size_t>(shape.num_layers * shape.num_kv_heads);
   auto const lengths = setup.domain == fkv::length_domain::sequence ? static_cast<std::size_t>(shape.num_sequences)
@@ -79,6 +83,7 @@ inline memory make_memory(fkv::cache_shape const& shape, setup_values const& set
                            : rows;
   made.lengths = guarded<std::int32_t>(lengths, 0);
   made.new_lengths = guarded<std::int32_t>(lengths, -7);
+  made.rooms = guarded<std::int32_t>(lengths, 0);
   made.budgets = guarded<std::int32_t>(rows, config.budget);
   made.due_slots = guarded<std::int32_t>(static_cast<std::size_t>(shape.num_sequences + 8), -7);
   made.due_count = guarded<std::int32_t>(1, -7);

@@ -171,6 +171,8 @@ struct setup {
   using storage_type = std::conditional_t<scaled, fkv::scaled_by_head<Element>, fkv::plain<Element>>;
   using cache_type = typename Layout::template cache<storage_type, Domain>;
   static constexpr bool paged = Layout::page_size != 0;
+  /// Whether evictions go to another cache now and then. Into rows it is the same code, and takes as long to compile.
+  static constexpr bool has_target = paged && Compaction::moves_tokens;
   using query_type = Query;
   using scorer = twin<Scorer>;
   static constexpr fkv::log_base base = Base;
@@ -188,6 +190,7 @@ struct setup {
     made.window = scorer::window();
     made.carries = scorer::carries();
     made.scaled = scaled;
+    made.has_target = has_target;
     made.page_size = Layout::page_size;
     made.base_two = Base == fkv::log_base::two;
     // The cosine of numbers is 1 or -1: rounding would decide everything.

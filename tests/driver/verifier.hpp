@@ -12,6 +12,9 @@
 
 namespace driver {
 
+/// Where an eviction leaves the tokens that stay.
+enum class destination { in_place, target, no_room };
+
 class verifier : public row_numbers {
  public:
   int cuts = 0;
@@ -105,12 +108,16 @@ class verifier : public row_numbers {
     cut(at, engine_.lists_of(arrays_, at), old_carried(at));
   }
 
-  void evicted_row(fkv::row_index at, window_source const& window, wanted_lists wanted, bool dry_run) {
+  void evicted_row(fkv::row_index at, window_source const& window, wanted_lists wanted, bool dry_run,
+                   destination where = destination::in_place) {
     row_model const& row = engine_.row(at);
     int const budget = engine_.budget(arrays_, at);
-    new_length(at, row.length());
+    bool const goes = where == destination::target && !dry_run;
+    if (where == destination::no_room) dry_run = true;
+    if (where != destination::no_room) new_length(at, row.length());
     if (occupied(row.position) <= budget) {
       write_lists(at, without(row.position, {}), wanted);
+      if (goes) copy_whole(at);
       return;
     }
     ++cuts;
@@ -123,9 +130,10 @@ class verifier : public row_numbers {
     choice const found = told ? written_lists(at) : shows ? kept_positions(at, right) : right;
     compare_choice(at, found, right, scores);
     write_lists(at, found, wanted);
-    if (!problem_.empty() || found.evicted.empty()) return;  // a row with protected tokens alone is not cut
+    if (!problem_.empty() || where == destination::no_room) return;
+    if (found.evicted.empty()) return void(goes ? copy_whole(at) : void());  // protected tokens alone are not cut
     if (engine_.setup.moves_tokens()) new_length(at, static_cast<int>(found.kept.size()));
-    if (!dry_run) cut(at, found, seen.carried);
+    if (!dry_run) cut(at, found, seen.carried, goes);
   }
 
   /// Tokens that the state was told of. Their positions are the engine's already.
@@ -187,6 +195,8 @@ class verifier : public row_numbers {
     same(expected.evicted_positions, after_.evicted_positions, "evicted_positions");
     same(expected.keys, after_.keys, "keys");
     same(expected.values, after_.values, "values");
+    same(expected.target_keys, after_.target_keys, "keys of the target");
+    same(expected.target_values, after_.target_values, "values of the target");
     same(expected.statistics, after_.statistics, "statistics");
     same(expected.scores, after_.scores, "scores");
   }
@@ -346,9 +356,9 @@ class verifier : public row_numbers {
     }
   }
   /// Moves a row: keys, values and columns together.
-  void cut(fkv::row_index at, choice const& choice, statistics_table const& right) {
+  void cut(fkv::row_index at, choice const& choice, statistics_table const& right, bool goes = false) {
     row_model& row = engine_.row(at);
-    auto const from = sources(engine_.setup.compaction, choice, row.length());
+    auto const from = goes ? choice.kept : sources(engine_.setup.compaction, choice, row.length());
     touch_columns(at);
     settle(at, static_cast<int>(from.size()), engine_.sequence(at.sequence).end, row.step + 1);
     std::vector<int> position;
@@ -361,11 +371,15 @@ class verifier : public row_numbers {
         continue;
       }
       adopt_carried(at, slot, right, source);
+      if (goes) {
+        copy_token(at, slot, source);
+        continue;
+      }
       move_bytes(arrays_.keys, before_.keys, expected.keys, at, slot, source);
       move_bytes(arrays_.values, before_.values, expected.values, at, slot, source);
     }
     if (engine_.setup.moves_tokens()) new_length(at, static_cast<int>(from.size()));
-    for (int slot = static_cast<int>(from.size()); slot < row.length(); ++slot) {  // behind the row's new end
+    for (int slot = static_cast<int>(from.size()); !goes && slot < row.length(); ++slot) {  // behind the row's new end
       move_bytes(arrays_.keys, after_.keys, expected.keys, at, slot, slot);
       move_bytes(arrays_.values, after_.values, expected.values, at, slot, slot);
     }
@@ -377,6 +391,19 @@ class verifier : public row_numbers {
                          fkv::row_index at, int slot, int from) {
     auto const* const first = old_bytes(array, source, at, from);
     std::copy_n(first, array.token_bytes(), target.begin() + (array.token(at, slot) - array.bytes.data()));
+  }
+  /// To the other cache.
+  void copy_token(fkv::row_index at, int slot, int source) {
+    auto const copy = [&](token_array& from, std::vector<std::byte> const& bytes, token_array& to,
+                          std::vector<std::byte>& target) {
+      std::copy_n(old_bytes(from, bytes, at, source), from.token_bytes(),
+                  target.begin() + (to.token(at, slot) - to.bytes.data()));
+    };
+    copy(arrays_.keys, before_.keys, arrays_.target_keys, expected.target_keys);
+    copy(arrays_.values, before_.values, arrays_.target_values, expected.target_values);
+  }
+  void copy_whole(fkv::row_index at) {
+    for (int slot = 0; slot < engine_.row(at).length(); ++slot) copy_token(at, slot, slot);
   }
   /// Slots of an evicted slot_list row that were filled.
   [[nodiscard]] int filled(fkv::row_index at, int next) const {

@@ -114,7 +114,56 @@ class window_player : public token_player {
     if (!dry_run) forget_statistics(accepted);
   }
   void evict() {
-    with_window([&](window_memory const* window) { evict_by(some_list(), window); });
+    bool const into = engine_.setup.has_target && random_.chance(0.3);
+    with_window([&](window_memory const* window) {
+      into ? evict_into_by(some_list(), window) : evict_by(some_list(), window);
+    });
+  }
+  /// Into the other cache, from where the engine takes its tokens back.
+  void evict_into_by(list_memory const& list, window_memory const* window) {
+    break_length();
+    make_rooms();
+    auto const wanted = static_cast<wanted_lists>(random_.integer(0, 2));
+    bool const dry_run = random_.chance(0.1);
+    questions asked = about(window, wanted != wanted_lists::none ? arrays_.room.lists : engine_.shape.capacity);
+    asked.budget = true;
+    listing const listed = read(list);
+    auto faults = no_faults();
+    std::vector<int> chosen, gone;  // sequences that pass every question; those of them that have room
+    for (int const s : listed.visited) {
+      std::uint32_t& fault = faults[static_cast<std::size_t>(s)];
+      fault = engine_.faults(arrays_, list, s, asked);
+      if (fault == 0) fault = engine_.target_faults(arrays_, s);
+      if (fault != 0) continue;
+      chosen.push_back(s);
+      bool fits = true;
+      engine_.each_row(s, [&](fkv::row_index at) {
+        fits = fits && engine_.kept(arrays_, at) <= arrays_.rooms[arrays_.length_place(at)];
+      });
+      if (fits)
+        gone.push_back(s);
+      else
+        fault = flag(fkv::sequence_flag::bad_length);
+    }
+    begin(verifier::text("evict into another cache", dry_run ? ", dry" : ""));
+    auto const done = verbs_.evict_into(list, window, wanted, dry_run);
+    end(done, listed, faults, [&] {
+      for (int const s : chosen) {
+        bool const goes = std::find(gone.begin(), gone.end(), s) != gone.end();
+        engine_.each_row(s, [&](fkv::row_index at) {
+          check_.evicted_row(at, source_of(window), wanted, dry_run, goes ? destination::target : destination::no_room);
+        });
+      }
+    });
+    if (dry_run) return;
+    for (int const s : gone) engine_.each_row(s, [&](fkv::row_index at) { take_back_tokens(at); });
+    forget_statistics(gone);
+  }
+  void take_back_tokens(fkv::row_index at) {
+    for (int slot = 0; slot < engine_.row(at).length(); ++slot) {
+      std::copy_n(arrays_.target_keys.token(at, slot), arrays_.keys.token_bytes(), arrays_.keys.token(at, slot));
+      std::copy_n(arrays_.target_values.token(at, slot), arrays_.values.token_bytes(), arrays_.values.token(at, slot));
+    }
   }
   void evict_due() {
     list_memory const list = some_list();

@@ -346,6 +346,59 @@ inline kernel_case pages() {
       }};
 }
 
+/// Into pages of one token: a row without room, a table that names a page twice, pages that others read too, a row that
+/// keeps more than it has room for; one row is copied as bytes, one by one becomes int8.
+inline kernel_case into_pages() {
+  return {"into: pages, and int8", [](execution const& exec) {
+            using policy_type = policy_of<fkv::accumulated_sum, fkv::top_k, fkv::ordered>;
+            using int8_cache = fkv::dense_cache<fkv::scaled_by_token<std::int8_t>>;
+            extent const size;
+            auto extents = size.shape(300, 20);
+            extents.num_sequences = 6;
+            extents.value_head_dim = 20;
+            policy_bench<policy_type> made(23, policy_type{size.config(), {}, {}, {}, {}}, extents, 9);
+            made.policy.config.budget = 260;
+            for (int sequence = 0; sequence < 6; ++sequence) made.place(sequence, history::ordered, 300 - sequence);
+            auto again = made;
+            paged_memory<float> memory(made.random, extents, 1, paging::nhd);
+            std::fill(memory.lengths.begin(), memory.lengths.end(), 290);
+            memory.publish();
+            memory.owners = guarded<std::int32_t>(static_cast<std::size_t>(memory.num_pages), 1);
+            memory.lengths[0] = -1;
+            memory.entry({0, 1, 0}, 250) = memory.entry({0, 1, 0}, 77);
+            memory.owners[static_cast<std::size_t>(memory.entry({0, 2, 0}, 211))] = 2;
+            memory.lengths[3] = 259;
+            owned_page_list freed(6, 300);
+            owned_workspace work(fkv::evict_into_bytes(exec, policy_type{}, extents, made.list(), 9));
+            auto const rows_of = [&](auto& bench) {
+              return fkv::batch{bench.policy, bench.cache.view(), bench.list(), bench.state.view, work.view()};
+            };
+            require_ok(fkv::evict(exec, rows_of(made).into(memory.view()), made.window.view(),
+                                  {.new_lengths = made.new_lengths.data(), .freed = freed.view()}));
+            auto const tokens = static_cast<std::size_t>(extents.num_rows() * extents.capacity);
+            guarded<std::int8_t> keys(tokens * 20), values(tokens * 20);
+            guarded<float> key_scales(tokens), value_scales(tokens);
+            guarded<std::int32_t> const rooms(6, 290);
+            auto const target = int8_cache::hnd(keys.data(), values.data(), rooms.data(), extents)
+                                    .with_scales(key_scales.data(), value_scales.data());
+            require_ok(fkv::score(exec, rows_of(again), again.window.view(), again.scores.view()));
+            require_ok(fkv::select(exec, rows_of(again), again.scores.view(), again.lists.view()));
+            require_ok(fkv::compact(exec, rows_of(again).into(target), again.lists.view(), again.new_lengths.data()));
+            written all;
+            all.add_bench(made);
+            all.add(memory.keys);
+            all.add(memory.values);
+            all.add(freed.pages);
+            all.add(freed.counts);
+            all.add_bench(again);
+            all.add(keys);
+            all.add(values);
+            all.add(key_scales);
+            all.add(value_scales);
+            return all.bytes;
+          }};
+}
+
 /// Counts pairs of many equal labels, at a few distances.
 inline kernel_case hinge(bool small) {
   return {"ranking_hinge", [=](execution const& exec) {
@@ -423,6 +476,7 @@ inline std::vector<kernel_case> kernel_cases(bool small = false) {
   all.push_back(cases::hinge(small));
   if (!small) all.push_back(cases::broken_lists());
   if (!small) all.push_back(cases::pages());
+  if (!small) all.push_back(cases::into_pages());
   using fkv::golden_reduction;
   if (!small) {
     all.push_back(cases::golden("golden_eviction: streaming", true, 72, golden_reduction::mean));

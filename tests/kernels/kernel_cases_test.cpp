@@ -169,3 +169,19 @@ TEST_CASE("kernels: an eviction is at most four launches, three with log-sum-exp
     CHECK(static_cast<std::ptrdiff_t>(log.size()) - sums - lists <= 3);
   }
 }
+
+TEST_CASE("kernels: into another cache it takes one launch more; compact takes as many as in place") {
+  for (kernel_case const& which : testing::kernel_cases()) {
+    if (!which.name.starts_with("into")) continue;
+    launch_log log;
+    (void)run(which, on_fibers(1, &log));
+    std::vector<std::string> names;
+    for (auto const& launch : log) names.push_back(short_name(*launch.body));
+    CHECK(names == std::vector<std::string>{"visit_kernel", "lse_kernel", "observe_kernel", "select_kernel",
+                                            "into_kernel",                                            // evict
+                                            "freed_pages_kernel",                                     //
+                                            "visit_kernel", "lse_kernel", "observe_kernel",           // score
+                                            "visit_kernel", "select_kernel",                          // select
+                                            "visit_kernel", "fetch_carried_kernel", "into_kernel"});  // compact
+  }
+}

@@ -146,7 +146,8 @@ int column_differences(Bench const& made, fkv::row_state const& cut, fkv::row_in
               now.step[row] != cut.step[row];
   if (now.step[row] == 0 || now.seen_length[row] < static_cast<int>(kept.size())) return wrong;
   for (int i = 0; i < static_cast<int>(kept.size()); ++i) {
-    int const position = made.positions[static_cast<std::size_t>(row)][static_cast<std::size_t>(kept[i])];
+    int const position =
+        made.positions[static_cast<std::size_t>(row)][static_cast<std::size_t>(kept[static_cast<std::size_t>(i)])];
     wrong += now.position[now.column(row, i)] != position;
     int slot = 0;
     while (slot < cut.seen_length[row] && cut.position[cut.column(row, slot)] != position) ++slot;

@@ -26,7 +26,7 @@ inline constexpr bool has_wide_column = has_column<Cache>&& requires(Cache const
   { cache.column_width } -> std::convertible_to<int>;
 };
 template <class Cache>
-constexpr bool values_in_keys() {
+FORESIGHTKV_HOST_DEVICE constexpr bool values_in_keys() {
   if constexpr (requires { Cache::values_in_keys; }) return Cache::values_in_keys;
   return false;
 }
@@ -46,7 +46,7 @@ inline constexpr bool has_scale_at = requires(Vectors const vectors) {
 
 /// Whether bytes of one row's vectors are right for another's, if their row scales are equal.
 template <class From, class To>
-constexpr bool are_alike() {
+FORESIGHTKV_HOST_DEVICE constexpr bool are_alike() {
   if constexpr (!std::same_as<typename From::element_type, typename To::element_type>) return false;
   if constexpr (is_scaled_by_token<From>() != is_scaled_by_token<To>()) return false;
   return !is_scaled_by_token<From>() || (has_scale_at<From> && has_scale_at<To>);
