@@ -48,3 +48,18 @@ TEST_CASE("batch: visiting other sequences changes the list alone") {
   CHECK(due.state.position == rows.state.position);
   CHECK(due.scratch.data == rows.scratch.data);
 }
+
+TEST_CASE("batch: into a target, with the same rows") {
+  std::vector<float> tokens(12 * 4), copy(12 * 4);
+  std::int32_t const length = 12, room = 8;
+  auto const cache = fkv::dense_cache<float>::hnd(tokens.data(), tokens.data(), &length, shape);
+  auto const target = fkv::dense_cache<float>::nhd(copy.data(), copy.data(), &room, shape);
+  fkv::batch const rows{policy, cache, {nullptr, nullptr, 1, 12}, fkv::make_state(policy, shape, 12, {})};
+  auto const moving = rows.into(target);
+  using policy_type = std::remove_cvref_t<decltype(policy)>;
+  using expected = fkv::moving_batch<policy_type, fkv::dense_cache<float>, fkv::dense_cache<float>>;
+  static_assert(std::is_same_v<std::remove_cvref_t<decltype(moving)>, expected>);
+  CHECK(moving.rows.cache.key_data == tokens.data());
+  CHECK(moving.target.key_data == copy.data());
+  CHECK(moving.rows.sequences.max_length == 12);
+}

@@ -253,3 +253,11 @@ TEST_CASE_TEMPLATE("infinity and NaN are stored as such", Element, fkv::half, fk
     CHECK(rule.nan(stored<Element>(from_bits(nan | 0x80000000u)) - rule.magnitudes()));
   }
 }
+
+TEST_CASE_TEMPLATE("the largest value is one, and what is above it is stored as it or as infinity", Element, float,
+                   fkv::half, fkv::bfloat16, fkv::float8_e4m3, fkv::float8_e5m2, std::int8_t) {
+  using traits = fkv::element_traits<Element>;
+  CHECK(traits::load(traits::store(traits::largest)) == traits::largest);
+  float const above = traits::load(traits::store(std::nextafter(traits::largest, HUGE_VALF) * 1.5f));
+  CHECK((above == traits::largest || above == HUGE_VALF));
+}

@@ -114,3 +114,33 @@ TEST_CASE("evictor: what does not fit is an error, nothing written") {
   CHECK(other.keys == made.keys);
   CHECK(evictor.new_lengths()[0] == -1);
 }
+
+TEST_CASE("evictor: into another cache, of all sequences and of some; who did not go has no length there") {
+  tokens owned({20, 9, 33});
+  auto const keys = owned.keys;
+  std::vector<fkv::half> target_keys(2 * 3 * 2 * 24 * 8), target_values(target_keys);
+  fkv::cache_shape shape = owned.shape;
+  shape.capacity = 24;
+  std::vector<std::int32_t> const rooms{16, 8, 24};
+  auto const target = fkv::dense_cache<fkv::half>::hnd(target_keys.data(), target_values.data(), rooms.data(), shape);
+  fkv::evictor evictor{fkv::host, policy, owned.shape, 4};
+  REQUIRE(evictor.evict_into(target, owned.cache(), owned.window()).ok());
+  CHECK(std::vector<std::int32_t>(evictor.new_lengths(), evictor.new_lengths() + 3) ==
+        std::vector<std::int32_t>{16, 0, 16});
+  CHECK(evictor.state().flags[1] == static_cast<std::uint32_t>(fkv::sequence_flag::bad_length));
+  CHECK(owned.keys == keys);
+  int wrong = 0;
+  for (int slot = 0; slot < 16; ++slot) {
+    fkv::row_state const& state = evictor.state();
+    int const position = state.position[state.column(shape.row({1, 2, 1}), slot)];
+    for (int d = 0; d < 8; ++d)
+      wrong += target.key({1, 2, 1}, slot)[d].bits !=
+               fkv::element_traits<fkv::half>::store(owned.cache().key({1, 2, 1}, position)[d]).bits;
+  }
+  CHECK(wrong == 0);
+  REQUIRE(evictor.reset().ok());
+  std::vector<std::int32_t> const first{0};
+  REQUIRE(evictor.evict_into(target, owned.cache(), owned.window(), {.slots = first.data(), .max_count = 1}).ok());
+  CHECK(std::vector<std::int32_t>(evictor.new_lengths(), evictor.new_lengths() + 3) ==
+        std::vector<std::int32_t>{16, 0, 0});
+}

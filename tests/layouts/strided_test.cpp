@@ -50,3 +50,14 @@ TEST_CASE("strided: tokens are aligned where their first one and the distance ar
   CHECK_FALSE(place_of(bytes + 8, 32).aligned_to(16));
   CHECK(place_of(bytes + 8, 24).aligned_to(8));
 }
+
+TEST_CASE("strided: what tokens fill without a gap") {
+  auto extents = shape;
+  extents.num_layers = 2;
+  auto const all = std::int64_t{extents.num_rows()} * extents.capacity * 5;
+  auto strides = fkv::cache_strides::hnd(extents, 5);
+  CHECK(strides.elements(extents, 5) == all);
+  CHECK(fkv::cache_strides::nhd(extents, 5).elements(extents, 5) == all);
+  ++strides.layer;
+  CHECK(strides.elements(extents, 5) == 0);
+}
