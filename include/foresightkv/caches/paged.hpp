@@ -42,7 +42,7 @@ struct paged_cache : laid_out_cache<paged_cache<Keys, PageSize, Values, Domain, 
                                                  page_table const& table, std::int32_t const* lengths,
                                                  cache_shape const& shape) {
     int const tokens = page_size_of(pool);
-    return paged(keys, values, tokens, of_pool(table, pool), lengths, shape,
+    return paged(keys, values, tokens, sound_if(table.num_pages == pool.num_pages, table), lengths, shape,
                  [&](int dim) { return page_strides::hnd(shape, pool.num_pages, tokens, dim); });
   }
   /// Two pools, [layer][page][token][kv_head][head_dim] each.
@@ -50,7 +50,7 @@ struct paged_cache : laid_out_cache<paged_cache<Keys, PageSize, Values, Domain, 
                                                  page_table const& table, std::int32_t const* lengths,
                                                  cache_shape const& shape) {
     int const tokens = page_size_of(pool);
-    return paged(keys, values, tokens, of_pool(table, pool), lengths, shape,
+    return paged(keys, values, tokens, sound_if(table.num_pages == pool.num_pages, table), lengths, shape,
                  [&](int dim) { return page_strides::nhd(shape, pool.num_pages, tokens, dim); });
   }
   /// Two pools whose pages hold tokens of one head each: [layer][page][token][head_dim] with a table per sequence and
@@ -59,11 +59,12 @@ struct paged_cache : laid_out_cache<paged_cache<Keys, PageSize, Values, Domain, 
                                                       page_table const& table, std::int32_t const* lengths,
                                                       cache_shape const& shape) {
     int const tokens = page_size_of(pool);
-    return paged(keys, values, tokens, of_pool(table, pool), lengths, shape, [&](int dim) {
-      page_strides strides = page_strides::one_head(pool.num_pages, tokens, dim);
-      if (table.layer != 0) strides.layer = 0;
-      return strides;
-    });
+    return paged(keys, values, tokens, sound_if(table.num_pages == pool.num_pages, table), lengths, shape,
+                 [&](int dim) {
+                   page_strides strides = page_strides::one_head(pool.num_pages, tokens, dim);
+                   if (table.layer != 0) strides.layer = 0;
+                   return strides;
+                 });
   }
 
   /// vLLM with flash attention and the NHD layout: a tensor per layer, and a block table for all of them. Other versions
@@ -222,8 +223,9 @@ struct paged_cache : laid_out_cache<paged_cache<Keys, PageSize, Values, Domain, 
   template <class Lanes>
   FORESIGHTKV_HOST_DEVICE void list_freed(Lanes const& lanes, int sequence, int index, std::int32_t const* new_lengths,
                                           page_list const& out) const {
-    row_index const first = this->key_layout.table.first_row(this->extents, sequence, index);
     page_table const& keys = this->key_layout.table;
+    page_table const& values = this->value_layout.table;
+    row_index const first = keys.first_row(this->extents, sequence, index);
     auto const bounded = [&](int length) { return length < 0 || length > this->extents.capacity ? -1 : length; };
     bool sound = true;
     int const new_length = keys.longest(this->extents, first, [&](row_index at) {
@@ -232,15 +234,15 @@ struct paged_cache : laid_out_cache<paged_cache<Keys, PageSize, Values, Domain, 
       return length;
     });
     int const kept = this->key_layout.pages_of(new_length);
-    int const entries = this->key_layout.table.entries(sequence);
+    int const entries = keys.entries(sequence);
     int const there = entries < most_pages() ? entries : most_pages();
     int const taken = sound ? this->key_layout.pages_of(longest(first)) : 0;
     int const held = taken < there ? taken : there;
     int const table = sequence * tables_per_sequence() + index;
     std::int64_t const start = std::int64_t{table} * out.capacity;
     for (int i = kept + lanes.rank(); i < held; i += lanes.width()) {
-      out.pages[start + i - kept] = this->key_layout.table.of(first)[i];
-      if (out.value_pages != nullptr) out.value_pages[start + i - kept] = this->value_layout.table.of(first)[i];
+      out.pages[start + i - kept] = keys.of(first)[i];
+      if (out.value_pages != nullptr) out.value_pages[start + i - kept] = values.of(first)[i];
     }
     if (lanes.rank() == 0) out.counts[table] = held > kept ? held - kept : 0;
   }
@@ -250,9 +252,9 @@ struct paged_cache : laid_out_cache<paged_cache<Keys, PageSize, Values, Domain, 
   [[nodiscard]] static constexpr key_element* behind(key_element* data, std::int64_t elements) {
     return data == nullptr ? nullptr : data + elements;
   }
-  /// A table of another pool: of none, which check() refuses.
-  [[nodiscard]] static constexpr page_table of_pool(page_table table, page_pool const& pool) {
-    if (table.num_pages != pool.num_pages) table.num_pages = 0;
+  /// A table that belongs to another pool, or to pages of another size: one of no pages, which check() refuses.
+  [[nodiscard]] static constexpr page_table sound_if(bool agrees, page_table table) {
+    if (!agrees) table.num_pages = 0;
     return table;
   }
   [[nodiscard]] static constexpr int page_size_of(page_pool const& pool) {
@@ -262,12 +264,9 @@ struct paged_cache : laid_out_cache<paged_cache<Keys, PageSize, Values, Domain, 
   static constexpr paged_cache paged(key_element* keys, value_element* values, int tokens, page_table const& table,
                                      std::int32_t const* lengths, cache_shape const& shape,
                                      StridesOf const& strides_of) {
-    // Pages of another size than the type says: of no size, which check() refuses.
-    bool const agrees = PageSize == 0 || tokens == PageSize;
+    page_table const checked = sound_if(PageSize == 0 || tokens == PageSize, table);
     return base::make(keys, values, lengths, shape, [&](int dim) {
-      paged_layout<PageSize> made{strides_of(dim), table, page_divider<PageSize>(tokens)};
-      if (!agrees) made.table.num_pages = 0;
-      return made;
+      return paged_layout<PageSize>{strides_of(dim), checked, page_divider<PageSize>(tokens)};
     });
   }
   /// Keys and values in one tensor have one element type and one dimension: without them there is no such tensor, which

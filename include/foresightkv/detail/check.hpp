@@ -93,8 +93,10 @@ inline status check_slot(row_state const& state, int sequence) {
   return check_that(sequence >= 0 && sequence < state.num_sequences, errc::invalid_shape, argument::slot);
 }
 
-/// `observe` does without a state, but not with one that was given too little memory.
-inline status check_optional_state(row_state const& state, cache_shape const& shape) {
+/// `observe` does without a state, but not with one that was given too little memory. It reads positions, which are those
+/// of a group of any size.
+inline status check_optional_state(row_state const& state, cache_shape shape) {
+  shape.group = state.group;
   return state.empty() && !state.lacks_memory() ? status{} : check_state(state, shape, state.num_carried);
 }
 

@@ -21,7 +21,8 @@ template <class List, class Exec>
 /// chunking, up to the rounding of sums.
 /// Without a query so far they are negative zeros, by which a later chunk knows. A chunk without a query has a
 /// first_position too: the tokens from there on get what no query before gave them, all others are left alone.
-/// \param state  positions of the tokens; row_state{} for rows from which nothing was evicted
+/// \param state  positions of the tokens; row_state{} for rows from which nothing was evicted. Its group may be another
+///               than the cache's: that of a KV head whose query heads are spread over ranks
 /// \param out    [row][slot][statistic][j], rows of the visited sequences only
 /// \return as evict
 template <class Exec, class Cache, class Query, log_base Base, class List>
