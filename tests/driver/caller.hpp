@@ -65,8 +65,12 @@ class caller {
     for (int s = 0; s < sequences(); ++s)
       engine_.each_row(
           s, [&](fkv::row_index at) { arrays_.lengths[arrays_.length_place(at)] = engine_.row(at).length(); });
-    std::copy(arrays_.keys.map.pages.begin(), arrays_.keys.map.pages.end(), arrays_.table.begin());
-    std::copy(arrays_.target_keys.map.pages.begin(), arrays_.target_keys.map.pages.end(), arrays_.target_table.begin());
+    write_table(arrays_.keys.map, arrays_.table);
+    write_table(arrays_.target_keys.map, arrays_.target_table);
+  }
+  static void write_table(page_map const& map, guarded<std::int32_t>& table) {
+    std::vector<std::int32_t> const entries = map.entries();
+    std::copy(entries.begin(), entries.end(), table.begin());
   }
   /// What stands behind the rows' ends is no number from now on: nobody may read it.
   void spoil_the_rest() {
@@ -94,7 +98,7 @@ class caller {
     auto const entry = static_cast<std::size_t>(random_.integer(0, static_cast<int>(table.size()) - 1));
     int const index = static_cast<int>(entry) % map.row_pages;
     std::int32_t const twice = index == 0 ? -1 : table[entry - static_cast<std::size_t>(random_.integer(1, index))];
-    std::int32_t const bad[] = {-1, map.num_pages, -0x7fffffff - 1, 0x7fffffff, twice};
+    std::int32_t const bad[] = {-1, map.num_pages * map.step(), -0x7fffffff - 1, 0x7fffffff, twice};
     table[entry] = bad[random_.integer(0, 4)];
   }
   /// Tokens are pinned, and let go.

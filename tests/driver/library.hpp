@@ -175,6 +175,7 @@ class library_of final : public library {
       }
     };
     auto made = laid_out(cache_type::nhd, cache_type::hnd);
+    if constexpr (Setup::paged) made = joint(made, key_array.map, keys, values, table.data(), lengths);
     if (key_array.order == layout::layer_pointers) {
       layers = {};
       for (int layer = 0; layer < arrays_.shape.num_layers; ++layer) {
@@ -184,6 +185,17 @@ class library_of final : public library {
       made = made.with_layers(layers.keys.data(), layers.values.data());
     }
     if constexpr (Setup::scaled) made = made.with_scales(arrays_.key_scales.data(), arrays_.value_scales.data());
+    return made;
+  }
+
+  /// Where pages stand as an engine has them. Values stand in such a tensor too, but one of their own.
+  [[nodiscard]] cache_type joint(cache_type made, page_map const& map, element_type* keys, element_type* values,
+                                 std::int32_t const* table, std::int32_t const* lengths) const {
+    fkv::page_pool const pool{map.num_pages, map.page_size};
+    if (map.kind == convention::vllm) made = cache_type::vllm(keys, pool, table, map.row_pages, lengths, arrays_.shape);
+    if (map.kind == convention::tensorrt_llm)
+      made = cache_type::tensorrt_llm(keys, pool, table, map.row_pages, lengths, arrays_.shape);
+    if (map.kind != convention::pools) made.value_data = values + (made.value_data - keys);
     return made;
   }
 

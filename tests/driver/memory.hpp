@@ -24,22 +24,41 @@ inline std::size_t row_number(fkv::cache_shape const& shape, fkv::row_index at) 
   return static_cast<std::size_t>((at.layer * shape.num_sequences + at.sequence) * shape.num_kv_heads + at.kv_head);
 }
 
+/// Whose tensors pages stand in: keys and values in a pool each, or both in one.
+enum class convention { pools, vllm, tensorrt_llm };
+
 /// Pages of a pool, where there is one: which page of a sequence is which.
 struct page_map {
+  convention kind{};
   int page_size = 0;  // 0: tokens stand in rows
+  int num_layers = 1;
   int row_pages = 0;
   int num_pages = 0;
   std::vector<std::int32_t> pages;  // [sequence][row_pages]
 
   page_map() = default;
-  page_map(fkv::cache_shape const& shape, int tokens, random_source& random)
-      : page_size(tokens),
+  page_map(fkv::cache_shape const& shape, convention whose, int tokens, random_source& random)
+      : kind(whose),
+        page_size(tokens),
+        num_layers(shape.num_layers),
         row_pages((shape.capacity + tokens - 1) / tokens),
         num_pages(shape.num_sequences * row_pages + random.integer(0, 3)) {
     for (int page = 0; page < num_pages; ++page) pages.push_back(page);
     for (std::size_t i = pages.size(); i > 1; --i)
       std::swap(pages[i - 1], pages[static_cast<std::size_t>(random.integer(0, static_cast<int>(i) - 1))]);
     pages.resize(static_cast<std::size_t>(shape.num_sequences * row_pages));
+  }
+  /// Tables of a sequence: one, or one of keys and one of values.
+  [[nodiscard]] int parts() const { return kind == convention::tensorrt_llm ? 2 : 1; }
+  /// Entries from one page to the next: TensorRT-LLM counts blocks of keys or values of one layer.
+  [[nodiscard]] int step() const { return kind == convention::tensorrt_llm ? 2 * num_layers : 1; }
+  /// [sequence][part][row_pages]
+  [[nodiscard]] std::vector<std::int32_t> entries() const {
+    std::vector<std::int32_t> made;
+    for (std::size_t first = 0; first < pages.size(); first += static_cast<std::size_t>(row_pages))
+      for (int part = 0; part < parts(); ++part)
+        for (int i = 0; i < row_pages; ++i) made.push_back(pages[first + static_cast<std::size_t>(i)] * step() + part);
+    return made;
   }
 };
 
@@ -49,21 +68,25 @@ struct token_array {
   storage kind{};
   layout order{};
   int dim = 0;
+  bool of_values = false;
   page_map map;
-  guarded<std::byte> bytes;
+  guarded<std::byte> bytes;  // of a joint tensor the other half is nobody's
 
   token_array() = default;
-  token_array(fkv::cache_shape const& extents, storage element, layout wanted, int head_dim, page_map const& paged)
+  token_array(fkv::cache_shape const& extents, storage element, layout wanted, int head_dim, bool values,
+              page_map const& paged)
       : shape(extents),
         kind(element),
         order(wanted),
         dim(head_dim),
+        of_values(values),
         map(paged),
         bytes(static_cast<std::size_t>(extents.num_layers) * layer_bytes()) {}
 
   [[nodiscard]] std::size_t token_bytes() const { return static_cast<std::size_t>(dim * format_of(kind).bytes); }
   [[nodiscard]] std::size_t layer_bytes() const {
-    int const slots = map.page_size == 0 ? shape.num_sequences * shape.capacity : map.num_pages * map.page_size;
+    int const joint = map.kind == convention::pools ? 1 : 2;
+    int const slots = map.page_size == 0 ? shape.num_sequences * shape.capacity : joint * map.num_pages * map.page_size;
     return static_cast<std::size_t>(slots * shape.num_kv_heads) * token_bytes();
   }
   /// Layers with a pointer each stand in reverse order: a view that walks from one base would read the wrong
@@ -80,10 +103,22 @@ struct token_array {
       width = map.page_size;
       slot %= map.page_size;
     }
+    int const half = of_values ? 1 : 0;
+    if (map.kind == convention::vllm) {  // [layer][2][page][token][kv_head]
+      int const block = (at.layer * 2 + half) * map.num_pages + group;
+      return element((block * width + slot) * shape.num_kv_heads + at.kv_head);
+    }
+    if (map.kind == convention::tensorrt_llm) {  // [page][layer][2][kv_head][token]
+      int const block = (group * shape.num_layers + at.layer) * 2 + half;
+      return element((block * shape.num_kv_heads + at.kv_head) * width + slot);
+    }
     int const inside = order == layout::nhd ? (group * width + slot) * shape.num_kv_heads + at.kv_head
                                             : (group * shape.num_kv_heads + at.kv_head) * width + slot;
     return layer(at.layer) + static_cast<std::size_t>(inside) * token_bytes();
   }
+
+ private:
+  [[nodiscard]] std::byte* element(int token) { return bytes.data() + static_cast<std::size_t>(token) * token_bytes(); }
 };
 
 /// A window's queries and all that an observation can have beside them.

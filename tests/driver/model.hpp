@@ -219,11 +219,18 @@ struct model {
                               guarded<std::int32_t> const& table, guarded<std::int32_t> const& lengths) const {
     int longest = 0;
     each_row(sequence, [&](fkv::row_index at) { longest = std::max(longest, lengths[arrays.length_place(at)]); });
-    auto const* const first = table.data() + static_cast<std::ptrdiff_t>(sequence) * map.row_pages;
-    std::vector<std::int32_t> pages(first, first + (longest + map.page_size - 1) / map.page_size);
-    std::sort(pages.begin(), pages.end());
-    bool const once = std::adjacent_find(pages.begin(), pages.end()) == pages.end();
-    return once && (pages.empty() || (pages.front() >= 0 && pages.back() < map.num_pages));
+    int const count = (longest + map.page_size - 1) / map.page_size;
+    bool sound = true;
+    for (int part = 0; part < map.parts(); ++part) {
+      auto const* const first =
+          table.data() + static_cast<std::ptrdiff_t>(sequence * map.parts() + part) * map.row_pages;
+      std::vector<std::int32_t> pages(first, first + count);
+      std::sort(pages.begin(), pages.end());
+      sound = sound && std::adjacent_find(pages.begin(), pages.end()) == pages.end();
+      for (std::int32_t const page : pages)
+        sound = sound && page >= part && page < map.num_pages * map.step() && (page - part) % map.step() == 0;
+    }
+    return sound;
   }
   static std::uint32_t window_faults(window_memory const& window, int sequence) {
     std::int64_t const count = window.count(sequence);

@@ -63,15 +63,18 @@ inline memory make_memory(fkv::cache_shape const& shape, setup_values const& set
   made.room.scores = room();
   made.room.lists = room();
   auto const build = [&](token_array& keys, token_array& values, guarded<std::int32_t>& table) {
-    auto const order = static_cast<layout>(random.integer(0, 2));
+    auto order = static_cast<layout>(random.integer(0, 2));
     page_map map;
     if (setup.page_size != 0) {
       int const any[] = {1, 2, 3, 5, 8, 16, 33, 64};
-      map = {shape, setup.page_size == any_page_size ? any[random.integer(0, 7)] : setup.page_size, random};
-      table = guarded<std::int32_t>(map.pages);
+      bool const joint = shape.key_head_dim == shape.value_head_dim;
+      auto const whose = joint ? static_cast<convention>(random.integer(0, 2)) : convention::pools;
+      if (whose != convention::pools) order = layout::hnd;  // it has an order of its own
+      map = {shape, whose, setup.page_size == any_page_size ? any[random.integer(0, 7)] : setup.page_size, random};
+      table = guarded<std::int32_t>(map.entries());
     }
-    keys = {shape, setup.element, order, shape.key_head_dim, map};
-    values = {shape, setup.element, order, shape.value_head_dim, map};
+    keys = {shape, setup.element, order, shape.key_head_dim, false, map};
+    values = {shape, setup.element, order, shape.value_head_dim, true, map};
   };
   build(made.keys, made.values, made.table);
   build(made.target_keys, made.target_values, made.target_table);
@@ -157,6 +160,7 @@ outcome play_case(std::uint64_t seed, int calls) {
   engine.sequences.resize(static_cast<std::size_t>(engine.shape.num_sequences));
   for (sequence_model& sequence : engine.sequences)
     sequence.rows.resize(static_cast<std::size_t>(engine.shape.num_layers * engine.shape.num_kv_heads));
+  if (Setup::paged && random.chance(0.6)) engine.shape.value_head_dim = engine.shape.key_head_dim;
   memory arrays = make_memory(engine.shape, engine.setup, engine.config, random);
   ingredients given = make_ingredients(engine.shape, random);
   pack(given);
