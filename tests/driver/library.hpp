@@ -151,16 +151,18 @@ class library_of final : public library {
                                      : state_.view.with_pinned(arrays_.pinned.data(), arrays_.pinned_words);
   }
   [[nodiscard]] cache_type cache() {
-    return cache_of(arrays_.keys, arrays_.values, arrays_.table, arrays_.lengths, layers_);
+    return cache_of(arrays_.keys, arrays_.values, arrays_.table, arrays_.lengths, parts_);
   }
   [[nodiscard]] cache_type target() {
-    return cache_of(arrays_.target_keys, arrays_.target_values, arrays_.target_table, arrays_.rooms, target_layers_);
+    return cache_of(arrays_.target_keys, arrays_.target_values, arrays_.target_table, arrays_.rooms, target_parts_);
   }
-  struct layer_pointers {
-    std::vector<element_type*> keys, values;
+  /// What a view of a cache has beside its arrays.
+  struct cache_parts {
+    std::vector<element_type*> keys, values;               // layer by layer
+    guarded<std::int32_t> indices, indptr, last_page_len;  // FlashInfer's
   };
   [[nodiscard]] cache_type cache_of(token_array& key_array, token_array& value_array, guarded<std::int32_t>& table,
-                                    guarded<std::int32_t>& of_rows, layer_pointers& layers) {
+                                    guarded<std::int32_t>& of_rows, cache_parts& parts) {
     auto* const keys = elements(key_array.bytes.data());
     auto* const values = elements(value_array.bytes.data());
     auto* const lengths = of_rows.data();
@@ -175,28 +177,56 @@ class library_of final : public library {
       }
     };
     auto made = laid_out(cache_type::nhd, cache_type::hnd);
-    if constexpr (Setup::paged) made = joint(made, key_array.map, keys, values, table.data(), lengths);
+    if constexpr (Setup::paged) made = joint(made, key_array, values, table, of_rows, parts);
     if (key_array.order == layout::layer_pointers) {
-      layers = {};
+      parts.keys.clear();
+      parts.values.clear();
       for (int layer = 0; layer < arrays_.shape.num_layers; ++layer) {
-        layers.keys.push_back(elements(key_array.layer(layer)));
-        layers.values.push_back(elements(value_array.layer(layer)));
+        parts.keys.push_back(elements(key_array.layer(layer)));
+        parts.values.push_back(elements(value_array.layer(layer)));
       }
-      made = made.with_layers(layers.keys.data(), layers.values.data());
+      made = made.with_layers(parts.keys.data(), parts.values.data());
     }
     if constexpr (Setup::scaled) made = made.with_scales(arrays_.key_scales.data(), arrays_.value_scales.data());
     return made;
   }
 
   /// Where pages stand as an engine has them. Values stand in such a tensor too, but one of their own.
-  [[nodiscard]] cache_type joint(cache_type made, page_map const& map, element_type* keys, element_type* values,
-                                 std::int32_t const* table, std::int32_t const* lengths) const {
+  [[nodiscard]] cache_type joint(cache_type made, token_array& array, element_type* values,
+                                 guarded<std::int32_t> const& table, guarded<std::int32_t> const& lengths,
+                                 cache_parts& parts) const {
+    page_map const& map = array.map;
     fkv::page_pool const pool{map.num_pages, map.page_size};
-    if (map.kind == convention::vllm) made = cache_type::vllm(keys, pool, table, map.row_pages, lengths, arrays_.shape);
+    auto* const keys = elements(array.bytes.data());
+    if (map.kind == convention::vllm)
+      made = cache_type::vllm(keys, pool, table.data(), map.row_pages, lengths.data(), arrays_.shape);
     if (map.kind == convention::tensorrt_llm)
-      made = cache_type::tensorrt_llm(keys, pool, table, map.row_pages, lengths, arrays_.shape);
+      made = cache_type::tensorrt_llm(keys, pool, table.data(), map.row_pages, lengths.data(), arrays_.shape);
+    if (map.kind == convention::flashinfer) {
+      make_ragged(map, table, lengths, parts);
+      auto const& order = array.order == layout::nhd ? cache_type::flashinfer_nhd : cache_type::flashinfer_hnd;
+      made = order(keys, pool, parts.indices.data(), parts.indptr.data(), parts.last_page_len.data(), arrays_.shape);
+    }
     if (map.kind != convention::pools) made.value_data = values + (made.value_data - keys);
     return made;
+  }
+  /// Tables one behind the other, which say how long sequences are. Of a length that none can have, a last page that is
+  /// too full.
+  void make_ragged(page_map const& map, guarded<std::int32_t> const& table, guarded<std::int32_t> const& lengths,
+                   cache_parts& parts) const {
+    std::vector<std::int32_t> indices, indptr{0}, last;
+    for (std::size_t s = 0; s < lengths.size(); ++s) {
+      bool const sound = lengths[s] >= 0 && lengths[s] <= arrays_.shape.capacity;
+      int const pages = sound ? (lengths[s] + map.page_size - 1) / map.page_size : 1;
+      for (int i = 0; i < pages; ++i)
+        indices.push_back(table[s * static_cast<std::size_t>(map.row_pages) + static_cast<std::size_t>(i)]);
+      indptr.push_back(static_cast<std::int32_t>(indices.size()));
+      last.push_back(sound ? lengths[s] - (pages - 1) * map.page_size : map.page_size + 1);
+    }
+    if (indices.empty()) indices.push_back(-1);
+    parts.indices = guarded<std::int32_t>(indices);
+    parts.indptr = guarded<std::int32_t>(indptr);
+    parts.last_page_len = guarded<std::int32_t>(last);
   }
 
   [[nodiscard]] auto view(window_memory const& window) const {
@@ -250,7 +280,7 @@ class library_of final : public library {
   memory& arrays_;
   policy_type policy_;
   testing::owned_state<policy_type> state_;
-  layer_pointers layers_, target_layers_;
+  cache_parts parts_, target_parts_;
 };
 
 }  // namespace driver

@@ -25,7 +25,7 @@ inline std::size_t row_number(fkv::cache_shape const& shape, fkv::row_index at) 
 }
 
 /// Whose tensors pages stand in: keys and values in a pool each, or both in one.
-enum class convention { pools, vllm, tensorrt_llm };
+enum class convention { pools, vllm, tensorrt_llm, flashinfer };
 
 /// Pages of a pool, where there is one: which page of a sequence is which.
 struct page_map {
@@ -96,7 +96,7 @@ struct token_array {
     return bytes.data() + static_cast<std::size_t>(place) * layer_bytes();
   }
   [[nodiscard]] std::byte* token(fkv::row_index at, int slot) {
-    // Slots of a sequence, or of one of its pages, stand together.
+    // Slots of a sequence, or of one of its pages, or of a half of such a page, stand together.
     int group = at.sequence, width = shape.capacity;
     if (map.page_size != 0) {
       group = map.pages[static_cast<std::size_t>(at.sequence * map.row_pages + slot / map.page_size)];
@@ -112,6 +112,7 @@ struct token_array {
       int const block = (group * shape.num_layers + at.layer) * 2 + half;
       return element((block * shape.num_kv_heads + at.kv_head) * width + slot);
     }
+    if (map.kind == convention::flashinfer) group = group * 2 + half;  // [layer][page][2], then as here
     int const inside = order == layout::nhd ? (group * width + slot) * shape.num_kv_heads + at.kv_head
                                             : (group * shape.num_kv_heads + at.kv_head) * width + slot;
     return layer(at.layer) + static_cast<std::size_t>(inside) * token_bytes();

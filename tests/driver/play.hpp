@@ -68,8 +68,9 @@ inline memory make_memory(fkv::cache_shape const& shape, setup_values const& set
     if (setup.page_size != 0) {
       int const any[] = {1, 2, 3, 5, 8, 16, 33, 64};
       bool const joint = shape.key_head_dim == shape.value_head_dim;
-      auto const whose = joint ? static_cast<convention>(random.integer(0, 2)) : convention::pools;
-      if (whose != convention::pools) order = layout::hnd;  // it has an order of its own
+      int const last = setup.domain == fkv::length_domain::sequence ? 3 : 2;  // FlashInfer's lengths are of sequences
+      auto const whose = joint ? static_cast<convention>(random.integer(0, last)) : convention::pools;
+      if (whose != convention::pools && order == layout::layer_pointers) order = layout::hnd;
       map = {shape, whose, setup.page_size == any_page_size ? any[random.integer(0, 7)] : setup.page_size, random};
       table = guarded<std::int32_t>(map.entries());
     }
