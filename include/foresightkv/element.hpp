@@ -183,8 +183,7 @@ struct element_traits<float8_e4m3> {
     std::uint32_t const wide = bits & 0x7fffffffu;
     std::uint32_t const sign = bits >> 31 << 7;
     if (wide > detail::float_infinity_bits) return {static_cast<std::uint8_t>(sign | 0x7fu)};
-    std::uint32_t const largest = 0x43e00000u;  // 448
-    std::uint32_t const rounded = wide < largest ? format::round_finite(wide) : 0x7eu;
+    std::uint32_t const rounded = wide < detail::float_bits(largest) ? format::round_finite(wide) : 0x7eu;
     return {static_cast<std::uint8_t>(sign | rounded)};
   }
 };

@@ -59,3 +59,52 @@ TEST_CASE("evictor: on a stream as on the host") {
   }
   REQUIRE(cudaStreamDestroy(stream) == cudaSuccess);
 }
+
+TEST_CASE("evictor: into another cache on a stream as on the host, as int8 and as bytes") {
+  constexpr fkv::eviction_config config{.budget = 48, .interval = 16, .sink_tokens = 2};
+  auto const policy = fkv::compose<config>(fkv::streaming_llm{}, fkv::top_k{}, fkv::ordered{});
+  fkv::cache_shape const shape{.num_layers = 2,
+                               .num_sequences = 3,
+                               .num_kv_heads = 2,
+                               .group = 1,
+                               .key_head_dim = 48,
+                               .value_head_dim = 64,
+                               .capacity = 200};
+  using target_type = fkv::dense_cache<fkv::scaled_by_token<std::int8_t>, fkv::bfloat16>;
+  testing::owned_cache<fkv::bfloat16> source(shape, 200);
+  testing::random_source random(22);
+  source.fill(random);
+  auto const before = source;
+  auto const tokens = static_cast<std::size_t>(shape.num_rows() * shape.capacity);
+  struct {
+    testing::guarded<std::int8_t> keys;
+    testing::guarded<fkv::bfloat16> values;
+    testing::guarded<float> scales;
+  } on_host{testing::guarded<std::int8_t>(tokens * 48), testing::guarded<fkv::bfloat16>(tokens * 64),
+            testing::guarded<float>(tokens)},
+      on_device{on_host};
+  testing::guarded<std::int32_t> const rooms(3, 60);
+  auto const view = [&](auto& memory) {
+    return target_type::nhd(memory.keys.data(), memory.values.data(), rooms.data(), shape)
+        .with_key_scales(memory.scales.data());
+  };
+  cudaStream_t stream = nullptr;
+  REQUIRE(cudaStreamCreate(&stream) == cudaSuccess);
+  {
+    fkv::evictor host{fkv::host, policy, shape, 0};
+    fkv::evictor device{fkv::on(stream, testing::device_traits()), policy, shape, 0};
+    REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+    REQUIRE(host.evict_into(view(on_host), source.view(), fkv::observation<float>{}).ok());
+    REQUIRE(device.evict_into(view(on_device), source.view(), fkv::observation<float>{}).ok());
+    std::vector<std::int32_t> new_lengths(3);
+    REQUIRE(cudaMemcpyAsync(new_lengths.data(), device.new_lengths(), 12, cudaMemcpyDeviceToHost, stream) ==
+            cudaSuccess);
+    REQUIRE(cudaStreamSynchronize(stream) == cudaSuccess);
+    CHECK(new_lengths == std::vector<std::int32_t>{48, 48, 48});
+    CHECK(on_device.keys.same_bytes(on_host.keys));
+    CHECK(on_device.values.same_bytes(on_host.values));
+    CHECK(on_device.scales.same_bytes(on_host.scales));
+    CHECK(source.same_tokens(before));
+  }
+  REQUIRE(cudaStreamDestroy(stream) == cudaSuccess);
+}

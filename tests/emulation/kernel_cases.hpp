@@ -348,27 +348,27 @@ inline kernel_case pages() {
 
 /// Into pages of one token: a row without room, a table that names a page twice, pages that others read too, a row that
 /// keeps more than it has room for; one row is copied as bytes, one by one becomes int8.
-inline kernel_case into_pages() {
-  return {"into: pages, and int8", [](execution const& exec) {
+inline kernel_case into_pages(extent size) {
+  return {"into: pages, and int8", [=](execution const& exec) {
             using policy_type = policy_of<fkv::accumulated_sum, fkv::top_k, fkv::ordered>;
             using int8_cache = fkv::dense_cache<fkv::scaled_by_token<std::int8_t>>;
-            extent const size;
-            auto extents = size.shape(300, 20);
+            int const longest = size.length(300), budget = longest - 40;
+            auto extents = size.shape(longest, 20);
             extents.num_sequences = 6;
             extents.value_head_dim = 20;
             policy_bench<policy_type> made(23, policy_type{size.config(), {}, {}, {}, {}}, extents, 9);
-            made.policy.config.budget = 260;
-            for (int sequence = 0; sequence < 6; ++sequence) made.place(sequence, history::ordered, 300 - sequence);
+            made.policy.config.budget = budget;
+            for (int sequence = 0; sequence < 6; ++sequence) made.place(sequence, history::ordered, longest - sequence);
             auto again = made;
             paged_memory<float> memory(made.random, extents, 1, paging::nhd);
-            std::fill(memory.lengths.begin(), memory.lengths.end(), 290);
+            std::fill(memory.lengths.begin(), memory.lengths.end(), longest - 10);
             memory.publish();
             memory.owners = guarded<std::int32_t>(static_cast<std::size_t>(memory.num_pages), 1);
             memory.lengths[0] = -1;
-            memory.entry({0, 1, 0}, 250) = memory.entry({0, 1, 0}, 77);
-            memory.owners[static_cast<std::size_t>(memory.entry({0, 2, 0}, 211))] = 2;
-            memory.lengths[3] = 259;
-            owned_page_list freed(6, 300);
+            memory.entry({0, 1, 0}, longest - 50) = memory.entry({0, 1, 0}, longest / 4);
+            memory.owners[static_cast<std::size_t>(memory.entry({0, 2, 0}, longest - 60))] = 2;
+            memory.lengths[3] = budget - 1;
+            owned_page_list freed(6, longest);
             owned_workspace work(fkv::evict_into_bytes(exec, policy_type{}, extents, made.list(), 9));
             auto const rows_of = [&](auto& bench) {
               return fkv::batch{bench.policy, bench.cache.view(), bench.list(), bench.state.view, work.view()};
@@ -378,7 +378,7 @@ inline kernel_case into_pages() {
             auto const tokens = static_cast<std::size_t>(extents.num_rows() * extents.capacity);
             guarded<std::int8_t> keys(tokens * 20), values(tokens * 20);
             guarded<float> key_scales(tokens), value_scales(tokens);
-            guarded<std::int32_t> const rooms(6, 290);
+            guarded<std::int32_t> const rooms(6, longest - 10);
             auto const target = int8_cache::hnd(keys.data(), values.data(), rooms.data(), extents)
                                     .with_scales(key_scales.data(), value_scales.data());
             require_ok(fkv::score(exec, rows_of(again), again.window.view(), again.scores.view()));
@@ -476,7 +476,7 @@ inline std::vector<kernel_case> kernel_cases(bool small = false) {
   all.push_back(cases::hinge(small));
   if (!small) all.push_back(cases::broken_lists());
   if (!small) all.push_back(cases::pages());
-  if (!small) all.push_back(cases::into_pages());
+  all.push_back(cases::into_pages(size));
   using fkv::golden_reduction;
   if (!small) {
     all.push_back(cases::golden("golden_eviction: streaming", true, 72, golden_reduction::mean));

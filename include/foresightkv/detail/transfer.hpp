@@ -57,6 +57,9 @@ FORESIGHTKV_HOST_DEVICE bool same_row_scale(From const& from, To const& to) {
 }
 
 /// copy(from place, to place, bytes of a token), or convert(from, to, elements of a token).
+#if defined(__CUDACC__)
+#pragma nv_exec_check_disable  // what is called is for the side that calls
+#endif
 template <class From, class To, class Copy, class Convert>
 FORESIGHTKV_HOST_DEVICE void visit_vectors(From const& from, To const& to, int dim, Copy const& copy,
                                            Convert const& convert) {
@@ -74,6 +77,9 @@ FORESIGHTKV_HOST_DEVICE void visit_vectors(From const& from, To const& to, int d
 
 /// The same for all that moves with a token of a row. Between caches of one type bytes move part by part, as their type
 /// says, unless the rows have scales that differ.
+#if defined(__CUDACC__)
+#pragma nv_exec_check_disable  // what is called is for the side that calls
+#endif
 template <class Source, class Target, class Copy, class Convert>
 FORESIGHTKV_HOST_DEVICE void visit_parts(Source const& source, Target const& target, row_index at, Copy const& copy,
                                          Convert const& convert) {
@@ -117,12 +123,13 @@ FORESIGHTKV_HOST_DEVICE void convert_token(Lanes const& lanes, From const& from,
   auto const element = [&](int d) { return to_float(stored[d]) * factor; };
   float divisor = row_scale(to);
   if constexpr (is_scaled_by_token<To>()) {
-    std::uint32_t most = 0;
+    std::int32_t most = 0;  // signed: there is a vector instruction for that
     for (int d = lanes.rank(); d < dim; d += lanes.width()) {
-      std::uint32_t const magnitude = float_bits(element(d)) & 0x7fffffffu;
-      most = magnitude > most && magnitude < float_infinity_bits ? magnitude : most;
+      auto const magnitude = static_cast<std::int32_t>(float_bits(element(d)) & 0x7fffffffu);
+      std::int32_t const finite = magnitude < static_cast<std::int32_t>(float_infinity_bits) ? magnitude : 0;
+      most = finite > most ? finite : most;
     }
-    divisor = scale_for<element_type>(lanes.max(most));
+    divisor = scale_for<element_type>(lanes.max(static_cast<std::uint32_t>(most)));
     if (lanes.rank() == 0) *to.scale_at(slot) = divisor;
   }
   for (int d = lanes.rank(); d < dim; d += lanes.width())
