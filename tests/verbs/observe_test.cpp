@@ -697,7 +697,9 @@ TEST_CASE("observe: what the host can see is refused before anything is written"
       state, out, work.view());
   refused(errc::null_pointer, cache, list, window, change(state, [](auto& s) { s.position = nullptr; }), out,
           work.view());
-  refused(errc::invalid_shape, cache, list, window, change(state, [](auto& s) { s.group += 1; }), out, work.view());
+  refused(errc::invalid_shape, cache, list, window, change(state, [](auto& s) { s.group = 0; }), out, work.view());
+  refused(errc::invalid_shape, cache, list, window, change(state, [](auto& s) { s.num_kv_heads += 1; }), out,
+          work.view());
 }
 
 TEST_CASE("observe: a list of no sequences, and threads, change no result") {
