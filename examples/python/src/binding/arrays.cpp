@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "arrays.hpp"
 
+#include <algorithm>
 #include <limits>
 
 namespace binding {
@@ -26,6 +27,7 @@ std::string dtype_text(nb::dlpack::dtype const& dtype) {
 }
 
 bool is_contiguous(tensor const& given) {
+  if (std::find(given.extents.begin(), given.extents.end(), 0) != given.extents.end()) return true;  // of no element
   std::int64_t next = 1;
   for (int dim = given.dims() - 1; dim >= 0; --dim) {
     auto const d = as_size(dim);

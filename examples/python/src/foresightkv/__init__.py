@@ -8,15 +8,33 @@
     evictor.evict(cache, window)  # lengths are shorter now, keys and values compacted
 
 Generation with transformers under any policy: foresightkv.hf. Traces of a model: python -m foresightkv.record.
+Training a judge: foresightkv.training, and its files: foresightkv.io.
 """
 
-from ._core import Cache, DenseCache, Evictor, Lists, PagedCache, Policy, Window, Workspace, __version__, policies
+from . import io, training
+from ._core import (
+    Cache,
+    DenseCache,
+    Evictor,
+    Labels,
+    Lists,
+    PagedCache,
+    Policy,
+    Window,
+    Workspace,
+    __version__,
+    block_means,
+    golden_eviction,
+    golden_eviction_of_means,
+    policies,
+)
 from ._scored import Tokens
 
 __all__ = [
     "Cache",
     "DenseCache",
     "Evictor",
+    "Labels",
     "Lists",
     "PagedCache",
     "Policy",
@@ -24,5 +42,10 @@ __all__ = [
     "Window",
     "Workspace",
     "__version__",
+    "block_means",
+    "golden_eviction",
+    "golden_eviction_of_means",
+    "io",
     "policies",
+    "training",
 ]

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The steps of training a judge, over arrays in place: NumPy, PyTorch, or anything else that speaks DLPack.
+
+    trace = foresightkv.io.read_trace("math.safetensors")
+    layer = trace.layer(7)
+    judge = training.Judge(num_layers=30, num_kv_heads=3, group=3, key_head_dim=64)
+    judge.initialise()
+    adam, schedule = training.Adam(judge.weights), training.Schedule(total_steps=300)
+
+    future = training.future_scores(layer, interval=64)
+    replay = training.feature_replay(layer, future, budget=256, interval=64, weights=judge.weights[7])
+    gradient = np.zeros_like(judge.weights)
+    for steps in replay.parts:
+        scores, hidden = training.judge_forward(judge.weights[7], steps.rows)
+        found = training.ranking_hinge(scores, steps.labels)
+        training.judge_backward(judge.weights[7], steps.rows, hidden, found.gradient, gradient[7])
+    training.clip_gradient(gradient)
+    adam.update(gradient, schedule(adam.steps))
+    judge.save("weights.safetensors")
+
+Reinforcement: feature_replay(..., sampled=True, rollout=i) draws, rollout_log_probs records, the language model runs
+with ReplaySteps.evicted_positions, rewards and group_advantages say what that was worth, rollout_gradient learns from
+it. Weights and gradients have one layout, that of Judge.weights. Nothing here copies what it is given, and results do
+not depend on the number of threads.
+"""
+
+from ._core import (
+    Adam,
+    BatchSampler,
+    ClipResult,
+    GrpoResult,
+    HingeResult,
+    Judge,
+    Layer,
+    Moments,
+    Replay,
+    ReplaySteps,
+    Rewards,
+    Rows,
+    Schedule,
+    Standardisation,
+    clip_gradient,
+    feature_replay,
+    future_scores,
+    group_advantages,
+    grpo,
+    judge_backward,
+    judge_forward,
+    pack_judge,
+    pick_log_probs,
+    published_kl_weight,
+    ranking_hinge,
+    rewards,
+    rollout_gradient,
+    rollout_log_probs,
+    unpack_judge,
+)
+
+__all__ = [
+    "Adam",
+    "BatchSampler",
+    "ClipResult",
+    "GrpoResult",
+    "HingeResult",
+    "Judge",
+    "Layer",
+    "Moments",
+    "Replay",
+    "ReplaySteps",
+    "Rewards",
+    "Rows",
+    "Schedule",
+    "Standardisation",
+    "clip_gradient",
+    "feature_replay",
+    "future_scores",
+    "group_advantages",
+    "grpo",
+    "judge_backward",
+    "judge_forward",
+    "pack_judge",
+    "pick_log_probs",
+    "published_kl_weight",
+    "ranking_hinge",
+    "rewards",
+    "rollout_gradient",
+    "rollout_log_probs",
+    "unpack_judge",
+]
