@@ -29,8 +29,9 @@ def measure(jobs: list[Job], rounds: int, results: Results) -> dict[str, list[di
         except Failed as error:
             progress.say(f"{job.row}: {error}")
         progress.done += job.weight
-    for turn in range(rounds):
-        for job, prompt in opened[turn % len(opened) :] + opened[: turn % len(opened)]:  # nobody is always the first
+    for turn in range(rounds if opened else 0):
+        first = turn % len(opened)  # nobody is always the first
+        for job, prompt in opened[first:] + opened[:first]:
             if turn in pending[job.row]:
                 _measure_round(job, turn, prompt, results, progress)
     for job, _ in opened:
