@@ -186,12 +186,17 @@ def summary(row: Row, losses: list[tuple[Job, dict[str, Any] | None]], rounds: l
         tokens = sum(one["tokens"] for one in rounds)
         found["tokens_per_second"] = tokens / sum(one["seconds"] for one in rounds)
         found["tokens_per_cpu_second"] = tokens / sum(one["cpu_seconds"] for one in rounds)
+        found["prompt_seconds"] = rounds[0]["prompt_seconds"]
         for key in ("cache_bytes", "prompt_cache_bytes", "state_bytes"):
             found[key] = max((one[key] for one in rounds if one[key] is not None), default=None)
         if rounds[0]["evictions"] is not None:
             found["evictions"] = found.get("evictions", 0) + sum(one["evictions"] for one in rounds)
         found["decoding"] = rounds
     return found
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def machine() -> dict[str, Any]:
@@ -205,9 +210,10 @@ def machine() -> dict[str, Any]:
 
 def write(chosen: Any, report: dict[str, Any]) -> None:
     """compare.json, compare.md, compare.svg; the same tables on standard output."""
+    threads, documents = _count(chosen.threads, "thread"), _count(len(report["documents"]), "text")
     about = (
-        f"{report['model']}, budget {chosen.budget}, interval {chosen.interval}, {chosen.threads} threads, fp32; "
-        f"loss on {len(report['documents'])} texts of {chosen.tokens} tokens, decoding behind {chosen.context}"
+        f"{report['model']}, budget {chosen.budget}, interval {chosen.interval}, {threads}, fp32; "
+        f"loss on {documents} of {chosen.tokens} tokens, decoding behind {chosen.context}"
     )
     tables = [(table.HEAD, table.rows_of(report["rows"]))]
     if report["steps"]:

@@ -27,7 +27,14 @@ def svg(measured: list[dict[str, Any]], title: str) -> str:
     # Differences of losses are small beside the losses: that bar begins just below the least of them.
     known = [loss for loss in losses if loss is not None]
     begin = min(known) - 0.1 * (max(known) - min(known) or 1.0) if known else 0.0
-    parts += _panel(LEFT, "loss after the first eviction (lower is better)", measured, losses, begin, "{:.3f}")
+    parts += _panel(
+        LEFT,
+        f"loss after the first eviction, bars from {begin:.2f} (lower is better)",
+        measured,
+        losses,
+        begin,
+        "{:.3f}",
+    )
     parts += _panel(LEFT + PANEL + GAP, "tokens per second (higher is better)", measured, speeds, 0.0, "{:.1f}")
     return "\n".join([*parts, "</svg>\n"])
 

@@ -115,15 +115,16 @@ class Decoding:
 
     def __init__(self, pipelines: Pipelines, task: dict[str, Any]) -> None:
         self.pipeline = pipelines.get(task)
-        self.handle = pipelines.request(task, task["total_tokens"] + 1)  # the prompt's last step gives the first
+        self.handle = pipelines.request(task, task["total_tokens"] + 2)  # two come while the prompt is dealt with
         self.prompt_steps = -(-len(numpy.load(task["ids"])) // task["interval"])
 
     def fill(self, progress: Progress) -> dict[str, Any]:
         wall, done = time.perf_counter(), 0
-        while not self.handle.can_read():  # until the first new token: then the prompt has been cut, if it has to be
+        while not self.handle.can_read():  # until the first new token
             self.pipeline.step()
             done += 1
             progress(min(1.0, done / self.prompt_steps))
+        self.pipeline.step()  # the blocks of an evicted prompt are given back in the step after it
         seconds, now = time.perf_counter() - wall, self.pipeline.get_metrics()
         return {
             "prompt_seconds": seconds,

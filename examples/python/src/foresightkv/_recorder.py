@@ -212,7 +212,8 @@ def _forward(model: Any, input_ids: Any, text: Any):
         given["attention_mask"] = text.long()
         given["position_ids"] = (text.long().cumsum(1) - 1).clamp(min=0)
     head = model.get_output_embeddings()
-    if head is None or "logits_to_keep" not in inspect.signature(model.forward).parameters:
+    takes_part = "logits_to_keep" in inspect.signature(model.forward).parameters
+    if head is None or not takes_part or model.base_model is model:
         return None, model(**given).logits
     seen: dict[str, Any] = {}
     hook = model.base_model.register_forward_hook(lambda _module, _given, done: seen.update(hidden=done[0]))
