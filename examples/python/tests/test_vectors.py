@@ -150,7 +150,7 @@ def test_sampling(name):
 class Run:
     """One layer of one sequence that grows and is cut, stage by stage and, beside it, by evict."""
 
-    def __init__(self, q, k, v, weights, capacity, **policy):
+    def __init__(self, q, k, v, capacity, scorer, **policy):
         self.q, self.k, self.v = q, k, v
         self.heads, self.dim = k.shape[0], k.shape[2]
         self.group = len(q) // self.heads
@@ -159,7 +159,7 @@ class Run:
         for _ in range(2):
             keys = np.zeros((1, 1, self.heads, capacity, self.dim), np.float32)
             cache = fkv.DenseCache(keys, keys.copy(), np.zeros(1, np.int32), group=self.group)
-            made = fkv.Policy("foresight", weights=weights, compaction="ordered", **policy)
+            made = fkv.Policy(scorer, compaction="ordered", **policy)
             self.sides.append((cache, fkv.Evictor(made, cache, len(q[0]), state_capacity=capacity)))
         self.cache, self.evictor = self.sides[0]
 
@@ -229,7 +229,8 @@ def check_lists(lists, evicted, positions):
 def check_run(file, q, k, v, which, prefix, path):
     budget, interval = file.integer("budget"), file.integer("interval")
     weights = save_judge(path, file.judge(), len(q) // len(k), k.shape[2])
-    run = Run(q, k, v, weights, budget + interval, budget=budget, interval=interval, features=which)
+    config = {"budget": budget, "interval": interval, "weights": weights, "features": which}
+    run = Run(q, k, v, budget + interval, "foresight", **config)
     tolerance = file.number("tol_stats_abs") if "tol_stats_abs" in file.facts else 2e-4
     run.append(budget)
     run.carry(budget)
@@ -282,8 +283,8 @@ def test_evaluation_run(name, tmp_path):
     cached, queries = file.integers("cached_before"), file.integers("queries_used")
     which = "reference_evaluation"
     path = save_judge(tmp_path / "judge.safetensors", file.judge(), file.integer("group"), file.integer("head_dim"))
-    config = {"budget": budget, "interval": interval, "recent": recent, "features": which}
-    run = Run(file["q"], file["k"], file["v"], path, max(cached), **config)
+    config = {"budget": budget, "interval": interval, "recent": recent, "weights": path, "features": which}
+    run = Run(file["q"], file["k"], file["v"], max(cached), "foresight", **config)
     drawn = "sampled" in file.facts["pick"]
     for call in range(file.integer("calls")):
         prefix = f"call{call}."
@@ -308,6 +309,79 @@ def test_evaluation_run(name, tmp_path):
             run.evict_beside(queries[call])
     accumulated = run.carried()["accumulated"][:, : run.cache.lengths[0]]
     assert off_by(accumulated, file["final_acc"]) <= file.number("tol_stats_abs")
+
+
+# --- other scorers
+
+
+def of_a_prompt(file, scorer, budget, **policy):
+    """(scores [kv_head][slot], kept slots [kv_head][budget]) of one eviction that has seen all queries of the file."""
+    keys, values = file["k"].copy(), file["v"].copy()
+    tokens, group = keys.shape[1], file.integer("group")
+    cache = fkv.DenseCache(keys, values, np.array([tokens], np.int32), group=group)
+    window = fkv.Window(file["q"], group=group)
+    made = fkv.Policy(scorer, budget=budget, interval=tokens - budget, compaction="ordered", **policy)
+    evictor = fkv.Evictor(made, cache, window.max_queries)
+    evictor.carry(cache, window)
+    scores = evictor.score(cache, window)
+    lists = evictor.select(cache, scores)
+    return scores[0, 0], [lists.kept(head) for head in range(len(keys))]
+
+
+@pytest.mark.parametrize("name", names("baselines_reference"))
+def test_reference_scorers(name):
+    file = VectorFile(name)
+    budget, window = file.integer("budget"), file.integer("window")
+    assert (window, file.integer("kernel")) == (8, 7)  # what the policies have by these names
+    scores, slots = of_a_prompt(file, "snap_kv", budget, recent=window)
+    assert off_by(scores[:, :-window], file["snapkv.keep_score"]) <= file.number("tol_snapkv_abs")
+    assert slots == file["snapkv.kept_ties_evict_lowest"].tolist()
+    scores, _ = of_a_prompt(file, "r_kv", budget, recent=window)
+    mixed = 0.1 * file["rkv.importance"] - 0.9 * file["rkv.redundancy"][:, :-window]  # the paper's mixture
+    assert off_by(scores[:, :-window], mixed) <= file.number("tol_rkv_abs") + file.number("tol_snapkv_abs")
+    _, slots = of_a_prompt(file, "streaming_llm", budget, recent=0, sinks=file.integer("streaming_first_tokens"))
+    assert slots == file["streamingllm.kept"].tolist()
+
+
+@pytest.mark.parametrize("name", names("baselines_kvpress"))
+def test_kvpress_scorers(name):
+    file = VectorFile(name)
+    kept = file.integer("kept")
+    for scorer, stored, tolerance in (
+        ("key_norm", "knorm", 1e-5),
+        ("key_diff", "keydiff", 1e-6),
+        ("h2o_per_query", "observed_attention", 1e-6),
+    ):
+        scores, slots = of_a_prompt(file, scorer, kept, recent=0)
+        assert off_by(scores, file[stored + ".keep_score"]) <= tolerance, scorer
+        assert slots == file[stored + ".kept"].tolist(), scorer
+    _, slots = of_a_prompt(file, "streaming_llm", kept, recent=0, sinks=file.integer("n_sink"))
+    assert slots == file["streaming_llm.kept"].tolist()
+    scores, _ = of_a_prompt(file, "tova", kept, recent=1)
+    # theirs is the mean of ours over the KV heads, and keeps the newest token
+    assert off_by(np.tile(scores.mean(0), (len(scores), 1))[:, :-1], file["tova.keep_score"][:, :-1]) <= 1e-6
+
+
+@pytest.mark.parametrize("name", names("baselines_h2o_fork"))
+def test_accumulated_run(name):
+    file = VectorFile(name)
+    budget, interval, recent, prefill = (file.integer(key) for key in ("budget", "interval", "protected", "prefill"))
+    config = {"budget": budget, "interval": interval, "recent": recent}
+    run = Run(file["q"], file["k"], file["v"], max(prefill, budget + interval), "accumulated", **config)
+    for call in range(file.integer("calls")):
+        prefix = f"call{call}."
+        run.append(prefill + call * interval)
+        count = min(prefill, file.integer("query_cache")) if call == 0 else recent
+        before = run.positions()
+        _, scores = run.look(count)
+        stored = file[prefix + "keep_score"]
+        theirs = file[prefix + "cached_positions"][:, : stored.shape[1]]  # their cache is in order of score
+        for head in range(run.heads):
+            slots = np.searchsorted(before[head], theirs[head])
+            assert off_by(scores[0, 0, head, slots], stored[head]) <= file.number("tol_abs")
+        run.cut(scores)
+        np.testing.assert_array_equal(run.positions(), file[prefix + "kept_positions_sorted"])
+        run.evict_beside(count)
 
 
 # --- the ranking loss

@@ -230,7 +230,7 @@ auto shard_array(nb::handle self, std::span<Element const> values, int last) {
 
 void write_labels(std::filesystem::path const& path, input_array const& labels, input_array const& evicted,
                   std::string const& trace, std::string const& fingerprint, int layer, int tokens,
-                  std::string const& future, float discount, std::string const& reduction, std::string const& rules) {
+                  std::string const& future, double discount, std::string const& reduction, std::string const& rules) {
   tensor const scores = expect(describe(labels), "labels", dtype_of<float>, {-1, -1, -1});
   tensor const lists =
       expect(describe(evicted), "evicted", dtype_of<std::int32_t>, {scores.extents[0], scores.extents[1], -1});
@@ -390,7 +390,9 @@ void bind_shards(nb::module_& module) {
           "The first tokens of the trace, which alone were looked at.")
       .def_prop_ro("budget", [](shard_file const& f) { return f.shard.source().config.budget; })
       .def_prop_ro("interval", [](shard_file const& f) { return f.shard.source().config.interval; })
-      .def_prop_ro("discount", [](shard_file const& f) { return f.shard.source().config.discount; })
+      .def_prop_ro(
+          "discount",
+          [](shard_file const& f) { return std::stod(io::detail::float_text(f.shard.source().config.discount)); })
       .def_prop_ro("future",
                    [](shard_file const& f) {
                      return std::string(io::golden_future_names[static_cast<int>(f.shard.source().config.future)]);
@@ -411,8 +413,8 @@ void bind_shards(nb::module_& module) {
       },
       "path"_a, "Opens a label shard and checks everything, values included.");
   module.def("write_labels", &write_labels, "path"_a, "labels"_a, "evicted"_a, nb::kw_only(), "trace"_a,
-             "fingerprint"_a, "layer"_a, "tokens"_a, "future"_a = "maximum", "discount"_a = 0.9f,
-             "reduction"_a = "mean", "rules"_a = "exact",
+             "fingerprint"_a, "layer"_a, "tokens"_a, "future"_a = "maximum", "discount"_a = 0.9, "reduction"_a = "mean",
+             "rules"_a = "exact",
              R"(Writes a label shard, once it is sure that the evicted are the candidates of least label.
 
 labels: float32 [step][kv_head][budget], evicted: int32 [step][kv_head][interval], as golden_eviction gives them.

@@ -99,7 +99,7 @@ void expect_aligned(fkv::golden_config const& config) {
 }
 
 golden_labels golden_from_tokens(input_array const& queries, input_array const& keys, int budget, int interval,
-                                 std::string const& future, float discount, std::string const& reduction,
+                                 std::string const& future, double discount, std::string const& reduction,
                                  std::string const& rules, float softmax_scale, std::optional<input_array> const& lse,
                                  bool future_scores, int threads) {
   auto const config = golden_config_of(budget, interval, future, discount, reduction, rules);
@@ -112,7 +112,7 @@ golden_labels golden_from_tokens(input_array const& queries, input_array const& 
 }
 
 golden_labels golden_from_means(input_array const& given, int budget, int interval, std::string const& future,
-                                float discount, bool future_scores, int threads) {
+                                double discount, bool future_scores, int threads) {
   auto const config = golden_config_of(budget, interval, future, discount, "mean", "exact");
   tensor const block_means = describe(given);
   if (!block_means.is<float>() || block_means.dims() != 3)
@@ -128,10 +128,10 @@ golden_labels golden_from_means(input_array const& given, int budget, int interv
   });
 }
 
-nb::object block_means_of(input_array const& queries, input_array const& keys, int budget, int interval,
-                          std::string const& reduction, std::string const& rules, float softmax_scale,
-                          std::optional<input_array> const& lse, int threads) {
-  auto const config = golden_config_of(budget, interval, "maximum", 0.0f, reduction, rules);
+nb::ndarray<nb::numpy, float> block_means_of(input_array const& queries, input_array const& keys, int budget,
+                                             int interval, std::string const& reduction, std::string const& rules,
+                                             float softmax_scale, std::optional<input_array> const& lse, int threads) {
+  auto const config = golden_config_of(budget, interval, "maximum", 0.0, reduction, rules);
   auto const input = golden_input_of(queries, keys, lse, softmax_scale);
   auto const exec = on_threads(threads);
   auto const& shape = shape_of(input);
@@ -146,12 +146,15 @@ nb::object block_means_of(input_array const& queries, input_array const& keys, i
         },
         input);
   });
-  return nb::cast(means.array).attr("transpose")(0, 2, 1);
+  auto const blocks = means.array.shape(1), tokens = means.array.shape(2);
+  std::size_t const extents[] = {means.array.shape(0), tokens, blocks};
+  std::int64_t const strides[] = {static_cast<std::int64_t>(tokens * blocks), 1, static_cast<std::int64_t>(tokens)};
+  return nb::ndarray<nb::numpy, float>(means.data, 3, extents, means.owner, strides);
 }
 
 /// The same numbers as golden_eviction's future, for every block from the third on: they depend on the block alone.
 nb::ndarray<nb::numpy, float> future_scores_of(layer_view const& from, int interval, std::string const& future,
-                                               float discount, std::string const& reduction, int threads) {
+                                               double discount, std::string const& reduction, int threads) {
   auto const config = golden_config_of(interval, interval, future, discount, reduction, "exact");
   any_input const input = std::visit(
       []<class Element>(layer_of<Element> const& layer) -> any_input {
@@ -173,13 +176,13 @@ nb::ndarray<nb::numpy, float> future_scores_of(layer_view const& from, int inter
 
 }  // namespace
 
-fkv::golden_config golden_config_of(int budget, int interval, std::string const& future, float discount,
+fkv::golden_config golden_config_of(int budget, int interval, std::string const& future, double discount,
                                     std::string const& reduction, std::string const& rules) {
   fkv::golden_config const config{
       .budget = budget,
       .interval = interval,
       .future = enumerator<fkv::golden_future>("future", future, fkv::io::golden_future_names),
-      .discount = discount,
+      .discount = static_cast<float>(discount),
       .reduction = enumerator<fkv::golden_reduction>("reduction", reduction, fkv::io::golden_reduction_names),
       .rules = enumerator<fkv::golden_rules>("rules", rules, fkv::io::golden_rules_names)};
   if (!config.valid()) refuse("golden_eviction: 0 < interval <= budget and a discount between 0 and 1");
@@ -207,7 +210,7 @@ void bind_golden(nb::module_& module) {
       .def_ro("first_block", &golden_labels::first_block,
               "Block of `interval` queries that the first step has not seen.");
   module.def("golden_eviction", &golden_from_tokens, "queries"_a, "keys"_a, nb::kw_only(), "budget"_a, "interval"_a,
-             "future"_a = "maximum", "discount"_a = 0.9f, "reduction"_a = "mean", "rules"_a = "exact",
+             "future"_a = "maximum", "discount"_a = 0.9, "reduction"_a = "mean", "rules"_a = "exact",
              "softmax_scale"_a = 0.0f, "lse"_a = nb::none(), "future_scores"_a = false, "threads"_a = 0,
              R"(What an eviction that knows the future takes from one layer of one sequence. Returns Labels.
 
@@ -226,12 +229,12 @@ No more than budget + interval tokens: no step.)");
 1 + budget // interval first; 0 beyond a block's last query. Arguments as those of golden_eviction.)");
   module.def(
       "golden_eviction_of_means", &golden_from_means, "means"_a, nb::kw_only(), "budget"_a, "interval"_a,
-      "future"_a = "maximum", "discount"_a = 0.9f, "future_scores"_a = false, "threads"_a = 0,
+      "future"_a = "maximum", "discount"_a = 0.9, "future_scores"_a = false, "threads"_a = 0,
       R"(Golden Eviction from block means float32 [kv_head][token][block], as block_means gives them; any strides.
 Any budget of at least the interval; it stops where the blocks run out. Returns Labels.)");
   module.def(
       "future_scores", &future_scores_of, "layer"_a, nb::kw_only(), "interval"_a, "future"_a = "maximum",
-      "discount"_a = 0.9f, "reduction"_a = "mean", "threads"_a = 0,
+      "discount"_a = 0.9, "reduction"_a = "mean", "threads"_a = 0,
       R"(What every token of a Layer is worth to each block of `interval` queries and all later ones, from the third
 block on, whatever the budget: float32 [kv_head][row][token], the labels of feature_replay.)");
 }
