@@ -210,17 +210,6 @@ class Run:
         return self.evictor.positions(self.cache)[0, 0, :, : self.cache.lengths[0]]
 
 
-ORDER = {
-    "paper": ("maximum", "minimum", "sum", "last_16", "last_8", "last_32", "accumulated", "decayed"),
-    "reference_checkpoint": ("maximum", "minimum", "sum", "sum", "sum", "sum", "accumulated", "decayed"),
-    "reference_evaluation": ("maximum", "minimum", "sum", "sum", "sum", "sum", "accumulated", "accumulated"),
-}
-
-
-def features(found, which, tokens):
-    return np.concatenate([found[name][:, :tokens] for name in ORDER[which]], axis=-1)
-
-
 def check_lists(lists, evicted, positions):
     assert [lists.evicted(head) for head in range(len(evicted))] == evicted.tolist()
     assert [lists.evicted_positions(head) for head in range(len(evicted))] == positions.tolist()
@@ -239,7 +228,7 @@ def check_run(file, q, k, v, which, prefix, path):
         found, scores = run.look(interval)
         assert off_by(scores[0, 0, :, :budget], -file[prefix + "drop_score"][step]) <= file.number("tol_score_abs")
         if prefix + "stats" in file:
-            assert off_by(features(found, which, budget), file[prefix + "stats"][step]) <= tolerance
+            assert off_by(training.statistics_of(found, which)[:, :budget], file[prefix + "stats"][step]) <= tolerance
         lists = run.cut(scores)
         check_lists(lists, file[prefix + "evicted"][step], file[prefix + "evicted_positions"][step])
         np.testing.assert_array_equal(run.positions(), file[prefix + "kept_positions"][step])
@@ -252,7 +241,7 @@ def check_run(file, q, k, v, which, prefix, path):
         if prefix + stored in file:
             np.testing.assert_array_equal(array[0, 0, :, :budget], file[prefix + stored])
     if prefix + "last_stats_head0" in file:
-        assert off_by(features(found, which, budget)[0], file[prefix + "last_stats_head0"]) <= tolerance
+        assert off_by(training.statistics_of(found, which)[0, :budget], file[prefix + "last_stats_head0"]) <= tolerance
 
 
 @pytest.mark.parametrize("name", names("trajectory", "statistics_paper", "statistics_reference_checkpoint"))
@@ -293,7 +282,8 @@ def test_evaluation_run(name, tmp_path):
         assert length == cached[call]
         found, scores = run.look(queries[call])
         candidates = length - recent
-        assert off_by(features(found, which, candidates), file[prefix + "stats"]) <= file.number("tol_stats_abs")
+        statistics = training.statistics_of(found, which)[:, :candidates]
+        assert off_by(statistics, file[prefix + "stats"]) <= file.number("tol_stats_abs")
         assert (prefix + "evicted" in file) == (length > budget)
         if length <= budget:
             run.sides[1][1].carry(run.sides[1][0], run.window(queries[call]))

@@ -24,6 +24,10 @@ it. Weights and gradients have one layout, that of Judge.weights. Nothing here c
 not depend on the number of threads.
 """
 
+from __future__ import annotations
+
+import numpy as np
+
 from ._core import (
     Adam,
     BatchSampler,
@@ -56,10 +60,29 @@ from ._core import (
     unpack_judge,
 )
 
+FEATURES = {
+    "paper": ("maximum", "minimum", "sum", "last_16", "last_8", "last_32", "accumulated", "decayed"),
+    "reference_checkpoint": ("maximum", "minimum", "sum", "sum", "sum", "sum", "accumulated", "decayed"),
+    "reference_evaluation": ("maximum", "minimum", "sum", "sum", "sum", "sum", "accumulated", "accumulated"),
+}
+"""What a judge reads of a token, in order; `group` numbers of each."""
+
+
+def statistics_of(by_name: dict[str, np.ndarray], features: str = "paper") -> np.ndarray:
+    """Statistics [...][group] by name as a judge reads them, [...][8 * group]: for Rows of caches that an Evictor cuts.
+
+    by_name: what Evictor.observe and, after carry, Evictor.carried give; or Tokens.statistics.
+    """
+    if features not in FEATURES:
+        raise ValueError(f"features: one of {', '.join(map(repr, FEATURES))}, is {features!r}")
+    return np.concatenate([by_name[name] for name in FEATURES[features]], axis=-1)
+
+
 __all__ = [
     "Adam",
     "BatchSampler",
     "ClipResult",
+    "FEATURES",
     "GrpoResult",
     "HingeResult",
     "Judge",
@@ -85,5 +108,6 @@ __all__ = [
     "rewards",
     "rollout_gradient",
     "rollout_log_probs",
+    "statistics_of",
     "unpack_judge",
 ]
