@@ -220,6 +220,13 @@ def test_replay_after_a_prompt_has_two_parts():
     assert replay[2:4].rows.steps == 2 and replay[0].rows.candidates == 7 * INTERVAL
     with pytest.raises(ValueError, match="other extents"):
         replay[:]
+    with pytest.raises(ValueError, match="in order"):
+        replay[3:1:-1]
+    assert replay[3:3].rows.steps == 0 and replay[99:].labels.shape == (0, HEADS, BUDGET)
+    short = training.feature_replay(
+        Recording(tokens=80).layer(), np.zeros((HEADS, 0, 80), np.float32), budget=BUDGET, interval=INTERVAL
+    )
+    assert len(short) == 0 and short.parts == [] and short[:].labels.shape == (0, HEADS, BUDGET)
     with pytest.raises(IndexError, match="no step 99"):
         replay[99]
 
@@ -580,6 +587,9 @@ PROBLEMS = [
     (lambda r: training.Layer(r.queries, r.keys, r.values[:, 1:]), "as many heads and tokens"),
     (lambda r: training.Layer(r.queries, r.keys, [1.0]), "not an array in host memory"),
     (lambda r: r.replay(recent=65), "sinks"),
+    (lambda r: r.replay(recent=-1), "recent: must not be negative"),
+    (lambda r: training.feature_replay(r, r.keys, budget=64, interval=16), "layer: must be a Layer"),
+    (lambda r: training.statistics_of({}, "x"), "'paper', 'reference_checkpoint', 'reference_evaluation'"),
     (lambda r: r.replay(start=100), "multiple of the interval"),
     (lambda r: r.replay(features="x"), "'paper', 'reference_checkpoint'"),
     (lambda r: r.replay(weights=np.zeros((HEADS, 4, 16), np.float32)), r"weights: must be .* float32 \[2, 59, 16\]"),

@@ -144,8 +144,9 @@ layers: numbers of the layers that get a judge and are saved; without, all.)")
           "load",
           [](std::filesystem::path const& path, int num_layers, int num_kv_heads, int group, int key_head_dim,
              int value_head_dim, std::string const& prefix) {
-            return judge_object(
-                io::load_judge(path, {num_layers, num_kv_heads, group, key_head_dim, value_head_dim}, prefix));
+            fkv::judge_shape const expected{num_layers, num_kv_heads, group, key_head_dim, value_head_dim};
+            nb::gil_scoped_release const others_run;
+            return judge_object(io::load_judge(path, expected, prefix));
           },
           "path"_a, nb::kw_only(), "num_layers"_a = 0, "num_kv_heads"_a = 0, "group"_a = 0, "key_head_dim"_a = 0,
           "value_head_dim"_a = 0, "prefix"_a = std::string(io::published_judge_prefix),
@@ -155,7 +156,9 @@ file does not have score every token 0.)")
       .def(
           "save",
           [](judge_object const& judge, std::filesystem::path const& path, std::string const& prefix) {
-            io::save_judge(path, judge.file(), prefix);
+            auto const file = judge.file();
+            nb::gil_scoped_release const others_run;
+            io::save_judge(path, file, prefix);
           },
           "path"_a, nb::kw_only(), "prefix"_a = std::string(io::published_judge_prefix),
           "The published tensors as float32 with the metadata: what load, Policy(weights=...) and evict_trace read. "

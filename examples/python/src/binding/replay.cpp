@@ -88,10 +88,8 @@ replay_object::replay_object(nb::object from, replay_settings const& settings, i
   auto const exec = on_threads(threads);
   auto const shape = layer().shape();
   if (!config().valid())
-    refuse(
-        "feature_replay: sinks + recent must fit the budget, counts must be positive, and the start must be a multiple "
-        "of "
-        "the interval of at least budget + interval");
+    refuse("feature_replay: sinks + recent must fit the budget, counts must be positive, and the start must be a " +
+           std::string("multiple of the interval, of at least budget + interval"));
   tensor const given = expect(describe(future), "future", dtype_of<float>, {shape.num_kv_heads, -1, layer().tokens()});
   training::future_scores const scores{given.elements<float>(), given.extent(1), given.extent(2), settings.first_block};
   training::replay_guide guide{.sampled = settings.sampled, .seed = settings.seed, .rollout = settings.rollout};
@@ -153,6 +151,7 @@ void bind_replay(nb::module_& module) {
       [](nb::object layer, input_array const& future, int budget, int interval, std::optional<int> recent, int sinks,
          int start, std::optional<input_array> const& weights, bool sampled, std::uint64_t seed, std::uint32_t rollout,
          int first_block, std::string const& features, int threads) {
+        if (!nb::isinstance<layer_view>(layer)) refuse("layer: must be a Layer");
         if (recent.value_or(0) < 0) refuse("recent: must not be negative");
         replay_settings const settings{.config = {{.budget = budget,
                                                    .interval = interval,
