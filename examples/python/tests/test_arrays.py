@@ -202,6 +202,24 @@ def test_what_a_function_does_wrong_is_said():
         problem.evictor(fails).evict(problem.cache(), problem.window())
 
 
+def test_a_judge_in_memory_is_that_of_its_file(tmp_path):
+    judge = fkv.training.Judge(num_layers=LAYERS, num_kv_heads=HEADS, group=GROUP, key_head_dim=DIM)
+    judge.initialise(seed=3, deviation=0.5)
+    judge.save(tmp_path / "judge.safetensors")
+    scores = []
+    for weights in (judge, tmp_path / "judge.safetensors"):
+        problem = Problem()
+        evictor = problem.evictor("foresight", weights=weights)
+        judge.weights[:] = 0  # what the policy has is a copy
+        scores.append(evictor.score(problem.cache(), problem.window()))
+    np.testing.assert_array_equal(*scores)
+    assert np.ptp(scores[0]) > 0
+    del judge
+    one = fkv.training.Judge(num_layers=1, num_kv_heads=HEADS, group=GROUP, key_head_dim=DIM)
+    one.initialise()
+    refused("no weights for layer 1", lambda: Problem().evictor("foresight", weights=one))
+
+
 def test_sequences_that_are_named_and_dry_runs():
     problem = Problem()
     evictor = problem.evictor()
@@ -274,7 +292,7 @@ def test_mistakes_are_value_errors_with_the_librarys_text():
     problem = Problem()
     keys, values, lengths, queries = problem.keys, problem.values, problem.lengths, problem.queries
     refused("one of foresight, window_sum", lambda: fkv.Policy("windowsum"))
-    refused("needs the file of a judge", lambda: fkv.Policy("foresight"))
+    refused("needs the file of a judge, or a Judge", lambda: fkv.Policy("foresight"))
     refused("no_such_file", lambda: fkv.Policy("foresight", weights="no_such_file.safetensors"))
     refused("only 'foresight'", lambda: fkv.Policy("h2o", weights="judge.safetensors"))
     refused("invalid config", lambda: fkv.Policy("h2o", budget=4, interval=8))

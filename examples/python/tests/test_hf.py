@@ -218,6 +218,20 @@ def test_chunks_of_a_prompt(llama, name):
     assert chunks.evictions == singles.evictions == 6
 
 
+def test_generate_fills_the_cache_in_chunks(llama):
+    """By prefill_chunk_size, as a loop of one's own would."""
+    ids, cache, own = tokens(1, 61), EvictingCache(llama, small("h2o")), EvictingCache(llama, small("h2o"))
+    output = llama.generate(ids, cache=cache, prefill_chunk_size=16, max_new_tokens=20, **GREEDY)
+    with torch.no_grad():
+        for chunk in ids.split(16, dim=1):
+            logits = llama(chunk, cache=own).logits
+        made = [logits[0, -1].argmax()]
+        while len(made) < 20:
+            made.append(llama(made[-1].view(1, 1), cache=own).logits[0, -1].argmax())
+    assert output[0, 61:].tolist() == [int(token) for token in made]
+    assert cache.report().evictions == own.report().evictions > 4
+
+
 def test_causality(llama):
     """A token changes nothing before it, evictions included."""
     ids = tokens(1, 72)

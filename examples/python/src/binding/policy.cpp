@@ -6,6 +6,8 @@
 
 #include <algorithm>
 
+#include "judge.hpp"
+
 namespace binding {
 namespace {
 
@@ -69,12 +71,23 @@ int recent_of_h2o(fkv::eviction_config const& config) {
   return std::max(config.recent(), std::min(config.budget - config.sink_tokens, config.recent() + candidates / 2));
 }
 
+/// A copy of a Judge as it stands, or what a file has.
+fkv::io::judge_file judge_from(nb::object const& weights) {
+  if (nb::isinstance<judge_object>(weights)) return nb::cast<judge_object const&>(weights).file();
+  auto const path = nb::cast<std::string>(nb::module_::import_("os").attr("fspath")(weights));
+  try {
+    return fkv::io::load_judge(path);
+  } catch (fkv::io::error const& problem) {
+    refuse(problem.what());
+  }
+}
+
 nb::object& function_of(policy_object& policy) { return policy.settings.scorer; }
 
 }  // namespace
 
 policy_object::policy_object(nb::object const& scorer, int budget, int interval, int sinks, std::optional<int> recent,
-                             std::optional<std::string> const& weights, std::string const& features,
+                             nb::object const& weights, std::string const& features,
                              std::optional<std::string> const& wanted, bool sampled, std::uint64_t seed) {
   policy_entry entry = scored_in_python;
   if (nb::isinstance<nb::str>(scorer)) {
@@ -95,16 +108,14 @@ policy_object::policy_object(nb::object const& scorer, int budget, int interval,
   settings.sampled = sampled;
   settings.seed = seed;
 
-  if ((settings.name == "foresight") != weights.has_value())
-    refuse(weights ? "weights: only 'foresight' has a judge" : "weights: 'foresight' needs the file of a judge");
-  if (weights) {
-    try {
-      auto const file = fkv::io::load_judge(*weights);
-      for (auto const& [number, layer] : file.layers) settings.judged_layers.push_back(number);
-      settings.judge = std::make_shared<fkv::io::packed_judge const>(file);
-    } catch (fkv::io::error const& problem) {
-      refuse(problem.what());
-    }
+  bool const judged = settings.name == "foresight" && !settings.scorer.is_valid();
+  if (judged == weights.is_none())
+    refuse(judged ? "weights: 'foresight' needs the file of a judge, or a Judge"
+                  : "weights: only 'foresight' has a judge");
+  if (judged) {
+    auto const file = judge_from(weights);
+    for (auto const& [number, layer] : file.layers) settings.judged_layers.push_back(number);
+    settings.judge = std::make_shared<fkv::io::packed_judge const>(file);
   }
 
   compaction = wanted.value_or(entry.fill_holes == nullptr ? "ordered" : "fill_holes");
@@ -118,8 +129,8 @@ policy_object::policy_object(nb::object const& scorer, int budget, int interval,
 void bind_policies(nb::module_& module) {
   nb::class_<policy_object>(module, "Policy", nb::type_slots(collected<policy_object, function_of>::slots),
                             "When and how far a cache is cut, and by what score. Higher scores are kept.")
-      .def(nb::init<nb::object const&, int, int, int, std::optional<int>, std::optional<std::string> const&,
-                    std::string const&, std::optional<std::string> const&, bool, std::uint64_t>(),
+      .def(nb::init<nb::object const&, int, int, int, std::optional<int>, nb::object const&, std::string const&,
+                    std::optional<std::string> const&, bool, std::uint64_t>(),
            "scorer"_a, nb::kw_only(), "budget"_a = 1024, "interval"_a = 128, "sinks"_a = 0, "recent"_a = nb::none(),
            "weights"_a = nb::none(), "features"_a = "paper", "compaction"_a = nb::none(), "sampled"_a = false,
            "seed"_a = 0,
@@ -127,8 +138,8 @@ void bind_policies(nb::module_& module) {
     float scores [layer][sequence][kv_head][slot].
 budget: tokens that a row keeps. interval: a row is due when it has grown to budget + interval.
 sinks: first tokens, recent: newest tokens that are never evicted (default: interval), both counted inside the budget.
-weights: file of a judge (safetensors), for "foresight"; features: what it was trained on, "paper",
-    "reference_checkpoint" or "reference_evaluation".
+weights: for "foresight", a training.Judge, copied as it stands, or the path of its file; features: what it was trained
+    on, "paper", "reference_checkpoint" or "reference_evaluation".
 compaction: "ordered" keeps slots in order of time; "fill_holes" moves less, and is the default where the scorer allows.
 sampled: evict by lot among the lowest, as the published training does. seed: of "random".
 Raises ValueError for what does not go together.)")

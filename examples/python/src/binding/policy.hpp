@@ -35,7 +35,7 @@ struct policy_settings {
   std::uint64_t seed = 0;  ///< of the random scorer
   std::shared_ptr<fkv::io::packed_judge const> judge;
   std::vector<int> judged_layers;  ///< of the model, that the judge's file has
-  nb::object scorer;  ///< a Python function in place of a compiled scorer
+  nb::object scorer;               ///< a Python function in place of a compiled scorer
 };
 
 /// top_k, or the draw: one type, so that what is compiled does not double.
@@ -91,8 +91,8 @@ using python_reads = fkv::paper::reads;
 class policy_object {
  public:
   policy_object(nb::object const& name, int budget, int interval, int sinks, std::optional<int> recent,
-                std::optional<std::string> const& weights, std::string const& features,
-                std::optional<std::string> const& compaction, bool sampled, std::uint64_t seed);
+                nb::object const& weights, std::string const& features, std::optional<std::string> const& compaction,
+                bool sampled, std::uint64_t seed);
 
   policy_settings settings;
   policy_verbs verbs{};
