@@ -21,6 +21,7 @@ def measure(jobs: list[Job], rounds: int, results: Results) -> dict[str, list[di
     progress = Progress(sum(job.weight + new[job.row] for job in fresh) or 1.0)
     opened = []
     for job in fresh:
+        progress.show(0.0, job.about)
         try:
             prompt = job.worker.do(
                 {**job.task, "task": "decode_open"}, lambda share: progress.show(share * job.weight, job.about)

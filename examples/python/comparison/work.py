@@ -168,6 +168,7 @@ def run(jobs: list[Job], results: Results) -> list[tuple[Job, Optional[dict[str,
         progress.say(f"{len(jobs) - len(pending)} of {len(jobs)} measurements are there already")
     for job in pending:
         what = f"{job.row}: {job.about}"
+        progress.show(0.0, what)
         try:
             results.keep(job, job.worker.do(job.task, lambda share: progress.show(share * job.weight, what)))
         except Failed as error:
