@@ -42,7 +42,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         description="Generation of SmolLM2-135M with its full cache, under every policy of foresightkv, and under\n"
         "other programs' eviction: loss after the first eviction, speed, bytes. Results are kept:\n"
         "run it again, and it goes on where it was.",
-        epilog="On a busy machine OMP_WAIT_POLICY=passive or --threads 1 helps: PyTorch's threads spin while they wait.",
+        epilog="On a busy machine OMP_WAIT_POLICY=passive or --threads 1 helps: PyTorch's threads spin as they wait.",
     )
     parser.add_argument("--quick", action="store_true", help="one short document, few policies: a few minutes")
     parser.add_argument(
