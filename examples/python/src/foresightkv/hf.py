@@ -370,7 +370,8 @@ class QueryWindow:
         self.interval, self.carries = layer.policy.interval, layer.policy.carries
         self.group = like.shape[1] // layer.num_kv_heads
         self.scaling, self.soft_cap = scaling or 0.0, soft_cap or 0.0
-        self.capacity = 2 * self.interval
+        # Behind the window some room, so that queries seldom move; a whole interval where older ones are folded.
+        self.capacity = self.interval + (self.interval if self.carries else max(8, self.interval // 4))
         self._allocate(like.new_zeros(layer.num_sequences, like.shape[1], self.capacity, like.shape[3]), layer)
         self.end = np.zeros(layer.num_sequences, np.int32)  # one past each sequence's newest query
         self.pending = np.zeros(layer.num_sequences, np.int32)  # how many before that nobody was told of yet
