@@ -7,7 +7,8 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
-#include <numeric>
+
+#include "calls.hpp"
 
 namespace binding {
 namespace {
@@ -18,17 +19,6 @@ static_assert(
     std::is_same_v<window_list,
                    fkv::statistics<fkv::maximum, fkv::minimum, fkv::sum, fkv::last<16>, fkv::last<8>, fkv::last<32>>>);
 constexpr char const* carried_names[] = {"accumulated", "decayed"};
-
-/// A library call; Python's other threads run meanwhile.
-template <class Call>
-void run(char const* verb, Call const& call) {
-  fkv::status done;
-  {
-    nb::gil_scoped_release const others_run;
-    done = call();
-  }
-  require(done, verb);
-}
 
 template <class Visit>
 void for_each_row(fkv::cache_shape const& shape, Visit const& visit) {
@@ -160,7 +150,7 @@ std::int64_t evictor_object::evict(cache_view const& cache, window_view const& w
   new_lengths_.assign(cache.lengths, cache.lengths + shape_.num_sequences);  // those of flagged sequences stay
   fkv::eviction_output const output{.new_lengths = new_lengths_.data(), .dry_run = dry_run};
   auto const with = call(cache, to, window.max_queries());
-  run("evict", [&] { return verbs_.evict(with, window.window, output); });
+  call_library("evict", [&] { return verbs_.evict(with, window.window, output); });
   std::int64_t evicted = 0;
   if (dry_run)
     for (int s = 0; s < shape_.num_sequences; ++s) evicted += cache.lengths[s] - new_lengths_[as_size(s)];
@@ -177,7 +167,7 @@ void evictor_object::carry(cache_view const& cache, window_view const& window, s
   int const longest = *std::max_element(lengths, lengths + shape_.num_sequences);
   if (longest > state_.capacity && longest <= cache.shape().capacity) resize_state(longest);
   auto const with = call(cache, to, window.max_queries());
-  run("carry", [&] { return verbs_.carry(with, window.window); });
+  call_library("carry", [&] { return verbs_.carry(with, window.window); });
   check_flags("carry");
 }
 
@@ -188,7 +178,7 @@ std::vector<float> evictor_object::score(cache_view const& cache, window_view co
   int const capacity = cache.shape().capacity;
   std::vector<float> scores(as_size(shape_.num_rows()) * as_size(capacity));
   auto const with = call(cache, to, window.max_queries());
-  run("score", [&] { return verbs_.score(with, window.window, {scores.data(), capacity}); });
+  call_library("score", [&] { return verbs_.score(with, window.window, {scores.data(), capacity}); });
   check_flags("score");
   return scores;
 }
@@ -202,7 +192,7 @@ std::vector<float> evictor_object::observe(cache_view const& cache, window_view 
                                 as_size(window_list::size * shape.group));
   std::vector<std::byte> scratch(fkv::observe_bytes<window_list>(exec_, shape, list, window.max_queries()));
   fkv::statistics_view<window_list> const out{statistics.data(), shape.capacity};
-  run("observe", [&] {
+  call_library("observe", [&] {
     return std::visit(
         [&](auto const& tokens) -> fkv::status {
           using element = typename std::remove_cvref_t<decltype(tokens)>::key_element;
@@ -226,7 +216,7 @@ slot_lists evictor_object::select(cache_view const& cache, input_array const& sc
                    .evicted_positions = std::vector<std::int32_t>(entries, -1),
                    .capacity = shape.capacity};
   auto const with = call(cache, to, 0);
-  run("select", [&] { return verbs_.select(with, {given.elements<float>(), shape.capacity}, lists.view()); });
+  call_library("select", [&] { return verbs_.select(with, {given.elements<float>(), shape.capacity}, lists.view()); });
   check_flags("select");
   return lists;
 }
@@ -236,7 +226,7 @@ std::int64_t evictor_object::compact(cache_view const& cache, slot_lists& lists,
   if (lists.evicted_count.size() != as_size(shape_.num_rows())) refuse("compact: lists of another cache");
   new_lengths_.assign(cache.lengths, cache.lengths + shape_.num_sequences);
   auto const with = call(cache, to, 0);
-  run("compact", [&] { return verbs_.compact(with, lists.view(), new_lengths_.data()); });
+  call_library("compact", [&] { return verbs_.compact(with, lists.view(), new_lengths_.data()); });
   std::int64_t const evicted = take_lengths(cache, to, new_lengths_);
   check_flags("compact");
   return evicted;
@@ -246,7 +236,7 @@ std::vector<std::int32_t> evictor_object::collect_due(cache_view const& cache) {
   std::vector<std::int32_t> due(as_size(shape_.num_sequences));
   std::int32_t count = 0;
   auto const with = call(cache, {}, 0);
-  run("collect_due", [&] { return verbs_.collect_due(with, due.data(), &count); });
+  call_library("collect_due", [&] { return verbs_.collect_due(with, due.data(), &count); });
   check_flags("collect_due");
   due.resize(as_size(count));
   return due;
@@ -255,7 +245,7 @@ std::vector<std::int32_t> evictor_object::collect_due(cache_view const& cache) {
 void evictor_object::append(cache_view const& cache, input_array const& counts) {
   auto const given = expect(describe(counts), "counts", dtype_of<std::int32_t>, {shape_.num_sequences});
   auto const with = call(cache, {}, 0);
-  run("append", [&] { return verbs_.append(with, given.elements<std::int32_t>()); });
+  call_library("append", [&] { return verbs_.append(with, given.elements<std::int32_t>()); });
   check_flags("append");
 }
 
@@ -270,7 +260,7 @@ void evictor_object::reset(slots const& sequences, slots const& request_ids,
         expect(describe(*request_ids), "request_ids", dtype_of<std::int32_t>, {shape_.num_sequences})
             .elements<std::int32_t>());
   if (seeds && seeds->size() != as_size(shape_.num_sequences)) refuse("seeds: one for each sequence");
-  run("reset", [&] { return fkv::reset(exec_, state_, list, ids, seeds ? seeds->data() : nullptr); });
+  call_library("reset", [&] { return fkv::reset(exec_, state_, list, ids, seeds ? seeds->data() : nullptr); });
 }
 
 void evictor_object::fork(std::vector<std::int32_t> const& sources, std::vector<std::int32_t> const& targets) {
@@ -280,20 +270,20 @@ void evictor_object::fork(std::vector<std::int32_t> const& sources, std::vector<
       if (slot < 0 || slot >= shape_.num_sequences) refuse("fork: no sequence " + std::to_string(slot));
   int const count = static_cast<int>(sources.size());
   std::vector<std::byte> scratch(fkv::fork_bytes(state_, count));
-  run("fork", [&] { return fkv::fork(exec_, state_, {sources.data(), targets.data(), count}, scratch); });
+  call_library("fork", [&] { return fkv::fork(exec_, state_, {sources.data(), targets.data(), count}, scratch); });
   check_flags("fork");
 }
 
 nb::bytes evictor_object::save(int sequence) const {
   std::vector<std::byte> buffer(fkv::save_bytes(state_));
-  run("save", [&] { return fkv::save(exec_, state_, sequence, buffer); });
+  call_library("save", [&] { return fkv::save(exec_, state_, sequence, buffer); });
   return nb::bytes(buffer.data(), buffer.size());
 }
 
 void evictor_object::restore(int sequence, nb::bytes const& saved) {
   auto const* const first = static_cast<std::byte const*>(saved.data());
   std::vector<std::byte> buffer(first, first + saved.size());
-  run("restore", [&] { return fkv::restore(exec_, state_, sequence, buffer); });
+  call_library("restore", [&] { return fkv::restore(exec_, state_, sequence, buffer); });
   check_flags("restore");
 }
 

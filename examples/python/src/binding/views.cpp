@@ -5,6 +5,8 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include "calls.hpp"
+
 namespace binding {
 namespace {
 
@@ -38,15 +40,6 @@ token_arrays hold_tokens(held_arrays& held, nb::object const& given, char const*
     refuse(std::string(name) + ": at most " + std::to_string(dims - 1) + " dimensions each, is " + made.first.text());
   made.first = made.first.with_dims(dims);
   return made;
-}
-
-/// Calls with an element type, that of the arrays.
-template <class Call>
-auto with_element(tensor const& of, char const* name, Call const& call) {
-  if (of.is<float>()) return call(float{});
-  if (of.is<fkv::half>()) return call(fkv::half{});
-  if (of.is<fkv::bfloat16>()) return call(fkv::bfloat16{});
-  refuse(std::string(name) + ": elements must be float32, float16 or bfloat16, is " + of.text());
 }
 
 void expect_layout(std::string const& layout, std::initializer_list<char const*> known) {
@@ -98,6 +91,13 @@ std::int32_t const* held_arrays::counts(std::optional<input_array> const& given,
   return expect(hold(*given), name, dtype_of<std::int32_t>, {entries}).elements<std::int32_t>();
 }
 
+void cache_view::name(fkv::cache_shape& shape, std::optional<std::vector<int>> const& layers) {
+  layers_ = layer_numbers(layers, shape.num_layers);
+  if (!layers_.empty()) shape.layers = layers_.data();
+  lengths = expect(held_.hold(given_lengths), "lengths", dtype_of<std::int32_t>, {shape.num_sequences})
+                .elements<std::int32_t>();
+}
+
 cache_view cache_view::make_dense(nb::object const& keys, nb::object const& values, nb::object const& lengths,
                                   int group, std::string const& layout, std::optional<std::vector<int>> const& layers) {
   expect_layout(layout, {"hnd", "nhd"});
@@ -116,17 +116,14 @@ cache_view cache_view::make_dense(nb::object const& keys, nb::object const& valu
   shape.capacity = key.first.extent(3);
   shape.key_head_dim = key.first.extent(4);
   shape.value_head_dim = value.first.extent(4);
-  made.layers_ = layer_numbers(layers, shape.num_layers);
-  if (!made.layers_.empty()) shape.layers = made.layers_.data();
   made.key_layers_ = std::move(key.layers);
   made.value_layers_ = std::move(value.layers);
-  made.lengths = expect(made.held_.hold(lengths), "lengths", dtype_of<std::int32_t>, {shape.num_sequences})
-                     .elements<std::int32_t>();
+  made.name(shape, layers);
 
   auto const strides = [](tensor const& of) {
     return fkv::cache_strides{of.strides[0], of.strides[1], of.strides[2], of.strides[3]};
   };
-  with_element(key.first, "keys", [&]<class Element>(Element) {
+  with_token_element(key.first, "keys", [&]<class Element>(Element) {
     auto view =
         dense<Element>::hnd(key.first.elements<Element>(), value.first.elements<Element>(), made.lengths, shape);
     view.key_layout = strides(key.first);
@@ -176,12 +173,9 @@ cache_view cache_view::make_paged(nb::object const& keys, nb::object const& valu
   shape.capacity = max_pages * page_size;
   shape.key_head_dim = key.first.extent(dims - 1);
   shape.value_head_dim = value.first.extent(dims - 1);
-  made.layers_ = layer_numbers(layers, shape.num_layers);
-  if (!made.layers_.empty()) shape.layers = made.layers_.data();
   made.key_layers_ = std::move(key.layers);
   made.value_layers_ = std::move(value.layers);
-  made.lengths = expect(made.held_.hold(lengths), "lengths", dtype_of<std::int32_t>, {shape.num_sequences})
-                     .elements<std::int32_t>();
+  made.name(shape, layers);
   auto const* const counts = made.held_.counts(owners, "owners", num_pages);
 
   auto const* const pages = table.elements<std::int32_t>();
@@ -191,7 +185,7 @@ cache_view cache_view::make_paged(nb::object const& keys, nb::object const& valu
   auto const strides = [&](tensor const& of) {
     return fkv::page_strides{per_row ? 0 : of.strides[0], of.strides[1], one_head ? 0 : of.strides[3], of.strides[2]};
   };
-  with_element(key.first, "keys", [&]<class Element>(Element) {
+  with_token_element(key.first, "keys", [&]<class Element>(Element) {
     auto view = paged<Element>::nhd(key.first.elements<Element>(), value.first.elements<Element>(),
                                     {num_pages, page_size}, found, made.lengths, shape)
                     .with_strides(strides(key.first), strides(value.first))
@@ -225,7 +219,7 @@ window_view::window_view(input_array const& queries, int group, std::string cons
   int const max_queries = of.extent(3);
   auto const sequences = std::int64_t{shape.num_sequences};
 
-  with_element(of, "queries", [&]<class Element>(Element) {
+  with_token_element(of, "queries", [&]<class Element>(Element) {
     auto view = fkv::observation<Element>::hnd(of.elements<Element>(), shape, max_queries);
     view.strides = {of.strides[0], of.strides[1], of.strides[2], of.strides[3]};
     view.query_count = held_.counts(counts, "counts", sequences);

@@ -52,6 +52,9 @@ class cache_view {
  private:
   cache_view() = default;
 
+  /// The layers' numbers in the model, and where the lengths stand.
+  void name(fkv::cache_shape& shape, std::optional<std::vector<int>> const& layers);
+
   held_arrays held_;
   std::vector<int> layers_;                       // numbers of the model's layers
   std::vector<void*> key_layers_, value_layers_;  // where layers have arrays of their own
