@@ -190,9 +190,46 @@ def test_a_function_is_a_scorer():
     np.testing.assert_allclose(tokens.statistics["accumulated"][:, :2], tokens.statistics["sum"][:, :2])
 
 
+def test_a_function_that_fails_leaves_everything_as_it_was():
+    right, problem, calls = Problem(), Problem(), []
+
+    def second_time(tokens):
+        calls.append(tokens.statistics["accumulated"].copy())
+        if len(calls) == 1:
+            raise KeyError("not yet")
+        return calls[-1].sum(-1)
+
+    right.evictor(lambda tokens: tokens.statistics["accumulated"].sum(-1)).evict(right.cache(), right.window())
+    evictor = problem.evictor(second_time)
+    with pytest.raises(KeyError, match="not yet"):
+        evictor.evict(problem.cache(), problem.window())
+    np.testing.assert_array_equal(problem.keys, problem.before[0])
+    assert evictor.evict(problem.cache(), problem.window()) == 24
+    np.testing.assert_array_equal(*calls)
+    np.testing.assert_array_equal(problem.keys, right.keys)
+    problem.lengths[:] = 80, 81, 80
+    refused("sequence 1: bad length", lambda: evictor.evict(problem.cache(), problem.window()))
+    assert problem.lengths.tolist() == [80, 81, 80]
+
+
+def test_lists_and_states_of_other_shapes_are_not_read():
+    problem = Problem()
+    evictor, cache = problem.evictor("accumulated"), problem.cache()
+    lists = evictor.select(cache, evictor.score(cache, problem.window()))
+    for row in (-1, LAYERS * SEQUENCES * HEADS, 10**6):
+        for read in (lists.kept, lists.evicted, lists.evicted_positions):
+            with pytest.raises(IndexError, match=f"no row {row}"):
+                read(row)
+    twice = [np.concatenate([array, array], 1) for array in (problem.keys, problem.values)]
+    more = fkv.DenseCache(*twice, np.full(2 * SEQUENCES, 80, np.int32), group=GROUP)
+    for read in (evictor.positions, evictor.next_positions, evictor.carried):
+        refused("that the Evictor was made for", lambda read=read: read(more))
+    refused("must be an int32 array", lambda: evictor.evict(cache, problem.window(), sequences=[0]))
+
+
 def test_what_a_function_does_wrong_is_said():
     problem = Problem()
-    with pytest.raises(ValueError, match="must give scores of shape"):
+    with pytest.raises(ValueError, match="must give real scores of shape"):
         problem.evictor(lambda tokens: np.zeros(3)).evict(problem.cache(), problem.window())
 
     def fails(tokens):

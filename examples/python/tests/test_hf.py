@@ -311,6 +311,31 @@ def test_what_cannot_work_is_refused(llama):
         llama(tokens(1, 1), cache=cache)
 
 
+def test_a_cache_that_failed_says_so_until_it_is_reset(llama):
+    fails = [True]
+
+    def scorer(tokens: fkv.Tokens):
+        if fails:
+            fails.clear()
+            raise KeyError("once")
+        return tokens.statistics["sum"].mean(-1)
+
+    cache = EvictingCache(llama, small(scorer))
+    assert cache.report().sequences == []
+    with torch.no_grad():
+        with pytest.raises(KeyError, match="once"):
+            llama(tokens(1, 40), cache=cache)
+        with pytest.raises(RuntimeError, match="reset"):
+            llama(tokens(1, 1), cache=cache)
+        cache.reset()
+        again = llama(tokens(1, 40), cache=cache).logits
+        other = llama(tokens(1, 40), cache=EvictingCache(llama, small())).logits
+    assert torch.equal(again, other) and cache.report().evictions == 1
+    assert cache.get_seq_length() == 40
+    with pytest.raises(ValueError, match=r"foresightkv\.Policy"):
+        EvictingCache(llama, "h2o")
+
+
 def test_other_caches_are_left_alone(llama):
     inputs = dict(input_ids=tokens(1, 20), max_new_tokens=20)
     expected = plain(llama, **inputs)

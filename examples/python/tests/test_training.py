@@ -168,8 +168,9 @@ def test_replay_of_golden_meets_goldens_caches():
     np.testing.assert_array_equal(steps.evicted, golden.evicted)
     np.testing.assert_array_equal(steps.evicted_positions, golden.evicted_positions)
     assert (np.diff(steps.positions, axis=-1) > 0).all()
-    np.testing.assert_array_equal(np.take_along_axis(steps.positions, steps.evicted.astype(np.int64), -1),
-                                  steps.evicted_positions)
+    np.testing.assert_array_equal(
+        np.take_along_axis(steps.positions, steps.evicted.astype(np.int64), -1), steps.evicted_positions
+    )
 
 
 @pytest.mark.parametrize("sampled", [False, True])

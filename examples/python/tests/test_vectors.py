@@ -552,9 +552,7 @@ def test_grpo_judge(name):
     constants["scale"] /= rollouts  # means are over the picks of a call
     for rollout in range(rollouts):
         of = np.s_[:, rollout]
-        own = training.Rows(
-            file["k"], file["v"], file["stats"][of].copy(), file["candidate_positions"][of].copy()
-        )
+        own = training.Rows(file["k"], file["v"], file["stats"][of].copy(), file["candidate_positions"][of].copy())
         chosen = picked[of].copy()
         now = training.rollout_log_probs(weights["old"], own, chosen)
         assert off_by(now, before["old"][of]) <= 2e-5

@@ -56,6 +56,17 @@ nb::object& function_of(evictor_object& evictor) { return evictor.function(); }
 
 }  // namespace
 
+std::int32_t slot_lists::count(int row) const {
+  if (row < 0 || as_size(row) >= evicted_count.size())
+    throw nb::index_error(("Lists: no row " + std::to_string(row)).c_str());
+  return evicted_count[as_size(row)];
+}
+
+std::vector<std::int32_t> slot_lists::of_row(std::vector<std::int32_t> const& list, int row, int entries) const {
+  auto const first = list.begin() + std::int64_t{row} * capacity;
+  return {first, first + entries};
+}
+
 evictor_object::evictor_object(policy_object const& policy, cache_view const& cache, int max_queries,
                                int state_capacity, int threads, std::shared_ptr<shared_workspace> workspace)
     : settings_(policy.settings),
@@ -106,7 +117,15 @@ policy_call evictor_object::call(cache_view const& cache, visited const& to, int
   return {settings_, cache.cache, to.list(cache), state_, scratch, exec_};
 }
 
+void evictor_object::expect_fit(cache_view const& cache) const {
+  auto const& shape = cache.shape();
+  if (shape.num_layers != shape_.num_layers || shape.num_sequences != shape_.num_sequences ||
+      shape.num_kv_heads != shape_.num_kv_heads || shape.group != shape_.group)
+    refuse("cache: layers, sequences, heads and group must be those that the Evictor was made for");
+}
+
 void evictor_object::expect_fit(cache_view const& cache, window_view const& window) const {
+  expect_fit(cache);
   auto const &tokens = cache.shape(), &queries = window.shape;
   bool const same_type = window.window.index() == cache.cache.index() % std::variant_size_v<any_window>;
   if (!same_type) refuse("window: its queries must be of the cache's element type");
@@ -172,7 +191,7 @@ void evictor_object::carry(cache_view const& cache, window_view const& window, s
 }
 
 std::vector<float> evictor_object::score(cache_view const& cache, window_view const& window, slots const& sequences) {
-  if (verbs_.score == nullptr) refuse("score: the policy's scorer is a function; call it with Evictor.tokens(...)");
+  if (verbs_.score == nullptr) refuse("score: the policy's scorer is a function; evict calls it");
   expect_fit(cache, window);
   visited const to = visit(sequences);
   int const capacity = cache.shape().capacity;
@@ -315,6 +334,7 @@ void evictor_object::resize_state(int tokens) {
 }
 
 std::vector<std::int32_t> evictor_object::positions(cache_view const& cache) const {
+  expect_fit(cache);
   int const capacity = cache.shape().capacity;
   std::vector<std::int32_t> made(as_size(shape_.num_rows()) * as_size(capacity), -1);
   for_each_row(shape_, [&](fkv::row_index at, int row) {
@@ -330,6 +350,7 @@ std::vector<std::int32_t> evictor_object::positions(cache_view const& cache) con
 }
 
 std::vector<std::int32_t> evictor_object::next_positions(cache_view const& cache) const {
+  expect_fit(cache);
   std::vector<std::int32_t> made(as_size(shape_.num_rows()));
   for_each_row(shape_, [&](fkv::row_index at, int row) {
     made[as_size(row)] = state_.next_position[row] + cache.lengths[at.sequence] - state_.seen_length[row];
@@ -338,6 +359,7 @@ std::vector<std::int32_t> evictor_object::next_positions(cache_view const& cache
 }
 
 std::vector<float> evictor_object::carried(cache_view const& cache) const {
+  expect_fit(cache);
   auto const width = as_size(state_.num_carried * state_.group);
   int const capacity = cache.shape().capacity;
   std::vector<float> made(as_size(shape_.num_rows()) * as_size(capacity) * width);
@@ -359,24 +381,19 @@ void bind_evictor(nb::module_& module) {
           "evicted_count", [](slot_lists const& l) { return std::vector<std::int32_t>(l.evicted_count); },
           "Evicted tokens of each row, rows in [layer][sequence][kv_head] order.")
       .def(
-          "evicted",
-          [](slot_lists const& l, int row) {
-            auto const first = l.evicted.begin() + std::int64_t{row} * l.capacity;
-            return std::vector<std::int32_t>(first, first + l.evicted_count.at(as_size(row)));
-          },
-          "row"_a, "Evicted slots of a row, ascending.")
+          "evicted", [](slot_lists const& l, int row) { return l.of_row(l.evicted, row, l.count(row)); }, "row"_a,
+          "Evicted slots of a row, ascending.")
       .def(
           "evicted_positions",
-          [](slot_lists const& l, int row) {
-            auto const first = l.evicted_positions.begin() + std::int64_t{row} * l.capacity;
-            return std::vector<std::int32_t>(first, first + l.evicted_count.at(as_size(row)));
-          },
-          "row"_a, "Their positions in the sequence.")
+          [](slot_lists const& l, int row) { return l.of_row(l.evicted_positions, row, l.count(row)); }, "row"_a,
+          "Their positions in the sequence.")
       .def(
           "kept",
           [](slot_lists const& l, int row) {
-            auto const first = l.kept.begin() + std::int64_t{row} * l.capacity;
-            return std::vector<std::int32_t>(first, std::find(first, first + l.capacity, -1));
+            (void)l.count(row);
+            auto kept = l.of_row(l.kept, row, l.capacity);
+            kept.erase(std::find(kept.begin(), kept.end(), -1), kept.end());
+            return kept;
           },
           "row"_a, "Kept slots of a row, ascending.");
 
@@ -396,11 +413,13 @@ threads: 0 for OpenMP's own default. workspace: scratch memory that several evic
           "evict",
           [](nb::object self, nb::object cache, nb::object window, nb::object sequences, bool dry_run) -> std::int64_t {
             auto& mine = nb::cast<evictor&>(self);
+            evictor::slots visited;
+            if (!nb::try_cast(sequences, visited)) refuse("sequences: must be an int32 array, or None for all");
             if (mine.verbs().evict == nullptr)
               return nb::cast<std::int64_t>(
                   nb::module_::import_("foresightkv._scored").attr("evict")(self, cache, window, sequences, dry_run));
-            return mine.evict(nb::cast<cache_view const&>(cache), nb::cast<window_view const&>(window),
-                              nb::cast<evictor::slots>(sequences), dry_run);
+            return mine.evict(nb::cast<cache_view const&>(cache), nb::cast<window_view const&>(window), visited,
+                              dry_run);
           },
           "cache"_a, "window"_a, nb::kw_only(), "sequences"_a = nb::none(), "dry_run"_a = false,
           R"(Cuts every sequence that is longer than the budget, by however little: observe, carry, score, select, compact.

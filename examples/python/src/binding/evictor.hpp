@@ -10,6 +10,9 @@ struct slot_lists {
   std::vector<std::int32_t> kept, evicted, evicted_count, evicted_positions;
   int capacity = 0;
 
+  /// Evicted tokens of a row; IndexError where there is none.
+  [[nodiscard]] std::int32_t count(int row) const;
+  [[nodiscard]] std::vector<std::int32_t> of_row(std::vector<std::int32_t> const& list, int row, int entries) const;
   [[nodiscard]] fkv::selection view() {
     return {kept.data(), evicted.data(), evicted_count.data(), evicted_positions.data(), capacity};
   }
@@ -67,6 +70,7 @@ class evictor_object {
 
   [[nodiscard]] visited visit(slots const& sequences) const;
   [[nodiscard]] policy_call call(cache_view const& cache, visited const& to, int max_queries);
+  void expect_fit(cache_view const& cache) const;
   void expect_fit(cache_view const& cache, window_view const& window) const;
   /// ValueError if the call flagged a sequence, whose flags are cleared then.
   void check_flags(char const* verb);

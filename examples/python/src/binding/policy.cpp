@@ -134,7 +134,7 @@ void bind_policies(nb::module_& module) {
            "scorer"_a, nb::kw_only(), "budget"_a = 1024, "interval"_a = 128, "sinks"_a = 0, "recent"_a = nb::none(),
            "weights"_a = nb::none(), "features"_a = "paper", "compaction"_a = nb::none(), "sampled"_a = false,
            "seed"_a = 0,
-           R"(scorer: a name of policies(), or a function of tokens (see Evictor.tokens) that gives
+           R"(scorer: a name of policies(), or a function of tokens (see Tokens) that gives
     float scores [layer][sequence][kv_head][slot].
 budget: tokens that a row keeps. interval: a row is due when it has grown to budget + interval.
 sinks: first tokens, recent: newest tokens that are never evicted (default: interval), both counted inside the budget.

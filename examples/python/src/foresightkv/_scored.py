@@ -44,18 +44,38 @@ def tokens_of(evictor: _core.Evictor, cache: _core.Cache, window: _core.Window, 
 
 
 def evict(evictor, cache, window, sequences, dry_run: bool) -> int:
-    """Evictor.evict for a policy whose scorer is a function. Only sequences beyond their budget are scored."""
+    """Evictor.evict for a policy whose scorer is a function. Only sequences beyond their budget are scored. If anything
+    is wrong, nothing is done."""
     if dry_run:
         raise ValueError("evict: dry_run needs a compiled scorer, as a function's statistics are carried on the way")
     lengths = np.array(cache.lengths)
     visited = np.arange(len(lengths)) if sequences is None else np.asarray(sequences)
+    for sequence in visited:
+        if not 0 <= sequence < len(lengths):
+            raise ValueError(f"sequences: no sequence {sequence}")
+        if not 0 <= lengths[sequence] <= cache.capacity:
+            raise ValueError(f"evict: sequence {sequence}: bad length: {lengths[sequence]} of {cache.capacity}")
     over = visited[lengths[visited] > evictor.budget].astype(np.int32)
     if over.size == 0:
         return 0
-    evictor.carry(cache, window, sequences=over)
-    scores = np.asarray(evictor.scorer(tokens_of(evictor, cache, window, over)))
-    rows = (cache.num_layers, cache.num_sequences, cache.num_kv_heads, cache.capacity)
-    if scores.shape != rows:
-        raise ValueError(f"the scorer must give scores of shape {rows}, gave {scores.shape}")
-    lists = evictor.select(cache, np.ascontiguousarray(scores, dtype=np.float32), sequences=over)
+    before = [(int(sequence), evictor.save(int(sequence))) for sequence in over]
+    try:
+        evictor.carry(cache, window, sequences=over)
+        scores = _scores(evictor.scorer(tokens_of(evictor, cache, window, over)), cache)
+        lists = evictor.select(cache, scores, sequences=over)
+    except BaseException:
+        for sequence, state in before:
+            evictor.restore(sequence, state)
+        raise
     return evictor.compact(cache, lists, sequences=over)
+
+
+def _scores(given: Any, cache: _core.Cache) -> np.ndarray:
+    """What a function gave, as select takes it."""
+    if hasattr(given, "detach"):  # a tensor, perhaps of a type that NumPy does not have
+        given = given.detach().float()
+    scores = np.asarray(given)
+    rows = (cache.num_layers, cache.num_sequences, cache.num_kv_heads, cache.capacity)
+    if scores.shape != rows or scores.dtype.kind not in "fiub":
+        raise ValueError(f"the scorer must give real scores of shape {rows}, gave {scores.dtype} of {scores.shape}")
+    return np.ascontiguousarray(scores, dtype=np.float32)

@@ -39,6 +39,8 @@ class EvictingCache(Cache):
         """model: any decoder that calls its attention by name (Llama, Qwen, Gemma and their like); its attention
         implementation becomes "foresightkv", which is "sdpa" for every other cache.
         threads: of the evictions; 0: as many as PyTorch uses."""
+        if not isinstance(policy, Policy):
+            raise ValueError(f"EvictingCache: policy must be a foresightkv.Policy, is {type(policy).__name__}")
         config = model.config.get_text_config(decoder=True)
         layers = DynamicCache(config=model.config).layers
         shared = Shared(policy, threads or torch.get_num_threads())
@@ -56,6 +58,11 @@ class EvictingCache(Cache):
     def evicting(self) -> list[EvictingLayer]:
         """The layers that are evicted."""
         return [layer for layer in self.layers if isinstance(layer, EvictingLayer)]
+
+    def reset(self) -> None:
+        """Starts anew, for another generation."""
+        super().reset()
+        self._shared.__init__(self._shared.policy, self._shared.threads)
 
     def report(self) -> Report:
         """What was evicted so far, and what is kept."""
@@ -108,6 +115,7 @@ class Shared:
         self.policy, self.threads = policy, threads
         self.workspace = Workspace()
         self.bytes_held = self.bytes_peak = self.bytes_freed = 0
+        self.failed = False  # in the middle of a forward call: layers do not hold the same tokens
 
     def hold(self, change: int) -> None:
         """So many bytes of tokens more are stored, or fewer."""
@@ -129,6 +137,7 @@ class EvictingLayer(CacheLayerMixin):
         self.limit = self.policy.budget + self.policy.interval
         self.cumulative_length = 0  # columns of the batch that were handed over, pads among them
         self.position = self.lengths = self.evictions = np.zeros(0, np.int32)
+        self.num_sequences = 0
         self._expects_attention = False
 
     # -- what transformers asks of a layer ---------------------------------------------------------------------------
@@ -154,6 +163,10 @@ class EvictingLayer(CacheLayerMixin):
             raise RuntimeError(
                 "EvictingCache: this model's attention hands no kwargs to its cache (transformers 5.24 does)"
             )
+        if self.shared.failed:
+            raise RuntimeError("EvictingCache: a call failed in its middle: reset() the cache, and begin again")
+        if key_states.requires_grad and torch.is_grad_enabled():
+            raise ValueError("EvictingCache: evictions have no gradient: run the model under torch.no_grad()")
         if self._expects_attention:
             raise RuntimeError(
                 f"EvictingCache: layer {self.number} did not attend by '{_NAME}': keep the model's "
@@ -207,8 +220,7 @@ class EvictingLayer(CacheLayerMixin):
         """Stores keys and values [sequence][kv_head][new][dim], attends by queries [sequence][query head][new][dim] to
         all that is stored, and cuts the sequences that are due."""
         self._expects_attention = False
-        if query.requires_grad and torch.is_grad_enabled():
-            raise ValueError("EvictingCache: evictions have no gradient: run the model under torch.no_grad()")
+        self.shared.failed = True  # until it is done
         if kwargs.get("s_aux") is not None:
             raise ValueError("EvictingCache: learned sink logits are not supported")
         new = NewTokens.of(mask, query.shape[2], self.num_sequences)
@@ -228,6 +240,7 @@ class EvictingLayer(CacheLayerMixin):
         if self.queries is None:
             self.queries = QueryWindow(query, self, scaling, kwargs.get("softcap"))
         self._cut(query, new)
+        self.shared.failed = False
         return output
 
     def _store(self, key: torch.Tensor, value: torch.Tensor, new: NewTokens) -> None:
