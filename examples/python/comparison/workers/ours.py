@@ -22,41 +22,7 @@ class FullSession:
     def __init__(self, model: Any) -> None:
         import transformers
 
-        self.model, self.cache = model, transformers.DynamicCache(config=model.config)
-
-    @contextlib.contextmanager
-    def active(self) -> Iterator[None]:
-        self.model.set_attn_implementation("sdpa")
-        yield
-
-    def forward(self, ids: torch.Tensor, first: int, keep: int) -> torch.Tensor:
-        return self.model(ids, cache=self.cache, logits_to_keep=keep).logits
-
-    def decodes_now(self) -> None:
-        pass
-
-    def cache_bytes(self) -> int:
-        return generation.tensor_bytes(self.cache.layers)
-
-    def state_bytes(self) -> int:
-        return 0
-
-    def evictions(self) -> int:
-        return 0
-
-
-class EvictingSession:
-    """foresightkv.hf.EvictingCache."""
-
-    def __init__(self, model: Any, policy: str, task: dict[str, Any]) -> None:
-        import foresightkv
-        from foresightkv.hf import EvictingCache
-
-        settings = {"budget": task["budget"], "interval": task["interval"], "sinks": task["sinks"]}
-        if policy == "foresight":
-            settings["weights"] = task["weights"]
-        self.model, self.cache = model, EvictingCache(model, foresightkv.Policy(policy, **settings))
-        self.attention = model.config._attn_implementation
+        self.model, self.cache, self.attention = model, transformers.DynamicCache(config=model.config), "sdpa"
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
@@ -70,7 +36,27 @@ class EvictingSession:
         pass
 
     def cache_bytes(self) -> int:
-        return generation.tensor_bytes(self.cache.layers)  # with slots that no token is in yet
+        return generation.tensor_bytes(self.cache.layers)  # an EvictingCache's with slots that no token is in yet
+
+    def state_bytes(self) -> int:
+        return 0
+
+    def evictions(self) -> int:
+        return 0
+
+
+class EvictingSession(FullSession):
+    """foresightkv.hf.EvictingCache."""
+
+    def __init__(self, model: Any, policy: str, task: dict[str, Any]) -> None:
+        import foresightkv
+        from foresightkv.hf import EvictingCache
+
+        settings = {"budget": task["budget"], "interval": task["interval"], "sinks": task["sinks"]}
+        if policy == "foresight":
+            settings["weights"] = task["weights"]
+        self.model, self.cache = model, EvictingCache(model, foresightkv.Policy(policy, **settings))
+        self.attention = model.config._attn_implementation
 
     def state_bytes(self) -> int:
         # The newest queries; what a policy carries from eviction to eviction is small beside them.

@@ -86,7 +86,6 @@ evictor_object::evictor_object(policy_object const& policy, cache_view const& ca
   int const capacity = state_capacity > 0 ? state_capacity : std::max(shape_.capacity, settings_.config.budget);
   columns_.resize(verbs_.state_bytes(shape_, capacity));
   state_ = verbs_.make_state(shape_, capacity, columns_);
-  new_lengths_.resize(as_size(shape_.num_sequences));
   (void)call(cache, {}, max_queries);
   reset({}, {}, {});
 }
@@ -148,17 +147,16 @@ void evictor_object::check_flags(char const* verb) {
   if (!problem.empty()) refuse(problem);
 }
 
-std::int64_t evictor_object::take_lengths(cache_view const& cache, visited const& to,
-                                          std::vector<std::int32_t> const& lengths) const {
+std::int32_t* evictor_object::begin_lengths(cache_view const& cache) {
+  new_lengths_.assign(cache.lengths, cache.lengths + shape_.num_sequences);
+  return new_lengths_.data();
+}
+
+std::int64_t evictor_object::take_lengths(cache_view const& cache, bool made) const {
   std::int64_t evicted = 0;
-  auto const take = [&](int sequence) {
-    evicted += cache.lengths[sequence] - lengths[as_size(sequence)];
-    cache.lengths[sequence] = lengths[as_size(sequence)];
-  };
-  if (to.all)
-    for (int sequence = 0; sequence < shape_.num_sequences; ++sequence) take(sequence);
-  else
-    for (std::int32_t const sequence : to.slots) take(sequence);
+  for (int sequence = 0; sequence < shape_.num_sequences; ++sequence)
+    evicted += cache.lengths[sequence] - new_lengths_[as_size(sequence)];
+  if (made) std::copy(new_lengths_.begin(), new_lengths_.end(), cache.lengths);
   return evicted;
 }
 
@@ -166,15 +164,10 @@ std::int64_t evictor_object::evict(cache_view const& cache, window_view const& w
                                    bool dry_run) {
   expect_fit(cache, window);
   visited const to = visit(sequences);
-  new_lengths_.assign(cache.lengths, cache.lengths + shape_.num_sequences);  // those of flagged sequences stay
-  fkv::eviction_output const output{.new_lengths = new_lengths_.data(), .dry_run = dry_run};
+  fkv::eviction_output const output{.new_lengths = begin_lengths(cache), .dry_run = dry_run};
   auto const with = call(cache, to, window.max_queries());
   call_library("evict", [&] { return verbs_.evict(with, window.window, output); });
-  std::int64_t evicted = 0;
-  if (dry_run)
-    for (int s = 0; s < shape_.num_sequences; ++s) evicted += cache.lengths[s] - new_lengths_[as_size(s)];
-  else
-    evicted = take_lengths(cache, to, new_lengths_);
+  std::int64_t const evicted = take_lengths(cache, !dry_run);
   check_flags("evict");
   return evicted;
 }
@@ -243,10 +236,10 @@ slot_lists evictor_object::select(cache_view const& cache, input_array const& sc
 std::int64_t evictor_object::compact(cache_view const& cache, slot_lists& lists, slots const& sequences) {
   visited const to = visit(sequences);
   if (lists.evicted_count.size() != as_size(shape_.num_rows())) refuse("compact: lists of another cache");
-  new_lengths_.assign(cache.lengths, cache.lengths + shape_.num_sequences);
+  std::int32_t* const lengths = begin_lengths(cache);
   auto const with = call(cache, to, 0);
-  call_library("compact", [&] { return verbs_.compact(with, lists.view(), new_lengths_.data()); });
-  std::int64_t const evicted = take_lengths(cache, to, new_lengths_);
+  call_library("compact", [&] { return verbs_.compact(with, lists.view(), lengths); });
+  std::int64_t const evicted = take_lengths(cache, true);
   check_flags("compact");
   return evicted;
 }

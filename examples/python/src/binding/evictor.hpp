@@ -74,8 +74,10 @@ class evictor_object {
   void expect_fit(cache_view const& cache, window_view const& window) const;
   /// ValueError if the call flagged a sequence, whose flags are cleared then.
   void check_flags(char const* verb);
-  /// The lengths after a call go to the cache's own array.
-  std::int64_t take_lengths(cache_view const& cache, visited const& to, std::vector<std::int32_t> const& lengths) const;
+  /// The cache's lengths are what a call begins with: those of sequences that it does not cut stay.
+  std::int32_t* begin_lengths(cache_view const& cache);
+  /// How many tokens went by the lengths after a call; a cut that was made is written to the cache's own array.
+  std::int64_t take_lengths(cache_view const& cache, bool made) const;
 
   policy_settings settings_;
   policy_verbs verbs_;

@@ -198,8 +198,6 @@ class EvictingLayer(CacheLayerMixin):
             )
 
     def reset(self) -> None:
-        if self.is_initialized:
-            self.shared.hold(-int(self.lengths.sum()) * self.token_bytes)
         self.__init__(self.shared, self.number)
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
@@ -262,9 +260,6 @@ class EvictingLayer(CacheLayerMixin):
             made = old.new_zeros(*old.shape[:2], capacity, old.shape[3])
             made[:, :, :kept] = old[:, :, :kept]
             setattr(self, name, made)
-        self._bind()
-
-    def _bind(self) -> None:
         self.cache = None
 
     def _view(self, group: int):
@@ -316,7 +311,7 @@ class EvictingLayer(CacheLayerMixin):
         self.lengths, self.position = self.lengths[sources], self.position[sources]
         self.evictions = self.evictions[sources]
         self.shared.hold((int(self.lengths.sum()) - stored) * self.token_bytes)
-        self._bind()
+        self.cache = None
         if self.queries is not None:
             self.queries.take(sources, self)
         if saved is not None:
