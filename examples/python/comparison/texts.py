@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import gzip
 import pathlib
 import subprocess
@@ -35,21 +36,26 @@ def documents(own: list[pathlib.Path], folder: pathlib.Path, count: int) -> list
     """(name, text) of `count` documents at most. Raises ValueError if there are none to be had."""
     if own:
         return [(path.stem, path.read_text(encoding="utf-8", errors="replace")) for path in own[:count]]
-    return [(package, _body(_from_debian(package, member, folder))) for package, member in DEBIAN[:count]]
+    return [
+        (package, body(from_debian(package, [member], folder)[member], PREFACE)) for package, member in DEBIAN[:count]
+    ]
 
 
-def _from_debian(package: str, member: str, folder: pathlib.Path) -> str:
-    kept = folder / f"{package}.txt"
-    if not kept.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+def from_debian(package: str, members: list[str], folder: pathlib.Path) -> dict[str, str]:
+    """Plain texts by member of a package, fetched if one is not in `folder`. Members may be patterns, as folders have
+    versions in their names. Raises ValueError if the package cannot be had or lacks one."""
+    kept = {member: folder / package / pathlib.PurePath(member).name.removesuffix(".gz") for member in members}
+    missing = [member for member in members if not kept[member].exists()]
+    if missing:
+        (folder / package).mkdir(parents=True, exist_ok=True)
         _download(package, folder)
         archive = max(folder.glob(f"{package}_*.deb"), key=lambda path: path.stat().st_mtime)
-        data = _member(archive, member)
-        part = kept.with_suffix(".part")
-        part.write_bytes(gzip.decompress(data) if member.endswith(".gz") else data)
-        part.rename(kept)
+        for member, data in _members(archive, missing).items():
+            part = kept[member].with_suffix(".part")
+            part.write_bytes(gzip.decompress(data) if member.endswith(".gz") else data)
+            part.rename(kept[member])
         archive.unlink()
-    return kept.read_text(encoding="utf-8", errors="replace")
+    return {member: path.read_text(encoding="utf-8", errors="replace") for member, path in kept.items()}
 
 
 def _download(package: str, folder: pathlib.Path) -> None:
@@ -62,20 +68,25 @@ def _download(package: str, folder: pathlib.Path) -> None:
         raise ValueError(f"{package}: {reason[0]}. Name texts of your own: --documents FILE...")
 
 
-def _member(archive: pathlib.Path, name: str) -> bytes:
+def _members(archive: pathlib.Path, patterns: list[str]) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
     with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", archive], stdout=subprocess.PIPE) as unpacked:
         with tarfile.open(fileobj=unpacked.stdout, mode="r|") as members:
             for member in members:
-                if member.name.removeprefix("./") == name:
+                name = member.name.removeprefix("./")
+                wanted = [pattern for pattern in patterns if fnmatch.fnmatchcase(name, pattern)]
+                if wanted and member.isfile():
                     data = members.extractfile(member).read()
-                    unpacked.stdout.read()  # to its end, or dpkg-deb complains
-                    return data
-    raise ValueError(f"{archive.name}: has no {name}")
+                    found.update({pattern: data for pattern in wanted})
+    for pattern in patterns:
+        if pattern not in found:
+            raise ValueError(f"{archive.name}: has no {pattern}")
+    return found
 
 
-def _body(text: str) -> str:
-    """From the first paragraph behind the front matter on."""
-    begin = text.find("\n\n", int(PREFACE * len(text)))
+def body(text: str, skipped: float) -> str:
+    """From the first paragraph behind `skipped` of the text on: front matter is no text."""
+    begin = text.find("\n\n", int(skipped * len(text)))
     return text[max(begin, 0) :].strip()
 
 

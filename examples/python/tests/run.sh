@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Installs the Python module and tests it: examples/python/tests/run.sh [numpy|torch] [pytest arguments]
-# numpy, the default, needs nothing but NumPy; torch runs the tests that need PyTorch and transformers.
+# numpy, the default, needs nothing but NumPy; torch runs the tests that need PyTorch and transformers, those of
+# examples/smollm2 too.
 set -euo pipefail
 foresightkv_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)
 # shellcheck source-path=SCRIPTDIR/.. source=../environment.sh

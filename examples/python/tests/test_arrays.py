@@ -172,7 +172,9 @@ def test_nothing_is_copied():
     assert cache.data_pointer == problem.keys.ctypes.data
     assert cache.keys is problem.keys and cache.lengths is problem.lengths
     strided = np.zeros((2 * LAYERS, SEQUENCES, HEADS, CAPACITY, DIM), np.float32)[::2]
-    assert fkv.DenseCache(strided, strided, problem.lengths, group=1).data_pointer == strided.ctypes.data
+    numbers = list(range(7, 7 + LAYERS))
+    bound = fkv.DenseCache(strided, strided, problem.lengths, group=1, layers=numbers)
+    assert bound.data_pointer == strided.ctypes.data and bound.layers == numbers and cache.layers == list(range(LAYERS))
 
 
 def test_a_function_is_a_scorer():
@@ -185,7 +187,7 @@ def test_a_function_is_a_scorer():
     assert problem.evictor(by_sum).evict(problem.cache(), problem.window()) == 24
     problem.check_cut(lambda *row: problem.probabilities(*row).sum((0, 1)))
     (tokens,) = seen
-    assert tokens.keys is problem.keys
+    assert tokens.keys is problem.keys and tokens.layers == list(range(LAYERS))
     assert tokens.lengths.tolist() == [80, 72, 50] and tokens.next_positions[0, :, 0].tolist() == [80, 72, 50]
     np.testing.assert_allclose(tokens.statistics["accumulated"][:, :2], tokens.statistics["sum"][:, :2])
 

@@ -5,6 +5,8 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <numeric>
+
 #include "calls.hpp"
 
 namespace binding {
@@ -268,6 +270,15 @@ void bind_views(nb::module_& module) {
       .def_prop_ro("value_head_dim", [](cache_view const& c) { return c.shape().value_head_dim; })
       .def_prop_ro(
           "capacity", [](cache_view const& c) { return c.shape().capacity; }, "Tokens that one row can hold.")
+      .def_prop_ro(
+          "layers",
+          [](cache_view const& c) {
+            std::vector<int> numbers(as_size(c.shape().num_layers));
+            std::iota(numbers.begin(), numbers.end(), 0);
+            return c.shape().layers == nullptr ? numbers
+                                               : std::vector<int>(c.shape().layers, c.shape().layers + numbers.size());
+          },
+          "Numbers of the layers in the model.")
       .def_ro("keys", &cache_view::keys, "As they were handed over.")
       .def_ro("values", &cache_view::values)
       .def_ro("lengths", &cache_view::given_lengths, "Tokens of each sequence: written by an eviction.")

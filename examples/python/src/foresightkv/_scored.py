@@ -24,6 +24,8 @@ class Tokens:
     """Original position of each token; -1 where there is none."""
     next_positions: np.ndarray
     """[layer][sequence][kv_head] position of the token that comes next."""
+    layers: list[int] = field(default_factory=list)
+    """Numbers of the layers in the model."""
     statistics: dict[str, np.ndarray] = field(default_factory=dict)
     """[..., group] by name. Of the window: maximum, minimum, sum, last_8, last_16, last_32. Carried from interval to
     interval: accumulated, decayed."""
@@ -39,6 +41,7 @@ def tokens_of(evictor: _core.Evictor, cache: _core.Cache, window: _core.Window, 
         lengths=np.array(cache.lengths),
         positions=evictor.positions(cache),
         next_positions=evictor.next_positions(cache),
+        layers=cache.layers,
         statistics=statistics,
     )
 
