@@ -76,6 +76,12 @@ FORESIGHTKV_HOST_DEVICE constexpr int length_index(length_domain domain, cache_s
   return shape.row(at);
 }
 
+/// The first of the rows that share a row's length.
+FORESIGHTKV_HOST_DEVICE constexpr row_index first_of_length(length_domain domain, row_index at) {
+  if (domain == length_domain::row) return at;
+  return {domain == length_domain::layer ? at.layer : 0, at.sequence, 0};
+}
+
 FORESIGHTKV_HOST_DEVICE constexpr int num_lengths(length_domain domain, cache_shape const& shape) {
   if (domain == length_domain::sequence) return shape.num_sequences;
   if (domain == length_domain::layer) return shape.num_layers * shape.num_sequences;

@@ -42,4 +42,5 @@
 #include <foresightkv/verbs/save.hpp>
 #include <foresightkv/verbs/score.hpp>
 #include <foresightkv/verbs/select.hpp>
+#include <foresightkv/verbs/take_back.hpp>
 #include <foresightkv/version.hpp>

@@ -5,8 +5,8 @@
 cmake_minimum_required(VERSION 3.25)
 set(spill_limit 64)
 set(bodies append carry compact evict fetch_carried fork fork_restore fork_save freed_pages gather golden_evict golden_fold golden_means golden_softmax
-  hinge_count hinge_gradient hinge_result into lse observe reset
-  restore save score select tensor_lse tensor_observe visit)
+  hinge_count hinge_gradient hinge_result into lse newest observe reset
+  restore save score select take_back tensor_lse tensor_observe visit)
 
 string(REPLACE "," ";" archs "${archs}")
 foreach(arch IN LISTS archs)
@@ -37,7 +37,7 @@ foreach(arch IN LISTS archs)
     endif()
     message("sm_${arch} ${body}: ${registers} registers, ${shared} bytes of shared memory, ${spilled} bytes spilled")
     set(limit ${spill_limit})
-    if(body MATCHES "^(compact|evict|into|select)$")
+    if(body MATCHES "^(compact|evict|into|select|take_back)$")
       set(limit 0)
     endif()
     if(spilled GREATER limit)

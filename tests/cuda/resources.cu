@@ -33,6 +33,7 @@ fkv::status evict(cache const& tokens, window const& seen, fkv::sequence_list co
   (void)fkv::restore(exec, state, 0, memory);
   (void)fkv::carry(exec, fkv::batch{policy, tokens, list, state, memory}, seen);
   (void)fkv::compact(exec, fkv::batch{policy, tokens, list, state, memory}, {}, new_lengths);
+  (void)fkv::take_back(exec, fkv::batch{policy, tokens, list, state, memory}, new_lengths, new_lengths);
   (void)fkv::collect_due(exec, fkv::batch{policy, tokens, list, state}, new_lengths, new_lengths);
   return fkv::evict(exec, fkv::batch{policy, tokens, list, state, memory}, seen, {new_lengths});
 }
@@ -63,6 +64,7 @@ fkv::status evict_pages(Cache const& tokens, window const& seen, fkv::sequence_l
   auto const policy = fkv::compose({.budget = 1024, .interval = 128}, Scorer{}, fkv::top_k{}, Compaction{});
   auto const state = fkv::make_state(policy, tokens.shape(), 1152, memory);
   (void)fkv::freed_pages(exec, tokens, list, lengths, {});
+  (void)fkv::take_back(exec, fkv::batch{policy, tokens, list, state, memory}, lengths, lengths);
   return fkv::evict(exec, fkv::batch{policy, tokens, list, state, memory}, seen, {lengths});
 }
 

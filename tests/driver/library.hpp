@@ -36,6 +36,7 @@ class library {
                                  bool dry_run) = 0;
   virtual fkv::status collect_due(list_memory const& list) = 0;
   virtual fkv::status append(list_memory const& list, guarded<std::int32_t> const& counts) = 0;
+  virtual fkv::status take_back(list_memory const& list, guarded<std::int32_t> const& counts) = 0;
   virtual fkv::status fork(guarded<std::int32_t> const& sources, guarded<std::int32_t> const& targets,
                            bool scratch) = 0;
   virtual fkv::status reset(list_memory const& list, std::uint32_t const* request_ids, std::uint64_t const* seeds) = 0;
@@ -123,6 +124,11 @@ class library_of final : public library {
   }
   fkv::status append(list_memory const& list, guarded<std::int32_t> const& counts) override {
     return fkv::append(exec, fkv::batch{policy_, cache(), list.view(), pinned_state()}, counts.data());
+  }
+  fkv::status take_back(list_memory const& list, guarded<std::int32_t> const& counts) override {
+    auto work = work_for(list, 0);
+    fkv::batch const rows{policy_, cache(), list.view(), pinned_state(), work.view()};
+    return finish(fkv::take_back(exec, rows, counts.data(), arrays_.new_lengths.data()), work);
   }
   fkv::status fork(guarded<std::int32_t> const& sources, guarded<std::int32_t> const& targets, bool scratch) override {
     int const count = static_cast<int>(sources.size());

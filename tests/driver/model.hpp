@@ -202,6 +202,43 @@ struct model {
     return wanted <= 0 ? tokens.length() : there - std::min(wanted, static_cast<int>(free.size()));
   }
 
+  /// What is kept of a row whose `count` newest tokens leave. One that nothing was evicted from gets shorter.
+  [[nodiscard]] choice without_newest(fkv::row_index at, int count) {
+    row_model const& tokens = row(at);
+    choice made;
+    for (int slot = 0; slot < tokens.length(); ++slot) {
+      int const position = tokens.position[static_cast<std::size_t>(slot)];
+      bool const leaves = position >= sequence(at.sequence).end - count;
+      if (leaves || position >= 0) (leaves ? made.evicted : made.kept).push_back(slot);
+    }
+    return made;
+  }
+  [[nodiscard]] bool slots_stay(fkv::row_index at) { return !setup.moves_tokens() && row(at).step > 0; }
+  [[nodiscard]] int length_without(fkv::row_index at, int count) {
+    int const gone = static_cast<int>(without_newest(at, count).evicted.size());
+    return row(at).length() - (slots_stay(at) ? 0 : gone);
+  }
+  /// Flags of a sequence whose `count` newest tokens cannot leave. Rows that share a length lose as many as each other.
+  [[nodiscard]] std::uint32_t faults_of_leaving(memory const& arrays, int sequence, int count) {
+    if (count < 0 || count > this->sequence(sequence).end) return flag(fkv::sequence_flag::length_mismatch);
+    std::uint32_t found = 0;
+    struct loss {
+      int length = -1;
+      std::size_t tokens = 0;
+    };
+    std::vector<loss> losses(arrays.lengths.size());
+    each_row(sequence, [&](fkv::row_index at) {
+      if (count > 0 && slots_stay(at) && row(at).length() > arrays.room.state)
+        found |= flag(fkv::sequence_flag::state_overflow);
+      loss& other = losses[arrays.length_place(at)];
+      loss const mine{length_without(at, count), without_newest(at, count).evicted.size()};
+      if (other.length >= 0 && (other.length != mine.length || other.tokens != mine.tokens))
+        found |= flag(fkv::sequence_flag::length_mismatch);
+      other = mine;
+    });
+    return found;
+  }
+
   /// The lists of a row as they stand in memory.
   [[nodiscard]] choice lists_of(memory const& arrays, fkv::row_index at) {
     auto const place = row_number(shape, at);

@@ -32,7 +32,8 @@ class player : public window_player {
     change_pins();
     int const what = random_.integer(0, 99);
     if (what < 32) return arrive();
-    if (what < 40) return random_.chance(0.15) ? invent_tokens() : reject();
+    if (what < 36) return random_.chance(0.25) ? invent_tokens() : reject();
+    if (what < 40) return take_newest_back();
     if (what < 47) return carry();
     if (what < 62) return evict();
     if (what < 71) return evict_due();

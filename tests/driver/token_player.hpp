@@ -197,6 +197,40 @@ class token_player : public caller {
     });
   }
 
+  /// Drafts leave, wherever evictions have put them.
+  void take_newest_back() {
+    list_memory const list = some_list();
+    listing const listed = read(list);
+    guarded<std::int32_t> counts(static_cast<std::size_t>(sequences()), 0);
+    for (int s = 0; s < sequences(); ++s) {
+      int const end = engine_.sequence(s).end;
+      int const rare[] = {0, -1, -0x7fffffff - 1, end + 1, 0x7fffffff, end, random_.integer(0, end)};
+      counts[static_cast<std::size_t>(s)] = random_.chance(0.2) ? rare[random_.integer(0, 6)] : random_.integer(1, 6);
+    }
+    break_length();
+    questions asked;
+    asked.longest = engine_.shape.capacity;
+    auto faults = no_faults();
+    std::vector<int> granted;
+    for (int const s : listed.visited) {
+      std::uint32_t& fault = faults[static_cast<std::size_t>(s)];
+      fault = engine_.faults(arrays_, list, s, asked);
+      if (fault == 0) fault = engine_.faults_of_leaving(arrays_, s, counts[static_cast<std::size_t>(s)]);
+      if (fault == 0) granted.push_back(s);
+    }
+    begin("take_back");
+    auto const done = verbs_.take_back(list, counts);
+    end(done, listed, faults, [&] {
+      for (int const s : granted) {
+        int const count = counts[static_cast<std::size_t>(s)];
+        engine_.each_row(s, [&](fkv::row_index at) { check_.left_row(at, count); });
+        engine_.sequence(s).end -= count;
+      }
+    });
+    forget_statistics(granted);
+    write_lengths();
+  }
+
   void forget_statistics(int sequence) {
     fresh_[static_cast<std::size_t>(sequence)] = 0;
     if (!pending_.began.empty()) pending_.began[static_cast<std::size_t>(sequence)] = 0;

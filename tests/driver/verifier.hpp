@@ -161,6 +161,40 @@ class verifier : public row_numbers {
       if (row.position[static_cast<std::size_t>(slot)] < 0) forget_carried(at, slot);
     }
   }
+  /// Tokens that were taken back wherever they stood: what stays moves with all that belongs to it.
+  void left_row(fkv::row_index at, int count) {
+    row_model& row = engine_.row(at);
+    int const length = row.length(), unseen = length - row.seen, new_length = engine_.length_without(at, count);
+    this->new_length(at, new_length);
+    if (count == 0) return;
+    bool const stays = engine_.slots_stay(at);
+    auto const plan = stays ? moves::slot_list : row.step == 0 ? moves::ordered : engine_.setup.compaction;
+    auto const from = sources(plan, engine_.without_newest(at, count), length);
+    int const old_seen = row.seen;
+    bool const in_columns = row.step > 0 && (stays || count > unseen);
+    if (row.step == 0) row.seen = std::min(row.seen, new_length);
+    if (in_columns) row.seen = new_length;
+    touch_columns(at);
+    int const end = engine_.sequence(at.sequence).end - count;
+    settle(at, row.seen, end - (new_length - row.seen), row.step);
+    std::vector<int> position;
+    for (int slot = 0; slot < new_length; ++slot) {
+      int const source = from[static_cast<std::size_t>(slot)];
+      position.push_back(source < 0 ? -1 : row.position[static_cast<std::size_t>(source)]);
+      if (slot < std::min(row.seen, state_.capacity)) {
+        place(at, slot, position.back());
+        source < 0 ? forget_carried(at, slot) : take_carried(at, slot, source, old_seen);
+      }
+      if (source < 0) continue;
+      move_bytes(arrays_.keys, before_.keys, expected.keys, at, slot, source);
+      move_bytes(arrays_.values, before_.values, expected.values, at, slot, source);
+    }
+    for (int slot = new_length; slot < length; ++slot) {  // behind the row's new end
+      move_bytes(arrays_.keys, after_.keys, expected.keys, at, slot, slot);
+      move_bytes(arrays_.values, after_.values, expected.values, at, slot, slot);
+    }
+    row.position = position;
+  }
   void reset_row(fkv::row_index at) { settle(at, 0, 0, 0); }
   /// Columns of a row that were copied from a row of some image of the same capacity.
   void copied_row(fkv::row_index at, image const& source, fkv::row_index from) {
@@ -311,6 +345,15 @@ class verifier : public row_numbers {
   void clear_carried(fkv::row_index at, int slot) {
     for (int which = 0; which < state_.num_carried; ++which)
       for (int j = 0; j < state_.group; ++j) expected.carried[carried_place(at, slot, which, j)] = 0.0f;
+  }
+  /// To the bit; of a token that the state had not seen there were none.
+  void take_carried(fkv::row_index at, int slot, int source, int seen) {
+    auto const width = static_cast<std::ptrdiff_t>(state_.num_carried * state_.group);
+    auto const to = expected.carried.begin() + static_cast<std::ptrdiff_t>(column(at, slot)) * width;
+    if (source < seen)
+      std::copy_n(before_.carried.begin() + static_cast<std::ptrdiff_t>(column(at, source)) * width, width, to);
+    else
+      std::fill_n(to, width, 0.0f);
   }
   /// Nobody reads the carried statistics of an empty slot.
   void forget_carried(fkv::row_index at, int slot) {

@@ -346,6 +346,49 @@ inline kernel_case pages() {
       }};
 }
 
+/// Drafts are taken back, from holes in pages of one token: some pages are others' too, and of one sequence no row may
+/// lose what another one has lost already. Then from rows whose slots stay, of which the state has seen a part.
+inline kernel_case take_back(extent size) {
+  return {"take_back: pages, and slots that stay", [=](execution const& exec) {
+            auto extents = size.shape(size.length(240), 12);
+            extents.num_sequences = 4;
+            int const length = extents.capacity - 2;
+            written all;
+            auto const run = [&](auto& made, auto const& cache, std::vector<std::int32_t> const& counts) {
+              using policy_type = typename std::remove_reference_t<decltype(made)>::policy_type;
+              auto work = workspace_for<policy_type>(extents, made.list(), 0, exec);
+              fkv::batch const rows{made.policy, cache, made.list(), made.state.view, work.view()};
+              require_ok(fkv::take_back(exec, rows, counts.data(), made.new_lengths.data()));
+              all.add(made.state.memory);
+              all.add(made.new_lengths);
+            };
+            using filled = policy_of<fkv::accumulated_sum, fkv::top_k, fkv::fill_holes>;
+            policy_bench<filled> made(29, filled{size.config(), {}, {}, {}, {}}, extents, 1);
+            for (int s = 0; s < 4; ++s) made.place(s, history::filled, length);
+            fkv::row_state const& state = made.state.view;
+            for (int row = 0; row < extents.num_rows(); ++row) {  // every row has its newest tokens in other slots
+              for (int slot = 0; slot < length; ++slot)
+                state.position[state.column(row, slot)] = (slot * 7 + row) % length;
+              std::fill_n(state.carried_at(row, 0), length * state.group, 0.25f);
+              for (int slot = 0; slot < length; ++slot) state.carried_at(row, slot)[0] = static_cast<float>(slot);
+              state.seen_length[row] = state.next_position[row] = length;
+            }
+            state.position[state.column(state.row({0, 2, extents.num_kv_heads - 1}), 5)] = 0;
+            paged_memory<float> memory(made.random, extents, 1, paging::nhd);
+            memory.load(made.cache);
+            memory.owners = guarded<std::int32_t>(static_cast<std::size_t>(memory.num_pages), 1);
+            memory.owners[static_cast<std::size_t>(memory.entry({0, 1, 0}, length / 2))] = 2;
+            run(made, memory.view(), {length / 4, length / 4, length, 3});
+            all.add(memory.keys);
+            all.add(memory.values);
+            using empty = policy_of<fkv::accumulated_sum, fkv::top_k, fkv::slot_list>;
+            policy_bench<empty> slots(31, empty{size.config(), {}, {}, {}, {}}, extents, 1);
+            for (int s = 0; s < 4; ++s) slots.place(s, history::holes, length - s);
+            run(slots, slots.cache.view(), {1, length / 3, 4, -1});
+            return all.bytes;
+          }};
+}
+
 /// Into pages of one token: a row without room, a table that names a page twice, pages that others read too, a row that
 /// keeps more than it has room for; one row is copied as bytes, one by one becomes int8.
 inline kernel_case into_pages(extent size) {
@@ -473,6 +516,7 @@ inline std::vector<kernel_case> kernel_cases(bool small = false) {
   all.push_back(cases::stages(size, mixed));
   all.push_back(cases::due(size));
   all.push_back(cases::lifecycle(size));
+  all.push_back(cases::take_back(size));
   all.push_back(cases::hinge(small));
   if (!small) all.push_back(cases::broken_lists());
   if (!small) all.push_back(cases::pages());

@@ -185,3 +185,15 @@ TEST_CASE("kernels: into another cache it takes one launch more; compact takes a
                                             "visit_kernel", "fetch_carried_kernel", "into_kernel"});  // compact
   }
 }
+
+TEST_CASE("kernels: tokens are taken back in three launches") {
+  for (kernel_case const& which : testing::kernel_cases()) {
+    if (!which.name.starts_with("take_back")) continue;
+    launch_log log;
+    (void)run(which, on_fibers(1, &log));
+    std::vector<std::string> names;
+    for (auto const& launch : log) names.push_back(short_name(*launch.body));
+    CHECK(names == std::vector<std::string>{"visit_kernel", "newest_kernel", "take_back_kernel",  // tokens move
+                                            "visit_kernel", "newest_kernel", "take_back_kernel"});
+  }
+}

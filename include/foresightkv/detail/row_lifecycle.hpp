@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 #include <foresightkv/detail/one_lane.hpp>
+#include <foresightkv/detail/row_view.hpp>
 #include <foresightkv/detail/saved_sequence.hpp>
 #include <foresightkv/detail/visit_check.hpp>
 #include <foresightkv/state.hpp>
@@ -163,6 +164,17 @@ FORESIGHTKV_HOST_DEVICE bool can_take_back(Lanes const& lanes, row_state const& 
   return count_slots(lanes, state, row, [&](int position) { return position >= limit; }) == gone;
 }
 
+/// Makes slots empty whose tokens leave; the columns describe all `length` slots of the row from now on.
+template <class Lanes>
+FORESIGHTKV_HOST_DEVICE void empty_newest(Lanes const& lanes, row_state const& state, int row, int length, int limit) {
+  row_positions const positions = positions_of(state, row);
+  for (int slot = lanes.rank(); slot < length; slot += lanes.width()) {
+    int const position = positions.at(slot);
+    bool const leaves = position >= limit;
+    if (leaves || slot >= positions.seen) place_token(state, row, slot, leaves ? -1 : position);
+  }
+}
+
 /// Takes the newest tokens back; can_take_back holds.
 template <class Lanes>
 FORESIGHTKV_HOST_DEVICE void take_back_row(Lanes const& lanes, row_state const& state, int row, int count, int length,
@@ -171,8 +183,7 @@ FORESIGHTKV_HOST_DEVICE void take_back_row(Lanes const& lanes, row_state const& 
   int const seen = state.seen_length[row];
   int const limit = state.next_position[row] - gone;
   bool const slots_stay = empties && state.step[row] != 0;
-  for (int slot = lanes.rank(); slots_stay && slot < seen; slot += lanes.width())
-    if (state.position[state.column(row, slot)] >= limit) place_token(state, row, slot, -1);
+  if (slots_stay) empty_newest(lanes, state, row, seen, limit);
   settle_row(lanes, state, row, slots_stay ? seen : seen - gone, limit);
 }
 

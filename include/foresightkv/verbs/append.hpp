@@ -18,9 +18,9 @@ namespace foresightkv::inline v0 {
 ///
 /// A negative count takes that many of the newest tokens back. The state loses what it has seen beyond the cache's
 /// length, and nothing that it has not seen: drafts that no verb has seen need no call, and do no harm. The tokens that
-/// go must stand at the row's end. Under slot_list, once a row was evicted from, its slots stay and so does its length:
-/// the newest tokens leave empty slots, wherever they stand; there every token has to be appended. Anything else sets
-/// sequence_flag::length_mismatch too. A flagged sequence is left as it was.
+/// go must stand at the row's end: `take_back` finds them anywhere. Under slot_list, once a row was evicted from, its
+/// slots stay and so does its length: the newest tokens leave empty slots, wherever they stand; there every token has to
+/// be appended. Anything else sets sequence_flag::length_mismatch too. A flagged sequence is left as it was.
 /// \param counts  [sequence] by slot
 template <class Exec, class Policy, class Cache>
 status append(Exec exec, batch<Policy, Cache> const& rows, std::int32_t const* counts) {

@@ -7,6 +7,7 @@
 #include <foresightkv/detail/host/row_operations.hpp>
 #include <foresightkv/detail/host/row_task.hpp>
 #include <foresightkv/eviction_output.hpp>
+#include <utility>
 
 namespace foresightkv::inline v0::detail {
 
@@ -158,6 +159,46 @@ struct backend<host_execution> : host::lifecycle {
       row.fetch_carried(scratch.carried);
       row.compact(lists.kept + base, num_kept, lists.evicted + base, num_evicted, scratch.carried);
       row.store_length(new_lengths, Policy::compaction_type::moves_tokens ? num_kept : row.length);
+    });
+    return {};
+  }
+
+  template <class Policy, class Cache>
+  static status take_back(host_execution exec, Policy const& policy, Cache const& cache, sequence_list const& list,
+                          std::int32_t const* counts, row_state const& state, std::int32_t* new_lengths,
+                          workspace memory) {
+    using row_type = host::row_task<Policy, Cache>;
+    auto const of_row = [&](auto ask) {
+      return [&, ask](row_index at) {
+        row_type const row(policy, cache, state, at);
+        return ask(row, row.newest(counts[at.sequence]));
+      };
+    };
+    bool const moves = Policy::compaction_type::moves_tokens;  // slots that stay must be as empty as each other
+    auto const after = of_row([](auto const& row, auto const& newest) {
+      return std::pair(row.length_without(newest), moves ? 0 : row.num_leaving(newest));
+    });
+    auto const hole = of_row([](auto const& row, auto const& newest) { return row.first_hole(newest); });
+    auto const can_go = [&](int sequence) {
+      bool all = true;
+      host::every_row(state, sequence, [&](row_index at) {
+        sequence_flag const flag = row_type(policy, cache, state, at).newest(counts[sequence]).flag;
+        if (flag != no_flag) host::set_flag(state, sequence, flag);
+        all = all && flag == no_flag;
+      });
+      return all;
+    };
+    auto const accept = [&](int sequence) {
+      return host::check_lengths(cache, sequence, {list.max_length}, state) &&
+             host::check_tables(cache, sequence, state) && can_go(sequence) &&
+             host::check_agreement(cache, sequence, state, after) &&
+             host::check_owners<typename Policy::compaction_type>(cache, sequence, state, hole);
+    };
+    (void)for_each_row(exec, policy, cache, list, state, memory, accept, [&](auto const& row, auto const& scratch) {
+      newest_tokens const newest = row.newest(counts[row.at.sequence]);
+      int const new_length = row.length_without(newest);
+      row.store_length(new_lengths, new_length);
+      row.take_back(newest, new_length, scratch);
     });
     return {};
   }

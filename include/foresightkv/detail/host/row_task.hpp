@@ -6,6 +6,7 @@
 #include <foresightkv/detail/host/parallel.hpp>
 #include <foresightkv/detail/host/select.hpp>
 #include <foresightkv/detail/host/visit.hpp>
+#include <foresightkv/detail/newest_tokens.hpp>
 #include <foresightkv/policy.hpp>
 #include <foresightkv/selection.hpp>
 
@@ -262,6 +263,39 @@ struct row_task {
     auto const columns = moving(carried);
     for (int i = 0; i < num_kept; ++i) columns.move_columns(i, kept[i]);
     advance(num_kept);
+  }
+
+  /// How the row gives its newest tokens back, how many slots lose theirs, and how long the row is afterwards.
+  [[nodiscard]] newest_tokens newest(int count) const {
+    return newest_of(state, row, count, length, !Policy::compaction_type::moves_tokens);
+  }
+  [[nodiscard]] int num_leaving(newest_tokens const& newest) const {
+    int count = 0;
+    for (int slot = 0; slot < newest.columns; ++slot) count += positions.at(slot) >= newest.limit;
+    return count;
+  }
+  [[nodiscard]] int length_without(newest_tokens const& newest) const {
+    return newest.length - (Policy::compaction_type::moves_tokens ? num_leaving(newest) : 0);
+  }
+  /// The first slot that takes another token; negative if none does.
+  [[nodiscard]] int first_hole(newest_tokens const& newest) const {
+    int const end = newest.columns == 0 ? 0 : length_without(newest);
+    for (int slot = 0; slot < end; ++slot)
+      if (positions.at(slot) >= newest.limit) return slot;
+    return -1;
+  }
+  /// Takes them back. A row in time order loses its end, so that every compaction that moves tokens may fill holes.
+  void take_back(newest_tokens const& newest, int new_length, row_scratch<Policy> const& scratch) const {
+    if (!Policy::compaction_type::moves_tokens && newest.columns > 0) {
+      empty_newest(one_lane{}, state, row, length, newest.limit);
+    } else if (new_length < newest.columns) {
+      int kept = 0;
+      for (int slot = 0; slot < newest.columns; ++slot)
+        if (positions.at(slot) < newest.limit) scratch.kept[kept++] = slot;
+      fetch_carried(scratch.carried);
+      compact_row(fill_holes{}, moving(scratch.carried), scratch.kept, kept, nullptr, 0);
+    }
+    settle_newest(state, row, newest, new_length);
   }
 
   void store_length(std::int32_t* new_lengths, int new_length, length_domain domain = Cache::domain) const {

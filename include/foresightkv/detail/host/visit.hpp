@@ -67,6 +67,15 @@ bool check_tables(Cache const& cache, int sequence, row_state const& state) {
   return true;
 }
 
+/// Whether rows that share a length will have the same length, as ends(row) tells; flags the sequence otherwise.
+template <class Cache, class Ends>
+bool check_agreement(Cache const& cache, int sequence, row_state const& state, Ends const& ends) {
+  return check_rows(cache.shape(), sequence, state, [&](row_index at) {
+    row_index const first = first_of_length(Cache::domain, at);
+    return ends(at) == ends(first) ? no_flag : sequence_flag::length_mismatch;
+  });
+}
+
 /// Whether tokens may move where they stand, from slot first_moved(row) of each row on (negative: none moves); flags the
 /// sequence otherwise.
 template <class Compaction, class Cache, class First>

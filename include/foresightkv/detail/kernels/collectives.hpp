@@ -67,6 +67,18 @@ FORESIGHTKV_HOST_DEVICE bool block_any(Context const& c, int (&said)[Context::th
   return all != 0;
 }
 
+/// Bits that some thread of the block has set. As block_any.
+template <class Context>
+FORESIGHTKV_HOST_DEVICE int block_or(Context const& c, int (&said)[Context::threads / warp_size], int mine,
+                                     int number) {
+  for (int mask = warp_size / 2; mask > 0; mask /= 2) mine |= c.shuffle_xor(mine, mask);
+  if (c.rank() % warp_size == 0) said[c.rank() / warp_size] = mine;
+  c.sync(number);
+  int all = 0;
+  for (int other : said) all |= other;
+  return all;
+}
+
 /// What a sum over a cluster is made of.
 template <class Value>
 struct cluster_sums {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <foresightkv/cache.hpp>
 #include <foresightkv/detail/kernels/lanes.hpp>
+#include <foresightkv/detail/kernels/launches.hpp>
 #include <foresightkv/page_list.hpp>
 
 namespace foresightkv::inline v0::detail::kernels {
@@ -30,5 +31,15 @@ struct freed_pages_kernel {
     if (sequence >= 0) cache.list_freed(row_threads<Context>{c}, sequence, c.block() % tables, new_lengths, out);
   }
 };
+
+/// One launch, of a cache that has pages.
+template <class Exec, class Cache>
+void list_freed(launches<Exec>& launch, Cache const& cache, sequence_list const& list, std::int32_t const* new_lengths,
+                page_list const& out) {
+  if constexpr (has_pages<Cache>) {
+    freed_pages_kernel<Cache> const body{list, cache, new_lengths, out};
+    launch(body.blocks(), body);
+  }
+}
 
 }  // namespace foresightkv::inline v0::detail::kernels

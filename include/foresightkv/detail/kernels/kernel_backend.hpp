@@ -10,6 +10,7 @@
 #include <foresightkv/detail/kernels/lifecycle.hpp>
 #include <foresightkv/detail/kernels/observe.hpp>
 #include <foresightkv/detail/kernels/score.hpp>
+#include <foresightkv/detail/kernels/take_back.hpp>
 #include <foresightkv/detail/kernels/tensor_judge.hpp>
 #include <foresightkv/detail/kernels/tensor_observe.hpp>
 #include <foresightkv/detail/kernels/visit.hpp>
@@ -133,6 +134,19 @@ struct kernel_backend : lifecycle<Exec> {
     return run.result();
   }
 
+  /// 3 launches.
+  template <class Policy, class Cache>
+  static status take_back(Exec const& exec, Policy const& policy, Cache const& cache, sequence_list const& list,
+                          std::int32_t const* counts, row_state const& state, std::int32_t* new_lengths,
+                          workspace scratch) {
+    call<Policy, Cache> run(exec, policy, cache, list, state, scratch, 0);
+    run.visit(run.questions({list.max_length}));
+    auto const& memory = run.memory;
+    newest_lists const lists{counts, memory.evicted, memory.evicted_count, memory.kept_count, list.max_length};
+    take_newest_back<typename Policy::compaction_type>(run.launch, run.rows, cache, lists, new_lengths);
+    return run.result();
+  }
+
   /// visit, observe (2 kernels without a log-sum-exp, 1 with it), evict: a scorer that sees a token at a time runs in
   /// observe, one that sees a row in evict. If nothing is observed, score comes in place of observe. Where rows are too
   /// long for one block's registers, (score), select and compact come in place of evict. Into a target: always so, with
@@ -202,15 +216,6 @@ struct kernel_backend : lifecycle<Exec> {
   }
 
  private:
-  template <class Cache>
-  static void list_freed(launches<Exec>& launch, Cache const& cache, sequence_list const& list,
-                         std::int32_t const* new_lengths, page_list const& out) {
-    if constexpr (has_pages<Cache>) {
-      freed_pages_kernel<Cache> const body{list, cache, new_lengths, out};
-      launch(body.blocks(), body);
-    }
-  }
-
   /// Longest row whose columns this policy stores: a compaction that moves tokens stores the kept ones only.
   template <class Policy>
   static int storable(row_state const& state) {
