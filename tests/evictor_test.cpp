@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <foresightkv/caches/dense.hpp>
+#include <foresightkv/caches/paged.hpp>
 #include <foresightkv/compactions/ordered.hpp>
 #include <foresightkv/evictor.hpp>
 #include <foresightkv/scorers/key_norm.hpp>
@@ -143,4 +144,75 @@ TEST_CASE("evictor: into another cache, of all sequences and of some; who did no
   REQUIRE(evictor.evict_into(target, owned.cache(), owned.window(), {.slots = first.data(), .max_count = 1}).ok());
   CHECK(std::vector<std::int32_t>(evictor.new_lengths(), evictor.new_lengths() + 3) ==
         std::vector<std::int32_t>{16, 0, 0});
+}
+
+TEST_CASE("evictor: pinned tokens stay until their bits are cleared") {
+  std::vector<std::uint32_t> pins(3 * 2, 0);
+  auto const stays = [&](int sequence, int wanted) {
+    tokens made({40, 40, 40});
+    fkv::evictor evictor{fkv::host, policy, made.shape, 4};
+    evictor.pin(pins.data(), 2);
+    REQUIRE(evictor.evict(made.cache(), made.window()).ok());
+    CHECK(evictor.new_lengths()[sequence] == 16);
+    int found = 0;
+    fkv::row_state const& state = evictor.state();
+    for (int layer = 0; layer < 2; ++layer)
+      for (int head = 0; head < 2; ++head)
+        for (int slot = 0; slot < 16; ++slot)
+          found += state.position[state.column(state.row({layer, sequence, head}), slot)] == wanted;
+    return found == 4;
+  };
+  int lost = 0;
+  for (int position = 2; position < 36; ++position) lost += stays(1, position) ? 0 : 1;
+  CHECK(lost >= 24);  // of 34 candidates at most ten can stay everywhere
+  for (int position = 2; position < 36; ++position) {
+    pins[static_cast<std::size_t>(2 + position / 32)] = 1u << position % 32;
+    CHECK(stays(1, position));
+    pins[static_cast<std::size_t>(2 + position / 32)] = 0;
+  }
+}
+
+TEST_CASE("evictor: what evict can tell beside lengths, and a dry run") {
+  tokens made({40, 9, 33});
+  std::vector<std::int32_t> const table{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14};
+  auto const cache =
+      fkv::paged_cache<float>::hnd(made.keys.data(), made.values.data(), {15, 8},
+                                   fkv::page_table::per_sequence(table.data(), 5, 15), made.lengths.data(), made.shape);
+  fkv::evictor evictor{fkv::host, policy, made.shape, 4};
+  std::vector<std::int32_t> pages(15, -1), counts(3, -1), evicted(12 * 40), evicted_count(12, -1);
+  fkv::selection lists;
+  lists.evicted = evicted.data();
+  lists.evicted_count = evicted_count.data();
+  lists.capacity = 40;
+  auto const keys = made.keys;
+  for (bool const dry_run : {true, false}) {
+    std::fill(pages.begin(), pages.end(), -1);
+    fkv::eviction_output const output{.lists = lists, .dry_run = dry_run, .freed = {pages.data(), counts.data(), 5}};
+    REQUIRE(evictor.evict(cache, made.window(), evictor.all(), output).ok());
+    CHECK(std::vector<std::int32_t>(evictor.new_lengths(), evictor.new_lengths() + 3) ==
+          std::vector<std::int32_t>{16, 9, 16});
+    CHECK(counts == std::vector<std::int32_t>{3, 0, 3});
+    CHECK(std::vector<std::int32_t>(pages.begin(), pages.begin() + 3) == std::vector<std::int32_t>{2, 3, 4});
+    CHECK(std::vector<std::int32_t>(pages.begin() + 10, pages.begin() + 13) == std::vector<std::int32_t>{12, 13, 14});
+    CHECK(evicted_count[0] == 24);
+    CHECK((made.keys == keys) == dry_run);
+    CHECK(evictor.state().step[0] == (dry_run ? 0u : 1u));
+  }
+}
+
+TEST_CASE("evictor: into pages, of which it says what the sequences left") {
+  tokens made({40, 9, 33});
+  std::vector<float> target_keys(15 * 8 * 2 * 2 * 8), target_values(target_keys);
+  std::vector<std::int32_t> const table{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14}, rooms{40, 40, 15};
+  auto const target =
+      fkv::paged_cache<float>::nhd(target_keys.data(), target_values.data(), {15, 8},
+                                   fkv::page_table::per_sequence(table.data(), 5, 15), rooms.data(), made.shape);
+  fkv::evictor evictor{fkv::host, policy, made.shape, 4};
+  std::vector<std::int32_t> pages(15, -1), counts(3, -1);
+  fkv::eviction_output const output{.freed = {pages.data(), counts.data(), 5}};
+  REQUIRE(evictor.evict_into(target, made.cache(), made.window(), evictor.all(), output).ok());
+  CHECK(counts == std::vector<std::int32_t>{3, 3, -1});  // the third has no room
+  CHECK(std::vector<std::int32_t>(pages.begin() + 5, pages.begin() + 8) == std::vector<std::int32_t>{7, 8, 9});
+  CHECK(evictor.new_lengths()[1] == 9);
+  CHECK(evictor.new_lengths()[2] == 0);
 }

@@ -81,17 +81,17 @@ class evictor {
   status evict(Cache const& cache, Window const& window) {
     return evict(cache, window, all_);
   }
-  /// The same for some sequences: those that are due. A max_length of 0 stands for the capacity.
+  /// The same for some sequences: those that are due, or all(). A max_length of 0 stands for the capacity. `output` asks
+  /// for lists of tokens or of freed pages, or for a dry run; its new lengths are the evictor's.
   template <class Cache, class Window>
-  status evict(Cache const& cache, Window const& window, sequence_list sequences) {
+  status evict(Cache const& cache, Window const& window, sequence_list sequences, eviction_output output = {}) {
+    output.new_lengths = new_lengths();
     if (sequences.max_length == 0) sequences.max_length = all_.max_length;
-    return detail::first_error([&] { return ready_; }, [&] { return cache.check(); },
-                               [&] { return detail::check_state(state_, cache.shape(), state_.num_carried); },
-                               [&] { return detail::owned_memory<Exec>::copy_lengths(exec_, cache, new_lengths()); },
-                               [&] {
-                                 return foresightkv::evict(exec_, rows(cache).visiting(sequences), window,
-                                                           {.new_lengths = new_lengths()});
-                               });
+    return detail::first_error(
+        [&] { return ready_; }, [&] { return cache.check(); },
+        [&] { return detail::check_state(state_, cache.shape(), state_.num_carried); },
+        [&] { return detail::owned_memory<Exec>::copy_lengths(exec_, cache, new_lengths()); },
+        [&] { return foresightkv::evict(exec_, rows(cache).visiting(sequences), window, output); });
   }
 
   /// Copies sequences to another cache, without the tokens that go: see moving_batch. Their lengths there are in
@@ -101,21 +101,26 @@ class evictor {
     return evict_into(target, cache, window, all_);
   }
   template <class Cache, class Target, class Window>
-  status evict_into(Target const& target, Cache const& cache, Window const& window, sequence_list sequences) {
+  status evict_into(Target const& target, Cache const& cache, Window const& window, sequence_list sequences,
+                    eviction_output output = {}) {
+    output.new_lengths = new_lengths();
     if (sequences.max_length == 0) sequences.max_length = all_.max_length;
-    return detail::first_error([&] { return ready_; }, [&] { return cache.check(); },
-                               [&] { return detail::check_state(state_, cache.shape(), state_.num_carried); },
-                               [&] { return detail::owned_memory<Exec>::clear(exec_, lengths_.view()); },
-                               [&] {
-                                 return foresightkv::evict(exec_, rows(cache).visiting(sequences).into(target), window,
-                                                           {.new_lengths = new_lengths()});
-                               });
+    return detail::first_error(
+        [&] { return ready_; }, [&] { return cache.check(); },
+        [&] { return detail::check_state(state_, cache.shape(), state_.num_carried); },
+        [&] { return detail::owned_memory<Exec>::clear(exec_, lengths_.view()); },
+        [&] { return foresightkv::evict(exec_, rows(cache).visiting(sequences).into(target), window, output); });
   }
 
   /// Starts sequences anew; without a list all of them.
   status reset() { return reset(all_); }
   status reset(sequence_list const& sequences) { return foresightkv::reset(exec_, state_, sequences); }
 
+  /// Tokens that stay from now on, see eviction_state::with_pinned. The bits are read by every call, and the engine's.
+  void pin(std::uint32_t const* bits, int words) { state_ = state_.with_pinned(bits, words); }
+
+  /// Every sequence, as a list.
+  [[nodiscard]] sequence_list const& all() const { return all_; }
   /// For the other verbs: all sequences of a cache.
   template <class Cache>
   [[nodiscard]] batch<Policy, Cache> rows(Cache const& cache) {
