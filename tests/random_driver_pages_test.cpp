@@ -25,9 +25,11 @@ using empty_slots =
 using layered = setup<fkv::key_diff, fkv::ordered, driver::layer_budget, fkv::float8_e4m3, fkv::bfloat16, domain::layer,
                       any_page_size>;
 using pooled = setup<driver::snap, fkv::ordered, driver::row_budget, std::int8_t, fkv::bfloat16, domain::row, 16>;
+using drawn = driver::setup<fkv::accumulated_sum, fkv::fill_holes, fkv::uniform, fkv::half, fkv::half, domain::sequence,
+                            fkv::log_base::natural, fkv::sampled_top_k, in_pages<16>>;
 
 }  // namespace
 
 TEST_CASE("verbs in any order do what their definitions say: tokens in pages") {
-  driver::play<plain, judged, ragged, empty_slots, layered, pooled>(testing::is_emulated ? 600 : 10000);
+  driver::play<plain, judged, ragged, empty_slots, layered, pooled, drawn>(testing::is_emulated ? 600 : 10000);
 }
