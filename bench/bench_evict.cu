@@ -1,61 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "support/device_setting.cuh"
+#include "support/evictions.cuh"
 
 namespace {
 
 using namespace benchmarks;
 
-/// Judges of 36 layers.
-class random_judges {
- public:
-  random_judges() : packed_(fkv::packed_judge_floats(shape)) { packed_.fill_normal(); }
-  [[nodiscard]] fkv::foresight<> scorer() const { return {{packed_.data(), shape}}; }
-
- private:
-  static constexpr fkv::judge_shape shape{36, 8, 4, 128, 128};
-  device_buffer<float> packed_;
-};
-
-/// What a scorer cannot do without, for its floor.
-template <class Scorer>
-scorer_reads reads_of(model_axes const& extents) {
-  double const carried = fkv::carried_statistics<typename Scorer::reads>::size;
-  if constexpr (std::is_same_v<Scorer, fkv::foresight<>>)
-    return {.queries = 1.0 * extents.interval, .values = true, .carried = carried, .judge = true};
-  else if constexpr (std::is_same_v<Scorer, fkv::snap_kv<>>)
-    return {.queries = 8};
-  else
-    return {.queries = Scorer::reads::size > 0 ? extents.interval : 0.0, .carried = carried};
-}
-
-template <class Scorer, class Compaction>
-work removal(model_axes const& extents) {
-  double const moved = std::is_same_v<Compaction, fkv::ordered> ? extents.budget : extents.interval;
-  return select_work(extents.row().rows, extents.tokens()) +
-         move_work(extents.row(), moved, fkv::carried_statistics<typename Scorer::reads>::size);
-}
-
-template <class Scorer, class Compaction, bool WithLse>
-void evict(benchmark::State& run, Scorer const& scorer) {
-  model_axes const extents(run);
-  auto settings = cold_models(extents, fkv::compose(extents.config(), scorer, fkv::top_k{}, Compaction{}));
-  call_time const time = time_verb(settings, [](auto const& exec, auto& at) {
-    auto const window = WithLse ? at.window_with_lse() : at.window();
-    return fkv::evict(exec, at.rows(), window, {at.new_lengths()});
-  });
-  for (auto const& setting : settings) setting.check();
-  work const lse = WithLse ? work{} : lse_work(extents.row());
-  report(run, time, {lse, score_work(extents.row(), reads_of<Scorer>(extents)), removal<Scorer, Compaction>(extents)});
-}
-
 template <class Compaction, bool WithLse>
 void judge(benchmark::State& run) {
   random_judges const weights;
-  evict<fkv::foresight<>, Compaction, WithLse>(run, weights.scorer());
+  time_evict<fkv::foresight<>, Compaction, WithLse>(run, weights.scorer());
 }
 template <class Scorer, class Compaction>
 void free_scorer(benchmark::State& run) {
-  evict<Scorer, Compaction, true>(run, {});
+  time_evict<Scorer, Compaction, true>(run, {});
 }
 
 /// A copy of what the judge's eviction must read and write.

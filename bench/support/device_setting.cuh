@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "support/device_timing.cuh"
+#include "support/device_tokens.cuh"
 
 namespace benchmarks {
 
-/// A model at the moment of an eviction. Axes: batch, budget, interval; Qwen3-4B otherwise: 36 layers, 8 KV heads,
-/// group
-/// 4, head dimension 128.
+/// A model at the moment of an eviction. Axes: batch, budget, interval; Qwen3-4B otherwise, if its tokens are no latent
+/// rows: 36 layers, 8 KV heads, group 4, head dimension 128.
 struct model_axes {
   static constexpr int head_dim = 128;
   int batch, budget, interval;
@@ -18,18 +17,31 @@ struct model_axes {
         interval(static_cast<int>(state.range(2))) {}
 
   [[nodiscard]] int tokens() const { return budget + interval; }
+  /// As it is where its tokens stand.
+  template <class Tokens = in_rows<fkv::bfloat16>>
   [[nodiscard]] fkv::cache_shape shape() const {
-    return {.num_layers = 36,
-            .num_sequences = batch,
-            .num_kv_heads = 8,
-            .group = 4,
-            .key_head_dim = head_dim,
-            .value_head_dim = head_dim,
-            .capacity = tokens()};
+    return described<Tokens>().first;
+  }
+  template <class Tokens = in_rows<fkv::bfloat16>>
+  [[nodiscard]] row_extents row() const {
+    return described<Tokens>().second;
   }
   [[nodiscard]] fkv::eviction_config config() const { return {.budget = budget, .interval = interval}; }
-  [[nodiscard]] row_extents row() const {
-    return {.rows = 288.0 * batch, .tokens = 1.0 * tokens(), .budget = 1.0 * budget, .interval = 1.0 * interval};
+
+ private:
+  template <class Tokens>
+  [[nodiscard]] std::pair<fkv::cache_shape, row_extents> described() const {
+    std::pair<fkv::cache_shape, row_extents> made{
+        {.num_layers = 36,
+         .num_sequences = batch,
+         .num_kv_heads = 8,
+         .group = 4,
+         .key_head_dim = head_dim,
+         .value_head_dim = head_dim,
+         .capacity = tokens()},
+        {.rows = 288.0 * batch, .tokens = 1.0 * tokens(), .budget = 1.0 * budget, .interval = 1.0 * interval}};
+    Tokens::describe(made.first, made.second);
+    return made;
   }
 };
 
@@ -52,18 +64,19 @@ inline void model_corner(benchmark::internal::Benchmark* run) {
 }
 
 /// Caches full of tokens, their windows, state and every buffer of a call.
-template <class Element, class Policy>
+template <class Tokens, class Policy>
 class device_setting {
+  using Query = fkv::bfloat16;
+
  public:
   device_setting(model_axes const& extents, Policy const& policy)
-      : shape(extents.shape()),
+      : shape(extents.template shape<Tokens>()),
         rule(policy),
         list{nullptr, nullptr, extents.batch, extents.tokens()},
         budget_(extents.budget),
         interval_(extents.interval),
-        keys_(slots() * 128),
-        values_(slots() * 128),
-        queries_(queries() * 128),
+        tokens_(shape),
+        queries_(queries() * static_cast<std::size_t>(shape.key_head_dim)),
         lse_(std::vector<float>(queries(), 8.0f)),
         lengths_(std::vector<std::int32_t>(static_cast<std::size_t>(extents.batch), extents.tokens())),
         new_lengths_(static_cast<std::size_t>(extents.batch)),
@@ -74,19 +87,14 @@ class device_setting {
         state_bytes_(fkv::state_bytes(policy, shape, extents.tokens())),
         scratch_(fkv::evict_bytes(fkv::prepare(traits()), policy, shape, list, extents.interval)),
         state(fkv::make_state(policy, shape, extents.tokens(), {state_bytes_.data(), state_bytes_.size()})) {
-    keys_.fill_normal();
-    values_.fill_normal();
     queries_.fill_normal();
     scores_.fill_normal();
     require(fkv::reset(fkv::on(cudaStreamPerThread, traits()), state, list));
     require(cudaStreamSynchronize(cudaStreamPerThread));
   }
 
-  [[nodiscard]] auto cache() const {
-    return fkv::dense_cache<Element, Element, fkv::length_domain::sequence, model_axes::head_dim>::hnd(
-        keys_.data(), values_.data(), lengths_.data(), shape);
-  }
-  [[nodiscard]] auto window() const { return fkv::observation<Element>::hnd(queries_.data(), shape, interval_); }
+  [[nodiscard]] auto cache() const { return tokens_.cache(lengths_.data(), shape); }
+  [[nodiscard]] auto window() const { return fkv::observation<Query>::hnd(queries_.data(), shape, interval_); }
   [[nodiscard]] auto window_with_lse() const { return window().with_lse(lse_.data()); }
   [[nodiscard]] auto rows() const { return fkv::batch{rule, cache(), list, state, scratch()}; }
   [[nodiscard]] fkv::workspace scratch() const { return {scratch_.data(), scratch_.size()}; }
@@ -120,7 +128,8 @@ class device_setting {
 
  private:
   int budget_, interval_;
-  device_buffer<Element> keys_, values_, queries_;
+  Tokens tokens_;
+  device_buffer<Query> queries_;
   device_buffer<float> lse_;
   device_buffer<std::int32_t> lengths_, new_lengths_;
   device_buffer<float> scores_;
@@ -132,10 +141,11 @@ class device_setting {
 };
 
 /// Settings enough for cold caches.
-template <class Policy>
+template <class Tokens = in_rows<fkv::bfloat16>, class Policy>
 auto cold_models(model_axes const& extents, Policy const& policy) {
-  std::vector<device_setting<fkv::bfloat16, Policy>> all;
-  std::size_t const count = cold_settings(2 * extents.row().rows * extents.row().keys());
+  std::vector<device_setting<Tokens, Policy>> all;
+  row_extents const row = extents.template row<Tokens>();
+  std::size_t const count = cold_settings(row.vectors * row.rows * row.keys());
   for (std::size_t i = 0; i < count; ++i) all.emplace_back(extents, policy);
   return all;
 }

@@ -32,6 +32,7 @@ struct row_extents {
   double rows;
   double tokens, budget, interval;  ///< tokens = budget + interval
   double group = 4, head_dim = 128, element_bytes = 2;
+  double vectors = 2;  ///< of a token: its key and its value, or a latent row that is both
 
   [[nodiscard]] double keys() const { return tokens * head_dim * element_bytes; }
   [[nodiscard]] double queries(double count) const { return group * count * head_dim * element_bytes; }
@@ -63,7 +64,7 @@ inline work observe_work(row_extents const& row, double statistics) {
 inline work score_work(row_extents const& row, scorer_reads const& reads) {
   double const lse = reads.queries > 0 ? row.group * reads.queries * 4 : 0;
   double const inputs = 2 * row.head_dim + 8 * row.group;
-  return {row.rows * (row.queries(reads.queries) + lse + row.keys() * (reads.values ? 2 : 1) +
+  return {row.rows * (row.queries(reads.queries) + lse + row.keys() * (reads.values ? row.vectors : 1) +
                       2 * reads.carried * row.column() + row.tokens * 4),
           row.rows * (row.logits(reads.queries) + (reads.judge ? 2 * 2 * row.tokens * inputs * 16 : 0))};
 }
@@ -73,7 +74,7 @@ inline work select_work(double rows, double tokens) { return {rows * tokens * 8,
 
 /// Keys, values, positions and carried statistics of the tokens that move, read and written.
 inline work move_work(row_extents const& row, double moved, double carried) {
-  double const token = 2 * row.head_dim * row.element_bytes + 4 + carried * row.group * 4;
+  double const token = row.vectors * row.head_dim * row.element_bytes + 4 + carried * row.group * 4;
   return {row.rows * moved * token * 2, 0};
 }
 

@@ -58,6 +58,7 @@ JOBS = (  # what matters most comes first; what takes long is alone, so that lit
     ours("observe", "ours", "^observe/ours/.*batch:(1|16)/"),
     Job("decode", "torch", "^evict/ours/foresight/ordered/batch", "torch_decode.py"),
     ours("evict", "others", "^evict/(copy|ours/(window_sum|h2o|snap_kv|key_norm))/"),
+    ours("evict", "layouts", "^evict/ours/(pages|int8|int8_pages|latent|into_rows|into_int8_pages)/"),
     ours("evict", "foresight_64", "^evict/ours/foresight/.*batch:64/"),
     Job("evict", "published_compiled", f"^evict/ours/foresight/fill_holes/batch:.*{ONE_BUDGET}/", "published_evict.py",
         ("--compile",)),
