@@ -6,10 +6,17 @@
 
 #include <foresightkv/budgets/per_sequence.hpp>
 #include <foresightkv/caches/dense.hpp>
+#include <foresightkv/combinators/group.hpp>
+#include <foresightkv/combinators/weighted_sum.hpp>
 #include <foresightkv/compactions/fill_holes.hpp>
 #include <foresightkv/compactions/ordered.hpp>
 #include <foresightkv/policy.hpp>
 #include <foresightkv/scorers/foresight.hpp>
+#include <foresightkv/scorers/h2o.hpp>
+#include <foresightkv/scorers/key_diff.hpp>
+#include <foresightkv/scorers/snap_kv.hpp>
+#include <foresightkv/scorers/streaming_llm.hpp>
+#include <foresightkv/scorers/tova.hpp>
 #include <foresightkv/scorers/window_sum.hpp>
 #include <foresightkv/selectors/sampled_top_k.hpp>
 #include <foresightkv/selectors/top_k.hpp>
@@ -47,6 +54,20 @@ TEST_CASE("policy: composed with a run-time config and parts that hold values") 
   CHECK(policy.config.budget == 99);
   CHECK(policy.scorer.weights.packed == packed);
   CHECK(policy.budget.budgets == budgets);
+}
+
+TEST_CASE("policy: how many of a window's newest queries it depends on") {
+  auto const of = []<class Scorer>(Scorer scorer) {
+    return fkv::newest_queries<decltype(fkv::compose<config>(scorer, fkv::top_k{}, fkv::ordered{}))>;
+  };
+  CHECK(of(fkv::streaming_llm{}) == 0);
+  CHECK(of(fkv::key_diff{}) == 0);
+  CHECK(of(fkv::tova{}) == 1);
+  CHECK(of(fkv::snap_kv<5>{}) == 5);
+  CHECK(of(fkv::group_mean<fkv::last<32>>{}) == 32);
+  CHECK(of(fkv::weighted_sum<fkv::group_mean<fkv::last<4>>, fkv::snap_kv<6>>{}) == 6);
+  CHECK(of(fkv::window_sum{}) == fkv::all_queries);
+  CHECK(of(fkv::h2o{}) == fkv::all_queries);  // carried from every query
 }
 
 TEST_CASE("policy: which caches it fits") {

@@ -110,11 +110,14 @@ concept pointwise_scorer = requires(Scorer const scorer, detail::archetype::lane
   { scorer(lanes, token) } -> std::same_as<float>;
 };
 
+/// However many queries a window has.
+inline constexpr int all_queries = 0x7fffffff;
+
 /// A scorer that sees a whole row:
 ///   reads                              as above
 ///   needs_time_order                   true if neighbouring slots must be neighbours in time: then slots ascend in
 ///                                      position and none is empty
-///   needs_queries                      (optional) true if it reads the window's queries
+///   newest_queries                     (optional) how many of the window's newest queries it reads: all_queries, or fewer
 ///   scratch_rows                       rows of floats that it borrows through row.scratch(index)
 ///   operator()(block, row, scores)     writes scores[0, row.length())
 template <class Scorer>
@@ -174,11 +177,15 @@ constexpr bool needs_time_order() {
   return false;
 }
 
-/// True for scorers that read the window's queries themselves (R-KV, SnapKV), not only its statistics.
+/// Queries that a scorer reads itself (R-KV, SnapKV), beside its statistics of the window.
+template <class Scorer>
+constexpr int newest_queries() {
+  if constexpr (requires { Scorer::newest_queries; }) return Scorer::newest_queries;
+  return 0;
+}
 template <class Scorer>
 constexpr bool needs_queries() {
-  if constexpr (requires { Scorer::needs_queries; }) return Scorer::needs_queries;
-  return false;
+  return newest_queries<Scorer>() > 0;
 }
 
 template <class Scorer>

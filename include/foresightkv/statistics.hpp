@@ -149,6 +149,14 @@ FORESIGHTKV_HOST_DEVICE constexpr int horizon() {
   return 0x7fffffff;
 }
 
+/// Queries of this age and older leave all of them alone; 0 of none.
+template <class... Statistics>
+constexpr int longest_horizon(statistics<Statistics...>) {
+  int longest = 0;
+  ((longest = horizon<Statistics>() > longest ? horizon<Statistics>() : longest), ...);
+  return longest;
+}
+
 }  // namespace detail
 
 /// Union of statistic sets, duplicates removed, first occurrence first.

@@ -32,9 +32,9 @@ auto naive_max_pool() {
 
 TEST_CASE("max_pool: the largest among the neighbours that are candidates") {
   using scorer = fkv::max_pool<7, fkv::key_norm>;
-  static_assert(fkv::row_scorer<scorer> && scorer::needs_time_order && !scorer::needs_queries);
+  static_assert(fkv::row_scorer<scorer> && scorer::needs_time_order && scorer::newest_queries == 0);
   static_assert(scorer::scratch_rows == 1 && fkv::max_pool<3, fkv::snap_kv<5>>::scratch_rows == 6);
-  static_assert(fkv::max_pool<3, fkv::snap_kv<5>>::needs_queries);
+  static_assert(fkv::max_pool<3, fkv::snap_kv<5>>::newest_queries == 5);
   testing::check_scorer(scorer{}, naive_max_pool<7>(), 1e-5, true);
   testing::check_scorer_on<float>(fkv::max_pool<1, fkv::key_norm>{}, naive_max_pool<1>(), 1e-5, true, 400);
   testing::check_scorer_on<float>(fkv::max_pool<63, fkv::key_norm>{}, naive_max_pool<63>(), 1e-5, true, 500);

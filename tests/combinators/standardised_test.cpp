@@ -41,14 +41,14 @@ TEST_CASE("standardised: mean 0 and deviation 1 over the candidates, every token
   using scorer = fkv::standardised<fkv::key_norm>;
   static_assert(fkv::row_scorer<scorer> && !fkv::pointwise_scorer<scorer>);
   static_assert(std::same_as<scorer::reads, fkv::statistics<>>);
-  static_assert(!scorer::needs_time_order && !scorer::needs_queries && scorer::scratch_rows == 0);
+  static_assert(!scorer::needs_time_order && scorer::newest_queries == 0 && scorer::scratch_rows == 0);
   testing::check_scorer(
       scorer{}, [](naive_row const& row) { return standardise(row, testing::each_token(naive_norm)(row)); }, 2e-4);
 }
 
 TEST_CASE("standardised: forwards what its scorer needs") {
   using over_row = fkv::standardised<fkv::snap_kv<6, 3>>;
-  static_assert(over_row::needs_time_order && over_row::needs_queries && over_row::scratch_rows == 6);
+  static_assert(over_row::needs_time_order && over_row::newest_queries == 6 && over_row::scratch_rows == 6);
   static_assert(std::same_as<fkv::standardised<fkv::h2o_per_query>::reads, fkv::statistics<fkv::accumulated>>);
   testing::check_scorer(
       fkv::standardised<testing::users_row_scorer>{},

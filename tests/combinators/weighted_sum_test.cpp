@@ -43,10 +43,10 @@ static_assert(std::same_as<fkv::window_statistics<fkv::weighted_sum<fkv::h2o_per
 static_assert(std::same_as<judged::reads, fkv::paper::reads>);
 
 // What a term needs, the sum needs.
-static_assert(fkv::row_scorer<judged> && !judged::needs_time_order && !judged::needs_queries);
+static_assert(fkv::row_scorer<judged> && !judged::needs_time_order && judged::newest_queries == 0);
 static_assert(judged::scratch_rows == 1);
 using pooled = fkv::weighted_sum<fkv::window_sum, fkv::standardised<fkv::max_pool<3, fkv::snap_kv<5>>>>;
-static_assert(pooled::needs_time_order && pooled::needs_queries && pooled::scratch_rows == 7);
+static_assert(pooled::needs_time_order && pooled::newest_queries == 5 && pooled::scratch_rows == 7);
 static_assert(std::is_trivially_copyable_v<judged> && std::is_default_constructible_v<judged>);
 
 template <class Scorer>

@@ -13,7 +13,7 @@ namespace fkv = foresightkv;
 TEST_CASE("r_kv: importance minus redundancy") {
   static_assert(fkv::row_scorer<fkv::r_kv<>>);
   static_assert(std::same_as<fkv::r_kv<>::reads, fkv::statistics<>>);
-  static_assert(fkv::r_kv<>::needs_time_order && fkv::r_kv<>::needs_queries);
+  static_assert(fkv::r_kv<>::needs_time_order && fkv::r_kv<>::newest_queries == 8);
   int compared = 0;
   auto const naive = [&](testing::naive_row const& row) {
     auto scores = testing::naive_r_kv(row, 8, 7, 0.1f, 0.5);

@@ -23,7 +23,7 @@ auto naive_snap_kv() {
 TEST_CASE("snap_kv: softmax of the group's largest logits, mean over the newest queries, max-pooled") {
   static_assert(fkv::row_scorer<fkv::snap_kv<>>);
   static_assert(std::same_as<fkv::snap_kv<>::reads, fkv::statistics<>>);
-  static_assert(fkv::snap_kv<>::needs_time_order && fkv::snap_kv<>::needs_queries);
+  static_assert(fkv::snap_kv<>::needs_time_order && fkv::snap_kv<>::newest_queries == 8);
   testing::check_scorer(fkv::snap_kv<>{}, naive_snap_kv<8, 7>(), 1e-5, true);
   testing::check_scorer_on<float>(fkv::snap_kv<3, 1>{}, naive_snap_kv<3, 1>(), 1e-5, true, 400);
   testing::check_scorer_on<fkv::bfloat16>(fkv::snap_kv<17, 5>{}, naive_snap_kv<17, 5>(), 1e-5, true, 500);

@@ -14,6 +14,15 @@ LAYERS, SEQUENCES, HEADS, GROUP, CAPACITY, DIM = 2, 3, 2, 3, 80, 32
 BUDGET, INTERVAL = 64, 16
 
 
+FEW_QUERIES = {"tova", "snap_kv", "r_kv", "key_diff", "key_norm", "streaming_llm", "random"}
+
+
+def a_judge():
+    judge = fkv.training.Judge(num_layers=LAYERS, num_kv_heads=HEADS, group=GROUP, key_head_dim=DIM)
+    judge.initialise(deviation=1.0)
+    return judge
+
+
 class Problem:
     """Random keys, values and queries; values tell which token they belong to."""
 
@@ -64,6 +73,23 @@ class Problem:
             np.testing.assert_array_equal(
                 self.keys[layer, sequence, head, : len(here)], keys[layer, sequence, head, here]
             )
+
+
+@pytest.mark.parametrize("name", fkv.policies())
+def test_queries_that_a_policy_does_not_need_change_nothing(name):
+    more = {"weights": a_judge()} if name == "foresight" else {}
+    problem, other = Problem(), Problem()
+    problem.evictor(name, **more).evict(problem.cache(), problem.window())
+    evictor = other.evictor(name, **more)
+    newest = fkv.Policy(name, budget=BUDGET, interval=INTERVAL, **more).newest_queries
+    assert 0 <= newest <= INTERVAL and (newest < INTERVAL) == (name in FEW_QUERIES)
+    other.queries[..., : INTERVAL - newest, :] = np.nan
+    window = fkv.Window(other.queries[..., INTERVAL - max(newest, 1) :, :], group=GROUP)
+    evictor.evict(other.cache(), window)
+    np.testing.assert_array_equal(other.lengths, problem.lengths)
+    for row in problem.rows():
+        kept = problem.lengths[row[1]]
+        np.testing.assert_array_equal(other.values[row][:kept], problem.values[row][:kept])
 
 
 @pytest.mark.parametrize("compaction", ["fill_holes", "ordered"])

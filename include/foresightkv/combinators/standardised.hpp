@@ -17,7 +17,7 @@ struct standardised {
   static_assert(detail::check_scorer<Scorer>());
   using reads = detail::reads_of<Scorer>;
   static constexpr bool needs_time_order = detail::needs_time_order<Scorer>();
-  static constexpr bool needs_queries = detail::needs_queries<Scorer>();
+  static constexpr int newest_queries = detail::newest_queries<Scorer>();
   static constexpr int scratch_rows = detail::scratch_rows<Scorer>();
 
   Scorer scorer{};

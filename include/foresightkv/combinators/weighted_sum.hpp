@@ -68,7 +68,7 @@ struct weighted_sum : detail::alternate<detail::weighted_terms<>, Scorers...>::t
 
   using reads = join_statistics<detail::reads_of<Scorers>...>;
   static constexpr bool needs_time_order = (detail::needs_time_order<Scorers>() || ...);
-  static constexpr bool needs_queries = (detail::needs_queries<Scorers>() || ...);
+  static constexpr int newest_queries = detail::most({detail::newest_queries<Scorers>()...});
   static constexpr int scratch_rows = 1 + detail::most({detail::scratch_rows<Scorers>()...});
 
   template <class Block, class Row>

@@ -52,7 +52,7 @@ struct r_kv {
   static_assert(Kernel > 0 && Kernel % 2 == 1, "foresightkv: r_kv<Window, Kernel> must have an odd kernel");
   using reads = statistics<>;
   static constexpr bool needs_time_order = true;
-  static constexpr bool needs_queries = true;
+  static constexpr int newest_queries = Window;
   static constexpr int scratch_rows = Window > 5 ? Window : 5;
 
   float lambda = 0.1f;

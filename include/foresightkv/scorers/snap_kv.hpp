@@ -52,7 +52,7 @@ struct snap_kv {
   static_assert(Kernel > 0 && Kernel % 2 == 1, "foresightkv: snap_kv<Window, Kernel> must have an odd kernel");
   using reads = statistics<>;
   static constexpr bool needs_time_order = true;
-  static constexpr bool needs_queries = true;
+  static constexpr int newest_queries = Window;
   static constexpr int scratch_rows = Window;
 
   template <class Block, class Row>

@@ -92,7 +92,8 @@ class Stepper:
 
 
 class Ours(Stepper):
-    """One call of Evictor.evict for all layers, on a cache and a window that were bound once."""
+    """One call of Evictor.evict for all layers, on a cache and a window that were bound once. The window has those
+    queries that the policy reads, as kvpress's presses take no others either."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -109,7 +110,8 @@ class Ours(Stepper):
             task["policy"], budget=kept, interval=task["interval"], sinks=task["sinks"], **weights
         )
         cache = foresightkv.DenseCache(keys, values, lengths, group=self.group)
-        window = foresightkv.Window(inputs["queries"], group=self.group)
+        newest = max(policy.newest_queries, 1)
+        window = foresightkv.Window(inputs["queries"][:, :, :, -newest:], group=self.group)
         evictor = foresightkv.Evictor(policy, cache, window.max_queries, threads=task["threads"])
 
         def renew() -> None:

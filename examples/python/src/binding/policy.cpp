@@ -152,6 +152,10 @@ Raises ValueError for what does not go together.)")
       .def_prop_ro(
           "carries", [](policy_object const& p) { return p.verbs.carries; },
           "Whether statistics are carried from interval to interval: then every query has to be handed over.")
+      .def_prop_ro(
+          "newest_queries",
+          [](policy_object const& p) { return std::min(p.verbs.newest_queries, p.settings.config.interval); },
+          "How many of the newest queries an eviction looks at, the interval at most: older ones need not be kept.")
       .def("__repr__", [](policy_object const& p) {
         auto const& config = p.settings.config;
         return "Policy('" + p.settings.name + "', budget=" + std::to_string(config.budget) +

@@ -111,6 +111,7 @@ policy_verbs verbs_carrying() {
   made.collect_due = mine::collect_due;
   made.append = mine::append;
   made.carries = Carried::size > 0;
+  made.newest_queries = fkv::all_queries;
   return made;
 }
 
@@ -121,6 +122,7 @@ policy_verbs verbs_of() {
   made.evict_bytes = mine::evict_bytes;
   made.evict = mine::evict;
   made.score = mine::score;
+  made.newest_queries = fkv::newest_queries<typename mine::policy>;
   return made;
 }
 

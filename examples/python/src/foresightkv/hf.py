@@ -282,7 +282,7 @@ class EvictingLayer(CacheLayerMixin):
         view = self._view(query.shape[1] // self.num_kv_heads)
         self.queries.add(query, new, self.evictor, view, due)
         if due.size:
-            self.queries.show_last(self.policy.interval, due)
+            self.queries.show_last(due)
             freed = self.evictor.evict(view, self.queries.window, sequences=due) * self.token_bytes
             self.queries.forget(due)
             self.evictions[due] += 1
@@ -375,11 +375,11 @@ class QueryWindow:
     """The newest queries of each sequence, for the next eviction; older ones are folded into what the policy carries."""
 
     def __init__(self, like: torch.Tensor, layer: EvictingLayer, scaling: float | None, soft_cap: float | None):
-        self.interval, self.carries = layer.policy.interval, layer.policy.carries
+        self.size, self.carries = max(layer.policy.newest_queries, 1), layer.policy.carries
         self.group = like.shape[1] // layer.num_kv_heads
         self.scaling, self.soft_cap = scaling or 0.0, soft_cap or 0.0
-        # Behind the window some room, so that queries seldom move; a whole interval where older ones are folded.
-        self.capacity = self.interval + (self.interval if self.carries else max(8, self.interval // 4))
+        # Behind the window some room, so that queries seldom move; as much again where older ones are folded.
+        self.capacity = self.size + (self.size if self.carries else max(8, self.size // 4))
         self._allocate(like.new_zeros(layer.num_sequences, like.shape[1], self.capacity, like.shape[3]), layer)
         self.end = np.zeros(layer.num_sequences, np.int32)  # one past each sequence's newest query
         self.pending = np.zeros(layer.num_sequences, np.int32)  # how many before that nobody was told of yet
@@ -403,25 +403,25 @@ class QueryWindow:
 
     def add(self, query: torch.Tensor, new: NewTokens, evictor: Evictor, view, due: np.ndarray) -> None:
         """Takes in [sequence][query head][column][dim]. What will not be in the window any more is carried."""
-        if new.columns > self.interval:
+        if new.columns > self.size:
             self._carry_oldest(self.pending.copy(), self.layer.position - new.counts, evictor, view)
             query, new = self._carry_prompt(query, new, evictor, view)
             self.end[:] = self.pending[:] = 0
         else:
-            over = np.where(self.pending + new.counts > self.capacity, self.pending + new.counts - self.interval, 0)
+            over = np.where(self.pending + new.counts > self.capacity, self.pending + new.counts - self.size, 0)
             self._carry_oldest(np.minimum(over, self.pending), self.layer.position - new.counts, evictor, view)
             self._make_room(new)
         new.write(self.queries, query, self.end)
         self.end += new.counts
         self.pending += new.counts
         over = np.zeros_like(self.pending)
-        over[due] = np.maximum(self.pending[due] - self.interval, 0)
+        over[due] = np.maximum(self.pending[due] - self.size, 0)
         self._carry_oldest(over, self.layer.position, evictor, view)
 
-    def show_last(self, count: int, sequences: np.ndarray) -> None:
+    def show_last(self, sequences: np.ndarray) -> None:
         """The window becomes the newest queries of some sequences."""
         self.counts[:] = 0
-        self.counts[sequences] = np.minimum(self.pending[sequences], count)
+        self.counts[sequences] = np.minimum(self.pending[sequences], self.size)
         self.starts[:-1] = self.end - self.counts
         self.window_end[:] = self.layer.position
 
@@ -451,22 +451,22 @@ class QueryWindow:
         self.pending -= counts
 
     def _carry_prompt(self, query: torch.Tensor, new: NewTokens, evictor: Evictor, view):
-        """Folds all but the last interval of a long chunk. Returns the rest."""
+        """Folds all but the window's own of a long chunk. Returns the rest."""
         if new.valid is not None:  # tokens to the right, pads to the left
             order = new.valid.to(torch.int8).argsort(dim=1, stable=True)
             query = query.gather(2, order[:, None, :, None].expand_as(query))
-        older = np.maximum(new.counts - self.interval, 0)
+        older = np.maximum(new.counts - self.size, 0)
         if self.carries and older.any():
             self.counts[:] = older
             self.starts[:-1] = new.columns - new.counts
             self.window_end[:] = self.layer.position - (new.counts - older)
             evictor.carry(view, self._window(query), sequences=np.flatnonzero(older).astype(np.int32))
-        rest = query[:, :, -self.interval :]
+        rest = query[:, :, -self.size :]
         if new.valid is None:
-            return rest, NewTokens(self.interval, len(older), None)
+            return rest, NewTokens(self.size, len(older), None)
         held = torch.from_numpy(new.counts - older)
-        valid = torch.arange(self.interval)[None, :] >= self.interval - held[:, None]
-        return rest, NewTokens(self.interval, len(older), valid)
+        valid = torch.arange(self.size)[None, :] >= self.size - held[:, None]
+        return rest, NewTokens(self.size, len(older), valid)
 
 
 def _attention(module, query, keys, values, mask, scaling, kwargs):
