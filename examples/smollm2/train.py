@@ -67,10 +67,12 @@ class Pool:
     def __init__(self, layer_traces: list[training.Layer], recipe: Recipe) -> None:
         self.traces, self.recipe = layer_traces, recipe
         self.samples: list[training.ReplaySteps] = []
+        self.future: dict[tuple[int, int], np.ndarray] = {}  # by trace and interval
 
-    @functools.cache
     def _future(self, trace: int, interval: int) -> np.ndarray:
-        return training.future_scores(self.traces[trace], interval=interval, threads=1)
+        if (trace, interval) not in self.future:
+            self.future[trace, interval] = training.future_scores(self.traces[trace], interval=interval, threads=1)
+        return self.future[trace, interval]
 
     def add(self, number: int, weights: Optional[np.ndarray]) -> list[training.ReplaySteps]:
         """The caches of every trace under these judges, or golden's own without. number: of the round."""
@@ -84,10 +86,15 @@ class Pool:
         return found
 
 
+@functools.cache
+def _opened(path: pathlib.Path) -> foresightkv.io.Trace:
+    """Once in a process: a trace is read through when it is opened, and every layer wants all of them."""
+    return foresightkv.io.read_trace(path)
+
+
 def train_layer(traces: list[pathlib.Path], first: np.ndarray, number: int, recipe: Recipe) -> dict[str, Any]:
     """{"weights": float32 [kv_head][inputs + 3][16], "losses": [step]} of one layer. first: weights to begin with."""
-    opened = [foresightkv.io.read_trace(path) for path in traces]
-    layers = [trace.layer(number) for trace in opened]
+    layers = [_opened(path).layer(number) for path in traces]
     pool = Pool(layers, recipe)
     tokens = layers[0].key_head_dim + layers[0].value_head_dim if recipe.inputs == "statistics" else 0
     scale = _standardisation(pool.add(0, None))

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.torch
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 import safetensors.torch
-from smollm2 import evaluate, losses, refine, table, text, train
+from smollm2 import evaluate, generate, losses, plots, refine, table, text, train
 
 import foresightkv as fkv
 from foresightkv import training
@@ -251,6 +251,47 @@ def test_the_interval_of_a_difference():
 def test_recent_tokens_are_a_share_of_what_is_left():
     assert evaluate.Setting(256, 64).recent_tokens == 64
     assert evaluate.Setting(256, 64, 0.5).recent_tokens == 160
+
+
+# -- pictures and generated text ------------------------------------------------------------------------------------
+
+
+def test_a_chart_draws_every_line_and_names_those_that_are_not_faint():
+    lines = [
+        plots.Line("a & b", [128, 256], [1.2, 1.1]),
+        plots.Line("other", [128, 256], [1.2, 1.1]),
+        plots.Line("", [128, 256], [1.0, 1.0], faint=True),
+    ]
+    drawn = plots.chart("title", "budget", "loss", lines, log_x=True)
+    assert drawn.count('fill="none"') == 3 and "a &amp; b" in drawn
+    heights = plots._apart([50.0, 50.0, 200.0])
+    assert heights[2] == 200.0 and abs(heights[0] - heights[1]) >= 13.0
+
+
+def test_loss_over_budget_wants_two_budgets():
+    def report(*budgets):
+        row = {"kind": "documents", "policy": "h2o", "recent": 0.0, "ratios": [1.25, 1.75]}
+        return {"texts": {"documents": ["a", "b"]}, "rows": [{**row, "budget": budget} for budget in budgets]}
+
+    assert plots.loss_over_budget(report(256), "documents") is None
+    assert ">1.5<" in plots.loss_over_budget(report(128, 256), "documents")
+
+
+def test_a_mean_of_the_last_steps():
+    np.testing.assert_allclose(plots.smoothed(np.array([1.0, 3.0, 5.0, 7.0]), 2), [1.0, 2.0, 4.0, 6.0])
+
+
+def test_a_continuation_is_greedy_and_told_apart_from_the_full_caches(model, judge):
+    prompt = ids_of(1, tokens=40)
+    full = generate.continuation(model, prompt, 30, None)
+    evicted = generate.continuation(model, prompt, 30, policy_of("streaming_llm", judge))
+    assert full.shape == evicted.shape == (30,) and not torch.equal(full, evicted)
+    own = generate.figures(model, prompt, full, full)
+    other = generate.figures(model, prompt, evicted, full)
+    first = int(torch.nonzero(full != evicted)[0])
+    assert own["same"] == 30 and other["same"] == first
+    assert own["loss"] < other["loss"]  # greedy under the full cache
+    assert generate.figures(model, prompt, torch.full((30,), 5), full)["new"] == 1 / 27
 
 
 # -- texts ----------------------------------------------------------------------------------------------------------
