@@ -62,9 +62,8 @@ concept eviction_policy = is_policy<Policy>;
 /// How many of a window's newest queries a policy depends on, at most: more than these need not be handed over. 0: none;
 /// all_queries: however many there are.
 template <eviction_policy Policy>
-inline constexpr int newest_queries =
-    std::max(detail::newest_queries<typename Policy::scorer_type>(),
-             detail::longest_horizon(window_statistics<typename Policy::reads>{}));
+inline constexpr int newest_queries = std::max(detail::newest_queries<typename Policy::scorer_type>(),
+                                               detail::longest_horizon(window_statistics<typename Policy::reads>{}));
 
 /// Composes a policy whose config is fixed, and checked, at compile time.
 template <eviction_config Config, class Scorer, class Selector, class Compaction, class Budget = uniform>
