@@ -94,7 +94,7 @@ class Text:
 class State:
     """Everything that a step changes."""
 
-    weights: np.ndarray  # float32 [layer][kv_head][inputs + 3][16]
+    weights: np.ndarray  # float32 [layer][kv_head][inputs + 3][16], of standardised inputs
     mean: np.ndarray
     square: np.ndarray
     metrics: np.ndarray  # float64 [step][4]: reward, its deviation over the group, loss rise, gradient norm
@@ -120,13 +120,14 @@ class Refinement:
         self.model, self.texts, self.recipe = model, texts, recipe
         self.sampler = training.BatchSampler(len(texts), seed=recipe.seed)
         self.read: dict[int, Text] = {}
-        weights = judge.weights
-        self.reference = np.array(weights)
-        for layer in range(len(weights)):
-            self._spread(self.reference[layer], self.text(0).layers[layer])
-        self.state = State(
-            np.array(self.reference), np.zeros_like(weights), np.zeros_like(weights), np.zeros((0, 4), np.float64)
-        )
+        self.reference = np.array(judge.weights)  # of inputs as they are
+        self.scales = [self._scale(layer) for layer in range(len(self.reference))]
+        weights = np.stack([scale.unfold(of_layer) for scale, of_layer in zip(self.scales, self.reference)])
+        self.state = State(weights, np.zeros_like(weights), np.zeros_like(weights), np.zeros((0, 4), np.float64))
+
+    def folded(self) -> np.ndarray:
+        """The judges as they are, of inputs as they are."""
+        return np.stack([scale.fold(of_layer) for scale, of_layer in zip(self.scales, self.state.weights)])
 
     def text(self, number: int) -> Text:
         if number not in self.read:
@@ -138,13 +139,20 @@ class Refinement:
             self.read[number] = Text(ids, layers, loss[0], entropy[0])
         return self.read[number]
 
-    def _spread(self, weights: np.ndarray, layer: training.Layer) -> None:
-        """Scales the second layer, so that the scores of a row deviate by recipe.spread."""
+    def _scale(self, layer: int) -> training.Standardisation:
+        """Of the inputs that a layer's judges meet; on the way scales their scores, to deviate by recipe.spread."""
         budget, interval = self.recipe.budgets[0]
-        replay = self._replay(layer, weights, budget, interval)
-        scores, _ = training.judge_forward(weights, replay.parts[0].rows)
-        deviation = scores.std(-1).mean(0)  # [kv_head]
-        weights[:, -2:] *= (self.recipe.spread / np.maximum(deviation, 1e-12))[:, None, None]
+        weights = self.reference[layer]
+        met = [self._replay(self.text(n).layers[layer], weights, budget, interval) for n in range(len(self.texts))[:4]]
+        rows = [steps.rows for replay in met for steps in replay.parts]
+        moments = training.Moments(rows[0].num_kv_heads, rows[0].inputs)
+        deviations = []
+        for one in rows:
+            moments.add(one)
+            scores, _ = training.judge_forward(weights, one)
+            deviations.append(scores.std(-1).mean(0))  # [kv_head]
+        weights[:, -2:] *= (self.recipe.spread / np.maximum(np.mean(deviations, axis=0), 1e-12))[:, None, None]
+        return moments.finish()
 
     def _replay(self, layer: training.Layer, weights: np.ndarray, budget: int, interval: int, **draws: Any):
         unknown = np.zeros((layer.num_kv_heads, layer.tokens // interval - 1, layer.tokens), np.float32)
@@ -156,10 +164,11 @@ class Refinement:
         recipe, state = self.recipe, self.state
         budget, interval = recipe.budgets[number % len(recipe.budgets)]
         text = self.text(self.sampler.at(number))
+        weights = self.folded()
         rollouts = [
             [
                 self._replay(
-                    layer, state.weights[place], budget, interval, sampled=True, seed=recipe.seed + number, rollout=one
+                    layer, weights[place], budget, interval, sampled=True, seed=recipe.seed + number, rollout=one
                 )
                 for one in range(recipe.rollouts)
             ]
@@ -170,7 +179,8 @@ class Refinement:
         gradient = np.zeros_like(state.weights)
         for place, drawn in enumerate(rollouts):
             for one, replay in enumerate(drawn):
-                self._add_gradient(gradient[place], place, replay, advantages[one], number)
+                self._add_gradient(gradient[place], place, weights[place], replay, advantages[one], number)
+            self.scales[place].standardise_gradient(gradient[place])
         clipped = training.clip_gradient(gradient)
         adam = training.Adam(state.weights)
         adam.mean[:], adam.square[:], adam.steps = state.mean, state.square, number
@@ -209,9 +219,14 @@ class Refinement:
         return np.stack([training.group_advantages(rewards_behind(first)) for first in firsts], axis=1), of_all
 
     def _add_gradient(
-        self, gradient: np.ndarray, layer: int, replay: training.Replay, advantages: np.ndarray, number: int
+        self,
+        gradient: np.ndarray,
+        layer: int,
+        weights: np.ndarray,
+        replay: training.Replay,
+        advantages: np.ndarray,
+        number: int,
     ) -> None:
-        weights = self.state.weights[layer]
         for step, advantage in enumerate(advantages):
             rows, picked = replay[step].rows, replay[step].evicted
             training.rollout_gradient(
@@ -246,7 +261,7 @@ def refine(refinement: Refinement, judge: training.Judge, done: pathlib.Path, ou
             f"cache's, gradient {norm:.2e}, {time.monotonic() - begin:.0f} s"
         )
         progress.show(0.0, "")
-    judge.weights[:] = refinement.state.weights
+    judge.weights[:] = refinement.folded()
     judge.save(out)
 
 

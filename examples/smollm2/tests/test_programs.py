@@ -205,13 +205,13 @@ def test_rewards_move_judges_to_what_was_rewarded(model, judge, tmp_path):
     judges = training.Judge.load(judge)
     recipe = refine.Recipe(budgets=((BUDGET, INTERVAL),), rollouts=2, tokens=TOKENS, credit="all")
     refinement = refine.Refinement(model, [(ids_of(1)[0], path)], judges, recipe)
-    layer, weights = refinement.text(0).layers[1], refinement.state.weights[1]
+    layer, weights = refinement.text(0).layers[1], refinement.folded()[1]
     drawn = [
         refinement._replay(layer, weights, BUDGET, INTERVAL, sampled=True, seed=0, rollout=one) for one in range(2)
     ]
     gradient = np.zeros_like(weights)
     for replay, advantage in zip(drawn, (1.0, -1.0)):
-        refinement._add_gradient(gradient, 1, replay, np.full(len(replay), advantage), 0)
+        refinement._add_gradient(gradient, 1, weights, replay, np.full(len(replay), advantage), 0)
 
     def likelihood(replay, of):
         (steps,) = replay.parts
