@@ -28,6 +28,7 @@ import foresightkv
 from . import losses, table
 from .model import load, read_ids
 from .paths import WEIGHTS, WORK
+from .recipe import budgets
 
 HEURISTICS = (
     "window_sum",
@@ -66,7 +67,7 @@ class Contender:
     scorer: str
     weights: Optional[pathlib.Path] = None
 
-    @property
+    @functools.cached_property
     def identity(self) -> str:
         if self.weights is None:
             return self.scorer
@@ -93,7 +94,7 @@ class Group:
     names: list[str]
     ids: torch.Tensor  # [text][T]
 
-    @property
+    @functools.cached_property
     def identity(self) -> str:
         return f"{self.kind}-{hashlib.sha256(self.ids.numpy().tobytes()).hexdigest()[:12]}"
 
@@ -182,10 +183,6 @@ def _weights(text: str) -> tuple[str, pathlib.Path]:
     if not file or not pathlib.Path(file).exists():
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=FILE of a file that exists")
     return name, pathlib.Path(file)
-
-
-def budgets(text: str) -> tuple[tuple[int, int], ...]:
-    return tuple(tuple(int(number) for number in pair.split(":")) for pair in text.split(","))
 
 
 def judges(chosen: argparse.Namespace) -> list[Contender]:

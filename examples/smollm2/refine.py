@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
-import json
 import pathlib
 import sys
 import time
@@ -27,13 +26,13 @@ import foresightkv
 from foresightkv import training
 
 from . import losses
-from .evaluate import budgets
+from . import recipe as shared
 from .model import load, read_ids
 from .paths import WORK
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class Recipe(shared.Recipe):
     """What the weights depend on, beside the texts and the judges to begin with."""
 
     budgets: tuple[tuple[int, int], ...] = ((256, 64),)
@@ -51,10 +50,6 @@ class Recipe:
     credit: str = "later"
     """What a step's draws answer for: "later", the losses behind it, or "all", those of the whole text, as published."""
     seed: int = 0
-
-    @property
-    def identity(self) -> str:
-        return hashlib.sha256(json.dumps(dataclasses.asdict(self)).encode()).hexdigest()[:12]
 
 
 class Prescribed:
@@ -145,14 +140,9 @@ class Refinement:
         weights = self.reference[layer]
         met = [self._replay(self.text(n).layers[layer], weights, budget, interval) for n in range(len(self.texts))[:4]]
         rows = [steps.rows for replay in met for steps in replay.parts]
-        moments = training.Moments(rows[0].num_kv_heads, rows[0].inputs)
-        deviations = []
-        for one in rows:
-            moments.add(one)
-            scores, _ = training.judge_forward(weights, one)
-            deviations.append(scores.std(-1).mean(0))  # [kv_head]
+        deviations = [training.judge_forward(weights, one)[0].std(-1).mean(0) for one in rows]  # [kv_head]
         weights[:, -2:] *= (self.recipe.spread / np.maximum(np.mean(deviations, axis=0), 1e-12))[:, None, None]
-        return moments.finish()
+        return shared.standardisation(rows)
 
     def _replay(self, layer: training.Layer, weights: np.ndarray, budget: int, interval: int, **draws: Any):
         unknown = np.zeros((layer.num_kv_heads, layer.tokens // interval - 1, layer.tokens), np.float32)
@@ -271,7 +261,9 @@ def main(arguments: Optional[list[str]] = None) -> int:
     parser.add_argument("--from", dest="start", default="ranking", help="judges to begin with (default: %(default)s)")
     parser.add_argument("--name", default="grpo", help="of the judges (default: %(default)s)")
     parser.add_argument("--model", type=pathlib.Path, help="a folder for transformers (default: SmolLM2-135M)")
-    parser.add_argument("--budgets", type=budgets, default=Recipe.budgets, metavar="B:L,...", help="default: 256:64")
+    parser.add_argument(
+        "--budgets", type=shared.budgets, default=Recipe.budgets, metavar="B:L,...", help="default: 256:64"
+    )
     parser.add_argument("--credit", choices=("later", "all"), default=Recipe.credit)
     for number in ("steps", "rollouts", "tokens", "seed"):
         parser.add_argument(f"--{number}", type=int, default=getattr(Recipe, number), help="default: %(default)s")

@@ -13,8 +13,6 @@ import argparse
 import concurrent.futures
 import dataclasses
 import functools
-import hashlib
-import json
 import multiprocessing
 import os
 import pathlib
@@ -27,13 +25,13 @@ from comparison.work import Progress
 import foresightkv
 from foresightkv import record, training
 
-from .evaluate import budgets
+from . import recipe as shared
 from .model import folder
 from .paths import WORK
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class Recipe(shared.Recipe):
     """What the weights depend on, beside the traces."""
 
     budgets: tuple[tuple[int, int], ...] = ((256, 64),)
@@ -49,10 +47,6 @@ class Recipe:
     inputs: str = "all"
     """Or "statistics": keys and values keep the weight 0."""
     seed: int = 0
-
-    @property
-    def identity(self) -> str:
-        return hashlib.sha256(json.dumps(dataclasses.asdict(self)).encode()).hexdigest()[:12]
 
     def regime(self, number: int) -> dict[str, int]:
         """Budget, interval and prompt of a replay."""
@@ -97,7 +91,7 @@ def train_layer(traces: list[pathlib.Path], first: np.ndarray, number: int, reci
     layers = [_opened(path).layer(number) for path in traces]
     pool = Pool(layers, recipe)
     tokens = layers[0].key_head_dim + layers[0].value_head_dim if recipe.inputs == "statistics" else 0
-    scale = _standardisation(pool.add(0, None))
+    scale = shared.standardisation((steps.rows for steps in pool.add(0, None)), threads=1)
     weights = scale.unfold(first)
     weights[:, :tokens] = 0
     adam = training.Adam(weights, threads=1)
@@ -116,14 +110,6 @@ def train_layer(traces: list[pathlib.Path], first: np.ndarray, number: int, reci
         adam.update(gradient, schedule(step))
         losses.append(loss)
     return {"weights": scale.fold(weights), "losses": np.array(losses, np.float32)}
-
-
-def _standardisation(replays: list[training.ReplaySteps]) -> training.Standardisation:
-    rows = [steps.rows for steps in replays]
-    moments = training.Moments(rows[0].num_kv_heads, rows[0].inputs)
-    for one in rows:
-        moments.add(one, threads=1)
-    return moments.finish()
 
 
 def _gradient(
@@ -197,7 +183,9 @@ def main(arguments: Optional[list[str]] = None) -> int:
     parser.add_argument("--name", default="ranking", help="of the judges (default: %(default)s)")
     parser.add_argument("--model", type=pathlib.Path, help="a folder for transformers (default: SmolLM2-135M)")
     parser.add_argument("--tokens", type=int, default=4096, help="of each text (default: %(default)s)")
-    parser.add_argument("--budgets", type=budgets, default=Recipe.budgets, metavar="B:L,...", help="default: 256:64")
+    parser.add_argument(
+        "--budgets", type=shared.budgets, default=Recipe.budgets, metavar="B:L,...", help="default: 256:64"
+    )
     parser.add_argument("--inputs", choices=("all", "statistics"), default=Recipe.inputs)
     for number in ("rounds", "steps", "batch", "seed"):
         parser.add_argument(f"--{number}", type=int, default=getattr(Recipe, number), help="default: %(default)s")
