@@ -10,7 +10,7 @@
 
 namespace paged_engine {
 
-// The engine's own two kernels, as bodies over a block context: they are compiled for a device, and for emulated blocks.
+// The engine's own two kernels, as bodies over a block context: compiled for a device, and for emulated blocks.
 
 /// Keys and values join their rows. A block per sequence of the step.
 struct append_kernel {

@@ -16,7 +16,7 @@
 
 namespace paged_engine {
 
-/// What the engine asks of the library. Lengths and pages change in the engine's memory; nothing here knows of requests.
+/// What the engine asks of the library. Lengths and pages change in the engine's memory; requests are not known here.
 class eviction {
  public:
   virtual ~eviction() = default;
