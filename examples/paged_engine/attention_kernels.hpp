@@ -12,6 +12,8 @@ namespace paged_engine {
 
 // The engine's own two kernels, as bodies over a block context: compiled for a device, and for emulated blocks.
 
+inline constexpr float no_logit = -std::numeric_limits<float>::infinity();  // device code cannot ask for it
+
 /// Keys and values join their rows. A block per sequence of the step.
 struct append_kernel {
   static constexpr int threads = 64;
@@ -53,7 +55,7 @@ struct attention_kernel {
     int const heads = shape.num_kv_heads * shape.group, dim = shape.key_head_dim, d = c.rank();
     fkv::row_index const row{step.layer, step.slots[c.block() / heads], c.block() % heads / shape.group};
     int const tokens = step.cache.length(row) + 1;
-    float largest = -std::numeric_limits<float>::infinity(), total = 0.0f, sum = 0.0f;
+    float largest = no_logit, total = 0.0f, sum = 0.0f;
     for (int first = 0; first < tokens; first += threads) {
       int const count = tokens - first < threads ? tokens - first : threads;
       if (c.rank() < count) memory.logits[c.rank()] = logit(row, first + c.rank(), c.block() * dim);

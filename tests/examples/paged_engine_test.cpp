@@ -148,11 +148,12 @@ struct comparison {
   double behind = 0.0;  ///< of a token's logit from the largest one
   std::int64_t cuts = 0;
 };
-comparison compare_with_recomputed(model const& decoder, eviction_maker const& make, int window, int most) {
-  engine running(decoder, {.slots = 2, .num_pages = 64, .page_size = 4, .max_tokens = most, .window = window},
+comparison compare_with_recomputed(model const& decoder, eviction_maker const& make, int window, int most,
+                                   int prompt = 40) {
+  engine running(decoder, {.slots = 2, .num_pages = 100, .page_size = 4, .max_tokens = most, .window = window},
                  {.chunk = 5}, make, backends_attention());
   random_source random(5);
-  running.submit({random_text(random, 40, decoder.shape().vocabulary), 30});
+  running.submit({random_text(random, prompt, decoder.shape().vocabulary), 30});
   recomputed_model of_kept(decoder), of_all(decoder);
   comparison found;
   recomputed_model::visible kept(num(decoder.shape().layers)), all;
@@ -433,6 +434,11 @@ TEST_CASE("paged engine: attention after evictions is that over the kept tokens,
   CHECK(cut.kept < 1e-4);  // outputs are of the order of 1
   CHECK(cut.behind < 1e-3);
   CHECK(cut.full > 1e-2);
+  // Rows that a kernel's block takes in more than one tile.
+  auto const longer = compare_with_recomputed(decoder, cutting_to({.budget = 280, .interval = 40}), 40, 320, 340);
+  CHECK(longer.cuts > 0);
+  CHECK(longer.kept < 1e-4);
+  CHECK(longer.behind < 1e-3);
   auto const full = compare_with_recomputed(decoder, evicting_nothing(), 0, 80);
   CHECK(full.cuts == 0);
   CHECK(full.kept < 1e-4);
