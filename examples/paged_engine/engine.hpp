@@ -201,6 +201,7 @@ class engine {
     while (common < most && donor.tokens[num(common)] == wants.tokens[num(common)]) ++common;
     return common / memory_.extents().page_size;
   }
+  /// Its window begins behind the shared tokens, whose queries the donor had.
   void start(sequence& one, sequence const* donor, int shared) {
     eviction_->start(one.slot, static_cast<std::uint32_t>(one.id), one.asked.pinned);
     for (int i = 0; i < shared; ++i) {

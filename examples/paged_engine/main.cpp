@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cstdio>
 #include <exception>
+#include <random>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>

@@ -24,8 +24,9 @@ using testing::random_source;
 
 std::size_t num(int i) { return static_cast<std::size_t>(i); }
 
+template <class Scorer = fkv::window_sum>
 eviction_maker cutting_to(fkv::eviction_config const& config) {
-  using policy = fkv::policy<fkv::eviction_config, fkv::window_sum, fkv::top_k, fkv::fill_holes>;
+  using policy = fkv::policy<fkv::eviction_config, Scorer, fkv::top_k, fkv::fill_holes>;
   return evicting(testing::exec, policy{config, {}, {}, {}, {}});
 }
 attention backends_attention() {
@@ -160,7 +161,7 @@ comparison compare_with_recomputed(model const& decoder, eviction_maker const& m
   for (auto& layer : kept) layer.resize(num(decoder.shape().kv_heads));
   all = kept;
   int done = 0;
-  while (true) {
+  for (int step = 0; step < 1000; ++step) {
     running.step();
     if (running.running().empty()) break;
     sequence const& one = running.running().front();
@@ -329,6 +330,17 @@ class random_engine {
     forget_from(one, one.computed);
     for (int layer = 0; layer < shape.num_layers; ++layer)
       for (int head = 0; head < shape.num_kv_heads; ++head) check_row(one, {layer, one.slot, head}, length);
+    check_window(one);
+  }
+  /// What the next cut goes by: in the first layer the queries of the request's own newest tokens.
+  void check_window(sequence const& one) {
+    auto const window = running_.memory().window();
+    int const count = window.query_count[one.slot], width = decoder_.shape().hidden();
+    expect(count <= one.computed, "more queries than tokens");
+    for (int r = 0; r < count && problem.empty(); ++r) {
+      float const* const kept = window.query({0, one.slot, 0}, 0, r);
+      expect(std::equal(kept, kept + width, projected(one, one.computed - count + r).query.begin()), "another's query");
+    }
   }
   void check_row(sequence const& one, fkv::row_index row, int length) {
     auto const positions = running_.cache_eviction().positions(row);
@@ -351,11 +363,21 @@ class random_engine {
         seen_[one.id][num(row.layer * cache.shape().num_kv_heads + row.kv_head)].try_emplace(position, now);
     expect(known->second == now, "another token's bytes");
     if (row.layer != 0 || !fresh) return;
+    auto const right = projected(one, position);
+    expect(std::equal(now.begin(), now.begin() + dim, right.key.begin() + row.kv_head * dim), "another's key");
+    expect(std::equal(now.begin() + dim, now.end(), right.value.begin() + row.kv_head * dim), "another's value");
+  }
+  struct projection {
+    std::vector<float> query, key, value;
+  };
+  /// Of the token that a request has at a position, in the first layer.
+  [[nodiscard]] projection projected(sequence const& one, int position) const {
     model_shape const& shape = decoder_.shape();
-    std::vector<float> query(num(shape.hidden())), key(num(shape.kv_heads * dim)), value(key);
-    decoder_.project(0, decoder_.embed(one.tokens[num(position)]), position, query.data(), key.data(), value.data());
-    expect(std::equal(now.begin(), now.begin() + dim, key.begin() + row.kv_head * dim), "another request's key");
-    expect(std::equal(now.begin() + dim, now.end(), value.begin() + row.kv_head * dim), "another request's value");
+    std::size_t const kv = num(shape.kv_heads * shape.head_dim);
+    projection made{std::vector<float>(num(shape.hidden())), std::vector<float>(kv), std::vector<float>(kv)};
+    decoder_.project(0, decoder_.embed(one.tokens[num(position)]), position, made.query.data(), made.key.data(),
+                     made.value.data());
+    return made;
   }
 
   random_source random_;
@@ -368,7 +390,7 @@ class random_engine {
 /// Steps until a request ends; the most sequences that were there at once with so many tokens behind them.
 int most_at_once(engine& running, int tokens) {
   int most = 0;
-  while (running.answers().empty()) {
+  for (int step = 0; step < 1000 && running.answers().empty(); ++step) {  // an engine that cuts nobody would not end
     running.step();
     auto const& all = running.running();
     most = std::max(most, static_cast<int>(std::count_if(all.begin(), all.end(),
@@ -423,6 +445,31 @@ TEST_CASE("paged engine: below the budget its tokens are those of the full cache
   engine cut(decoder, small, {.chunk = 7}, cutting_to({.budget = 24, .interval = 8}), backends_attention());
   serve(cut, requests);
   CHECK(tokens_of(cut) != right);  // a budget that has an effect shows in the tokens
+}
+
+TEST_CASE("paged engine: set aside at any time, swapped or computed again, a request ends with the same tokens") {
+  model const decoder({}, 41);
+  auto const requests = mixed_requests(decoder.shape().vocabulary);
+  fkv::eviction_config const config{.budget = 24, .interval = 8, .sink_tokens = 2};
+  auto const serves = [&](preemption by, bool interrupts) {
+    engine running(decoder, {.slots = 4, .num_pages = 40, .page_size = 4, .max_tokens = 32, .window = 8},
+                   {.chunk = 5, .preempt_by = by, .shares_prefixes = false},
+                   cutting_to<fkv::accumulated_sum>(config),  // statistics that a state has to bring back
+                   backends_attention());
+    random_source random(43);
+    for (request const& one : requests) running.submit(one);
+    for (int step = 0; step < 3000 && running.answers().size() < requests.size(); ++step) {
+      running.step();
+      if (interrupts && !running.running().empty() && random.chance(0.2)) running.preempt(running.running().back().id);
+    }
+    CHECK((running.counters().preemptions > 10) == interrupts);
+    CHECK(running.counters().cuts > 10);
+    return tokens_of(running);
+  };
+  auto const right = serves(preemption::swap, false);
+  CHECK(right.size() == requests.size());
+  CHECK(serves(preemption::swap, true) == right);
+  CHECK(serves(preemption::recompute, true) == right);
 }
 
 TEST_CASE("paged engine: attention after evictions is that over the kept tokens, computed anew in double precision") {
