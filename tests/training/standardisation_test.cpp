@@ -112,6 +112,30 @@ TEST_CASE("standardisation: means and deviations per head, whatever the number o
   CHECK(many.squares == found.squares);
 }
 
+TEST_CASE("standardisation: an input that hardly varies is not blown up") {
+  judge_problem<float, float> given({1, 1, 1, 2, 2}, 1, 4, 8, 3);
+  std::fill(given.keys.begin(), given.keys.end(), 0.0f);
+  given.positions = {0, 1, 2, 3};
+  given.keys[1] = 4e-6f;  // deviation of the second input: sqrt(3) * 1e-6
+  auto const deviation_with = [&](auto... least) {
+    auto found = measure(given);
+    REQUIRE(training::finish_moments(fkv::host, given.shape, found.moments(), 4, found.mean.data(),
+                                     found.deviation.data(), least...)
+                .ok());
+    CHECK(found.deviation[0] == 1.0f);  // never varies
+    return static_cast<double>(found.deviation[1]);
+  };
+  CHECK(deviation_with() == doctest::Approx(1e-3));
+  CHECK(deviation_with(0.25) == doctest::Approx(0.25));
+  CHECK(deviation_with(1e-6) == doctest::Approx(std::sqrt(3.0) * 1e-6));
+  CHECK(deviation_with(0.0) == doctest::Approx(std::sqrt(3.0) * 1e-6));
+  auto found = measure(given);
+  for (double const least : {-1.0, std::numeric_limits<double>::quiet_NaN()})
+    CHECK(training::finish_moments(fkv::host, given.shape, found.moments(), 4, found.mean.data(),
+                                   found.deviation.data(), least)
+              .code == fkv::errc::invalid_config);
+}
+
 TEST_CASE("standardisation: folded weights give on raw inputs what was trained on standardised ones") {
   auto const given = uneven_problem();
   auto const inputs = measure(given);

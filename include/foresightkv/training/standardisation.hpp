@@ -11,6 +11,7 @@
 // `judge_forward` and `judge_backward` on the folded weights, turns the gradient back, and exports the folded
 // weights, which have the published form.
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -61,14 +62,20 @@ status add_moments(host_execution exec, judge_shape const& shape, judge_rows<Key
   return {};
 }
 
-/// Mean and population deviation from the sums over `count` candidates of each head. An input that never
-/// varies, or is not finite, gets deviation 1: it then passes unchanged but for its mean (0 if that is not
-/// finite).
+/// The least attention of a window's queries often varies by 1e-10 and no more. Standardised by that it would get
+/// weights of 1e9, and a candidate of another text, where it is 1e-3, any score at all.
+inline constexpr double least_deviation = 1e-3;
+
+/// Mean and population deviation from the sums over `count` candidates of each head. Inputs that vary less than `least`
+/// get `least` for their deviation; one that never varies, or is not finite, gets 1: it then passes unchanged but for
+/// its mean (0 if that is not finite).
 ///
-/// Errors before anything is written: invalid_shape (count below 1 too), null_pointer, misaligned.
+/// Errors before anything is written: invalid_shape (count below 1 too), null_pointer, misaligned, invalid_config
+/// (`least` negative or not finite).
 inline status finish_moments(host_execution, judge_shape const& shape, input_moments const& moments, std::int64_t count,
-                             float* mean, float* deviation) {
+                             float* mean, float* deviation, double least = least_deviation) {
   if (!shape.valid() || count < 1) return {errc::invalid_shape};
+  if (!detail::is_finite(least) || least < 0.0) return {errc::invalid_config};
   auto const checked = detail::first_of(detail::check_buffer(moments.sums), detail::check_buffer(moments.squares),
                                         detail::check_buffer(mean), detail::check_buffer(deviation));
   if (!checked.ok()) return checked;
@@ -79,7 +86,7 @@ inline status finish_moments(host_execution, judge_shape const& shape, input_mom
     // Two equal numbers may differ by a rounding of the squares: less than that is no variation.
     bool const varies = detail::is_finite(variance) && variance > 1e-12 * middle * middle && variance > 1e-30;
     mean[i] = detail::is_finite(middle) ? static_cast<float>(middle) : 0.0f;
-    deviation[i] = varies ? static_cast<float>(std::sqrt(variance)) : 1.0f;
+    deviation[i] = varies ? static_cast<float>(std::max(std::sqrt(variance), least)) : 1.0f;
   }
   return {};
 }

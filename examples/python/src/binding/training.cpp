@@ -210,15 +210,15 @@ struct moments_object {
     count += std::int64_t{rows.steps()} * rows.candidates();
   }
 
-  [[nodiscard]] standardisation_object finish() {
+  [[nodiscard]] standardisation_object finish(double least_deviation) {
     tensor packed{nullptr, dtype_of<float>, {}, {}};
     packed.extents = {static_cast<std::int64_t>(extents[0]), static_cast<std::int64_t>(extents[1]) + 3,
                       fkv::judge_shape::hidden};
     fkv::judge_shape const shape = training_shape(packed);
     fresh_array<float> mean({extents[0], extents[1]}), deviation({extents[0], extents[1]});
     call_library("finish_moments", [&] {
-      return training::finish_moments(fkv::host, shape, {sums.data(), squares.data()}, count, mean.data,
-                                      deviation.data);
+      return training::finish_moments(fkv::host, shape, {sums.data(), squares.data()}, count, mean.data, deviation.data,
+                                      least_deviation);
     });
     return {nb::cast(mean.array), nb::cast(deviation.array)};
   }
@@ -399,8 +399,8 @@ void bind_standardisation(nb::module_& module) {
       .def(nb::init<int, int>(), "num_kv_heads"_a, "inputs"_a)
       .def("add", &moments_object::add, "rows"_a, nb::kw_only(), "threads"_a = 0,
            "Adds the candidates of Rows. The same bits whatever the number of threads.")
-      .def("finish", &moments_object::finish,
-           "Mean and population deviation. An input that never varies, or is not finite, gets deviation 1.")
+      .def("finish", &moments_object::finish, nb::kw_only(), "least_deviation"_a = training::least_deviation,
+           "Mean and population deviation, at least so much; an input that never varies, or is not finite, gets 1.")
       .def_prop_ro(
           "sums", [](nb::handle self) { return moments_array(self, &moments_object::sums); }, as_owned,
           "float64 [kv_head][inputs], the memory itself: shares of several processes may be added.")
