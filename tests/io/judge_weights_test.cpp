@@ -103,6 +103,33 @@ TEST_CASE("judge weights: what is saved is loaded, under the published names") {
   file.at("model.layers.5.self_attn.judge_model.fc2.bias").expect_shape({2, 1});
 }
 
+TEST_CASE("judge weights: as F16 a file is half as large, and says so where weights do not fit") {
+  test::temporary_folder const folder;
+  auto judge = small_judge();
+  judge.layers[5].fc1_weight[3] = 1.0f + 1.0f / 1024 + 1.0f / 2048;  // halfway: to even
+  io::save_judge(folder / "whole", judge);
+  io::save_judge(folder / "half", judge, io::published_judge_prefix, io::dtype::f16);
+  io::safetensors_file const file(folder / "half");
+  CHECK(file.at("model.layers.5.self_attn.judge_model.fc1.weight").dtype == io::dtype::f16);
+  auto const loaded = io::load_judge(folder / "half");
+  CHECK(loaded.shape == judge.shape);
+  CHECK(loaded.layers.at(5).fc1_weight[3] == 1.0f + 2.0f / 1024);
+  for (auto const& [number, layer] : judge.layers)
+    for (std::size_t i = 0; i < layer.fc1_weight.size(); ++i)
+      CHECK(std::abs(loaded.layers.at(number).fc1_weight[i] - layer.fc1_weight[i]) <=
+            std::abs(layer.fc1_weight[i]) / 2048);
+  auto const refused = [&](io::dtype stored) {
+    auto const path = folder / "refused";
+    auto const text =
+        test::message_of<io::error>([&] { io::save_judge(path, judge, io::published_judge_prefix, stored); });
+    CHECK(folder.entries() == 2);
+    return text.substr(path.string().size() + 2);
+  };
+  CHECK(refused(io::dtype::bf16) == "a judge is stored as F32 or F16");
+  judge.layers[5].fc1_bias[17] = 65520.0f;
+  CHECK(refused(io::dtype::f16) == "tensor 'model.layers.5.self_attn.judge_model.fc1.bias' holds infinity at [1, 1]");
+}
+
 TEST_CASE("judge weights: from a file to a scorer that fits the model's cache") {
   io::packed_judge const judge(io::load_judge(FORESIGHTKV_EXAMPLE_DATA "/smollm2_135m_judge_onpolicy.safetensors"));
   fkv::foresight<> const scorer{judge.weights()};

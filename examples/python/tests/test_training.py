@@ -450,12 +450,14 @@ def test_judge_round_trip(tmp_path):
         np.testing.assert_array_equal(stored["model.layers.2.self_attn.judge_model." + name], part)
     np.testing.assert_array_equal(training.pack_judge(*published), judge.weights[2])
     np.testing.assert_array_equal(published[2][..., 0], -judge.weights[2][:, INPUTS + 1])
-    # Half the size: any float type is read.
-    io.write_safetensors(path, {name: stored[name].astype(np.float16) for name in stored}, metadata=stored.metadata)
+    judge.save(path, dtype="float16")
+    assert all(array.dtype == np.float16 for array in dict(io.read_safetensors(path)).values())
     half = training.Judge.load(path, num_layers=3)
     np.testing.assert_array_equal(half.weights[2], judge.weights[2].astype(np.float16).astype(np.float32))
     with pytest.raises(ValueError, match="'group' is 3, expected 4"):
         training.Judge.load(path, group=4)
+    with pytest.raises(ValueError, match="dtype: 'float32' or 'float16', is 'int8'"):
+        judge.save(path, dtype="int8")
 
 
 def test_shipped_judge_has_the_published_layout():

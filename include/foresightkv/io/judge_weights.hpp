@@ -3,6 +3,7 @@
 
 #include <charconv>
 #include <cstdint>
+#include <deque>
 #include <filesystem>
 #include <initializer_list>
 #include <map>
@@ -13,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include <foresightkv/element.hpp>
 #include <foresightkv/io/error.hpp>
 #include <foresightkv/io/safetensors.hpp>
 #include <foresightkv/io/tensor.hpp>
@@ -191,27 +193,39 @@ namespace detail {
   return judge;
 }
 
-/// Writes what `load_judge` reads, as F32, with the extents in the metadata. Throws before writing if a layer
-/// does not have the sizes that `judge.shape` says.
+/// Writes what `load_judge` reads, as F32 or, rounded to nearest even, as F16, with the extents in the metadata. Throws
+/// before writing if a layer does not have the sizes that `judge.shape` says, or holds what F16 cannot.
 inline void save_judge(std::filesystem::path const& path, judge_file const& judge,
-                       std::string_view prefix = published_judge_prefix) {
+                       std::string_view prefix = published_judge_prefix, dtype stored = dtype::f32) {
   safetensors_writer file(path);
+  if (stored != dtype::f32 && stored != dtype::f16)
+    throw error(detail::label(path) + ": a judge is stored as F32 or F16");
   if (!judge.shape.valid() || judge.layers.empty()) {
     throw error(detail::label(path) + ": a judge needs a shape and a layer");
   }
   constexpr int hidden = judge_shape::hidden;
   auto const& shape = judge.shape;
   std::int64_t const heads = shape.num_kv_heads;
+  std::deque<std::vector<half>> rounded;  // until the file is written
+  auto const add = [&](std::string const& name, std::vector<std::int64_t> extents, std::vector<float> const& values) {
+    if (stored == dtype::f32) {
+      file.add(name, std::move(extents), values);
+      return;
+    }
+    auto& halves = rounded.emplace_back();
+    for (float const value : values) halves.push_back(element_traits<half>::store(value));
+    file.add(name, std::move(extents), halves);
+  };
   for (auto const& [number, layer] : judge.layers) {
     if (detail::judged_layer(detail::judge_prefix(prefix, number) + "fc1.weight", prefix) != number ||
         number >= shape.num_layers) {
       throw error(detail::label(path) + ": bad layer number " + std::to_string(number));
     }
     auto const name = detail::judge_prefix(prefix, number);
-    file.add(name + "fc1.weight", {heads, shape.inputs(), hidden}, layer.fc1_weight)
-        .add(name + "fc1.bias", {heads, hidden}, layer.fc1_bias)
-        .add(name + "fc2.weight", {heads, hidden, 1}, layer.fc2_weight)
-        .add(name + "fc2.bias", {heads, 1}, layer.fc2_bias);
+    add(name + "fc1.weight", {heads, shape.inputs(), hidden}, layer.fc1_weight);
+    add(name + "fc1.bias", {heads, hidden}, layer.fc1_bias);
+    add(name + "fc2.weight", {heads, hidden, 1}, layer.fc2_weight);
+    add(name + "fc2.bias", {heads, 1}, layer.fc2_bias);
   }
   for (auto const& [name, tensor] : file.tensors()) tensor.expect_finite();
   for (auto const& [key, value] : judge.metadata) file.metadata(key, value);

@@ -155,15 +155,16 @@ file's; 0: those of the file. prefix: what stands in front of fc1.weight; {i} is
 file does not have score every token 0.)")
       .def(
           "save",
-          [](judge_object const& judge, std::filesystem::path const& path, std::string const& prefix) {
+          [](judge_object const& judge, std::filesystem::path const& path, std::string const& prefix,
+             std::string const& dtype) {
+            if (dtype != "float32" && dtype != "float16") refuse("dtype: 'float32' or 'float16', is '" + dtype + "'");
             auto const file = judge.file();
             nb::gil_scoped_release const others_run;
-            io::save_judge(path, file, prefix);
+            io::save_judge(path, file, prefix, dtype == "float16" ? io::dtype::f16 : io::dtype::f32);
           },
-          "path"_a, nb::kw_only(), "prefix"_a = std::string(io::published_judge_prefix),
-          "The published tensors as float32 with the metadata: what load, Policy(weights=...) and evict_trace read. "
-          "The "
-          "file appears whole or not at all.")
+          "path"_a, nb::kw_only(), "prefix"_a = std::string(io::published_judge_prefix), "dtype"_a = "float32",
+          "The published tensors as float32 or float16 with the metadata: what load, Policy(weights=...) and "
+          "evict_trace read. The file appears whole or not at all.")
       .def("initialise", &initialise, nb::kw_only(), "start"_a = "window_sum", "deviation"_a = 0.02, "seed"_a = 0,
            "features"_a = "paper",
            R"(Weights to begin a training with, in place. start: "window_sum" ranks as that policy does, "random" knows
