@@ -3,9 +3,10 @@
 
     python -m smollm2.refine [--work DIR] [--from ranking] [--name grpo] [--steps N]
 
-Every step takes one training text, draws a group of rollouts from the judges as they are, runs the model once with
-the evictions of each, and takes one step of the clipped policy gradient. After every step a file holds all there is to
-know: a run that was stopped goes on where it was, and ends with the same bytes.
+Every step takes one training text and a few layers, draws a group of rollouts from the judges of these layers, runs the
+model once with the evictions of each, and takes one step of the clipped policy gradient. The other layers evict what
+their judges score lowest, as they will once they are trained. After every step a file holds all there is to know: a
+run that was stopped goes on where it was, and ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ class Recipe(shared.Recipe):
     """(budget, interval), in turn."""
     steps: int = 40
     rollouts: int = 8
+    layers: int = 3
+    """That draw in a step, 0 for all, as published. A reward has as many causes as there are draws: the fewer layers
+    draw, the more it says about each of them."""
     tokens: int = 2048
     """Of each text."""
     learning_rate: float = 1e-3
@@ -92,7 +96,8 @@ class State:
     weights: np.ndarray  # float32 [layer][kv_head][inputs + 3][16], of standardised inputs
     mean: np.ndarray
     square: np.ndarray
-    metrics: np.ndarray  # float64 [step][4]: reward, its deviation over the group, loss rise, gradient norm
+    updates: np.ndarray  # int64 [layer], steps of Adam
+    metrics: np.ndarray  # float64 [step][5]: reward, its deviation over the group, loss rise, gradient norm, agreement
 
     def save(self, path: pathlib.Path) -> None:
         part = path.with_suffix(".part.npz")
@@ -114,11 +119,13 @@ class Refinement:
         """texts: (ids [T], its trace) of each."""
         self.model, self.texts, self.recipe = model, texts, recipe
         self.sampler = training.BatchSampler(len(texts), seed=recipe.seed)
+        self.layer_sampler = training.BatchSampler(len(judge.weights), seed=recipe.seed, stream=1)
         self.read: dict[int, Text] = {}
         self.reference = np.array(judge.weights)  # of inputs as they are
         self.scales = [self._scale(layer) for layer in range(len(self.reference))]
         weights = np.stack([scale.unfold(of_layer) for scale, of_layer in zip(self.scales, self.reference)])
-        self.state = State(weights, np.zeros_like(weights), np.zeros_like(weights), np.zeros((0, 4), np.float64))
+        updates = np.zeros(len(weights), np.int64)
+        self.state = State(weights, np.zeros_like(weights), np.zeros_like(weights), updates, np.zeros((0, 5)))
 
     def folded(self) -> np.ndarray:
         """The judges as they are, of inputs as they are."""
@@ -155,42 +162,64 @@ class Refinement:
         budget, interval = recipe.budgets[number % len(recipe.budgets)]
         text = self.text(self.sampler.at(number))
         weights = self.folded()
-        rollouts = [
-            [
-                self._replay(
-                    layer, weights[place], budget, interval, sampled=True, seed=recipe.seed + number, rollout=one
-                )
-                for one in range(recipe.rollouts)
-            ]
-            for place, layer in enumerate(text.layers)
-        ]
-        found = self._losses(text, rollouts, budget, interval)
-        advantages, rewards = self._advantages(text, found, len(rollouts[0][0]), budget, interval)
+        drawing = self._drawing(number)
+        scorer = Prescribed(budget, interval)
+        rollouts = self._roll_out(scorer, text, weights, drawing, number)
+        policy = foresightkv.Policy(scorer, budget=budget, interval=interval, sinks=4)
+        found, _ = losses.evicted(self.model, text.ids[None].expand(recipe.rollouts, -1), policy)
+        advantages, rewards = self._advantages(text, found, len(rollouts[drawing[0]][0]), budget, interval)
         gradient = np.zeros_like(state.weights)
-        for place, drawn in enumerate(rollouts):
+        for place, drawn in rollouts.items():
             for one, replay in enumerate(drawn):
                 self._add_gradient(gradient[place], place, weights[place], replay, advantages[one], number)
             self.scales[place].standardise_gradient(gradient[place])
+        agreement = _cosine(-gradient[drawing], self._direction()[drawing])
         clipped = training.clip_gradient(gradient)
-        adam = training.Adam(state.weights)
-        adam.mean[:], adam.square[:], adam.steps = state.mean, state.square, number
-        adam.update(gradient, recipe.learning_rate)
-        state.mean, state.square = np.array(adam.mean), np.array(adam.square)
+        if clipped.not_finite_layers == 0:
+            self._update(drawing, gradient)
         first = losses.first_evicted(budget, interval)
         rise = float(found[:, first:].mean() / text.loss[first:].mean())
-        line = [float(np.mean(rewards)), float(np.std(rewards)), rise, clipped.norm]
+        line = [float(np.mean(rewards)), float(np.std(rewards)), rise, clipped.norm, agreement]
         state.metrics = np.vstack([state.metrics, line])
 
-    def _losses(self, text: Text, rollouts: list[list[training.Replay]], budget: int, interval: int) -> np.ndarray:
-        """Of the model with the evictions of each rollout: float32 [rollout][T - 1]."""
-        scorer = Prescribed(budget, interval)
-        for layer, drawn in zip(text.layers, rollouts):
-            for one, replay in enumerate(drawn):
-                (steps,) = replay.parts
-                scorer.set(layer.number, one, self.recipe.rollouts, len(text.ids), steps.evicted_positions)
-        policy = foresightkv.Policy(scorer, budget=budget, interval=interval, sinks=4)
-        ids = text.ids[None].expand(self.recipe.rollouts, -1)
-        return losses.evicted(self.model, ids, policy)[0]
+    def _roll_out(
+        self, scorer: Prescribed, text: Text, weights: np.ndarray, drawing: list[int], number: int
+    ) -> dict[int, list[training.Replay]]:
+        """Tells the scorer what every layer evicts in each rollout. Returns the replays of the layers that draw."""
+        count = self.recipe.rollouts
+        draws = [{"sampled": True, "seed": self.recipe.seed + number, "rollout": one} for one in range(count)]
+        rollouts = {}
+        for place, layer in enumerate(text.layers):
+            replays = [
+                self._replay(layer, weights[place], scorer.budget, scorer.interval, **how)
+                for how in (draws if place in drawing else [{}])
+            ]
+            for one in range(count):
+                (steps,) = replays[one % len(replays)].parts
+                scorer.set(layer.number, one, count, len(text.ids), steps.evicted_positions)
+            if place in drawing:
+                rollouts[place] = replays
+        return rollouts
+
+    def _drawing(self, number: int) -> list[int]:
+        """The layers that draw in a step; all have had their turn before one has it again."""
+        layers = len(self.reference)
+        count = min(self.recipe.layers or layers, layers)
+        return sorted({int(place) for place in self.layer_sampler.draw(number * count, count)})
+
+    def _direction(self) -> np.ndarray:
+        """Where all steps before have led."""
+        start = np.stack([scale.unfold(of_layer) for scale, of_layer in zip(self.scales, self.reference)])
+        return self.state.weights - start
+
+    def _update(self, drawing: list[int], gradient: np.ndarray) -> None:
+        state = self.state
+        for place in drawing:
+            weights = state.weights[place]
+            adam = training.Adam(weights)
+            adam.mean[:], adam.square[:], adam.steps = state.mean[place], state.square[place], int(state.updates[place])
+            adam.update(gradient[place], self.recipe.learning_rate)
+            state.mean[place], state.square[place], state.updates[place] = adam.mean, adam.square, adam.steps
 
     def _advantages(
         self, text: Text, found: np.ndarray, steps: int, budget: int, interval: int
@@ -232,6 +261,12 @@ class Refinement:
             )
 
 
+def _cosine(one: np.ndarray, other: np.ndarray) -> float:
+    """Between two directions, 0 where one of them is none."""
+    norm = float(np.linalg.norm(one)) * float(np.linalg.norm(other))
+    return float(np.vdot(one, other)) / norm if norm > 0.0 else 0.0
+
+
 def refine(refinement: Refinement, judge: training.Judge, done: pathlib.Path, out: pathlib.Path) -> None:
     """Takes the steps that are not taken yet, and writes the judges."""
     done.mkdir(parents=True, exist_ok=True)
@@ -245,10 +280,10 @@ def refine(refinement: Refinement, judge: training.Judge, done: pathlib.Path, ou
         refinement.step(number)
         refinement.state.save(kept)
         progress.done += 1
-        reward, deviation, rise, norm = refinement.state.metrics[-1]
+        reward, deviation, rise, norm, agreement = refinement.state.metrics[-1]
         progress.say(
             f"step {number + 1} of {steps}: reward {reward:.4f} +- {deviation:.4f}, loss {rise:.4f} of the full "
-            f"cache's, gradient {norm:.2e}, {time.monotonic() - begin:.0f} s"
+            f"cache's, gradient {norm:.2e}, agreement {agreement:+.3f}, {time.monotonic() - begin:.0f} s"
         )
         progress.show(0.0, "")
     judge.weights[:] = refinement.folded()
@@ -265,7 +300,7 @@ def main(arguments: Optional[list[str]] = None) -> int:
         "--budgets", type=shared.budgets, default=Recipe.budgets, metavar="B:L,...", help="default: 256:64"
     )
     parser.add_argument("--credit", choices=("later", "all"), default=Recipe.credit)
-    for number in ("steps", "rollouts", "tokens", "seed"):
+    for number in ("steps", "rollouts", "layers", "tokens", "seed"):
         parser.add_argument(f"--{number}", type=int, default=getattr(Recipe, number), help="default: %(default)s")
     for number in ("learning_rate", "spread", "threshold"):
         option = f"--{number.replace('_', '-')}"

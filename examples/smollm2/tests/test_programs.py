@@ -194,9 +194,23 @@ def test_refining_goes_on_where_it_was(model, judge, tmp_path):
 
     assert run("straight") == run("stopped", 1, 2)
     metrics = refine.State.load(tmp_path / "straight/state.npz").metrics
-    assert metrics.shape == (3, 4) and (metrics[:, 1] > 0).all()  # rollouts differ, and so do their rewards
+    assert metrics.shape == (3, 5) and (metrics[:, 1] > 0).all()  # rollouts differ, and so do their rewards
     start, end = (training.Judge.load(path).weights for path in (judge, tmp_path / "straight.safetensors"))
     assert all((start[layer] != end[layer]).any() for layer in range(LAYERS))
+
+
+def test_layers_draw_in_turn(model, judge, tmp_path):
+    """One step moves the judges of the layers that drew, and as many steps as it takes those of all."""
+    (path,) = write_traces(model, tmp_path, 1)
+    recipe = refine.Recipe(budgets=((BUDGET, INTERVAL),), rollouts=2, layers=1, tokens=TOKENS)
+    refinement = refine.Refinement(model, [(ids_of(1)[0], path)], training.Judge.load(judge), recipe)
+    moved = []
+    for number in range(LAYERS):
+        before = refinement.state.weights.copy()
+        refinement.step(number)
+        moved.append([layer for layer in range(LAYERS) if (before[layer] != refinement.state.weights[layer]).any()])
+    assert sorted(moved) == [[layer] for layer in range(LAYERS)]
+    assert (refinement.state.updates == 1).all()
 
 
 def test_rewards_move_judges_to_what_was_rewarded(model, judge, tmp_path):
