@@ -24,6 +24,7 @@ import torch
 from comparison.work import Progress
 
 import foresightkv
+from foresightkv import training
 
 from . import losses, table
 from .model import load, read_ids
@@ -43,6 +44,7 @@ HEURISTICS = (
     "streaming_llm",
     "random",
 )
+JUDGED = {"foresight": "foresight, ", "foresight_once": "foresight asked once, "}  # what their rows are called
 KINDS = ("documents", "reasoning")
 
 
@@ -75,7 +77,9 @@ class Contender:
 
     def policy(self, setting: Setting, golden: Callable[[], losses.Golden]) -> foresightkv.Policy:
         scorer: Any = golden() if self.scorer == "golden" else self.scorer
-        weights = {} if self.weights is None else {"weights": str(self.weights)}
+        if self.scorer == "foresight_once":
+            scorer = losses.AskedOnce(training.Judge.load(self.weights), setting.recent_tokens)
+        weights = {"weights": str(self.weights)} if self.scorer == "foresight" else {}
         return foresightkv.Policy(
             scorer,
             budget=setting.budget,
@@ -155,7 +159,12 @@ def parse(arguments: Optional[list[str]] = None) -> argparse.Namespace:
         action="append",
         help="judges (default: those that smollm2.train and smollm2.refine left, or the bundled one)",
     )
-    parser.add_argument("--policies", type=lambda text: text.split(","), metavar="A,B", help="default: all")
+    parser.add_argument(
+        "--policies",
+        type=_policies,
+        metavar="A,B",
+        help="default: all but foresight_once, the judges asked about a token only once",
+    )
     parser.add_argument("--budgets", type=budgets, default=None, metavar="B:L,...", help="default: 256:64")
     parser.add_argument(
         "--recent",
@@ -167,15 +176,26 @@ def parse(arguments: Optional[list[str]] = None) -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=None, help="of each text (default: 4096)")
     parser.add_argument("--count", type=int, default=None, help="texts of each kind (default: all)")
     parser.add_argument("--threads", type=int, default=0, help="default: PyTorch's choice")
-    parser.add_argument("--model", type=pathlib.Path, help="a folder for transformers (default: SmolLM2-135M)")
+    parser.add_argument(
+        "--model", type=pathlib.Path, help="a folder for transformers, or a GGUF file (default: SmolLM2-135M)"
+    )
     parser.add_argument("--work", type=pathlib.Path, default=WORK, metavar="DIR", help="default: build/smollm2")
     chosen = parser.parse_args(arguments)
-    quick = {"budgets": [(256, 64)], "tokens": 1024, "count": 2, "policies": ["golden", "window_sum", "random"]}
-    usual = {"budgets": [(256, 64)], "tokens": 4096, "count": 1000, "policies": ["golden", *HEURISTICS]}
+    few = ["foresight", "golden", "window_sum", "random"]
+    quick = {"budgets": [(256, 64)], "tokens": 1024, "count": 2, "policies": few}
+    usual = {"budgets": [(256, 64)], "tokens": 4096, "count": 1000, "policies": ["foresight", "golden", *HEURISTICS]}
     for name, value in (quick if chosen.quick else usual).items():
         if getattr(chosen, name) is None:
             setattr(chosen, name, value)
     return chosen
+
+
+def _policies(text: str) -> list[str]:
+    known = {*JUDGED, "golden", *HEURISTICS}
+    for name in text.split(","):
+        if name not in known:
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(sorted(known))}")
+    return text.split(",")
 
 
 def _weights(text: str) -> tuple[str, pathlib.Path]:
@@ -185,12 +205,23 @@ def _weights(text: str) -> tuple[str, pathlib.Path]:
     return name, pathlib.Path(file)
 
 
-def judges(chosen: argparse.Namespace) -> list[Contender]:
+def contenders(chosen: argparse.Namespace) -> list[Contender]:
+    made = []
+    for policy in chosen.policies:
+        if policy in JUDGED:
+            made += [Contender(JUDGED[policy] + name, policy, path.resolve()) for name, path in judges(chosen)]
+        else:
+            made.append(Contender(policy, policy))
+    return made
+
+
+def judges(chosen: argparse.Namespace) -> list[tuple[str, pathlib.Path]]:
+    """(name, file) of each."""
     given = chosen.weights
     if given is None:
         trained = [(path.stem, path) for path in sorted((chosen.work / "judges").glob("*.safetensors"))]
         given = trained or [("bundled", WEIGHTS)]
-    return [Contender(f"foresight, {name}", "foresight", path.resolve()) for name, path in given]
+    return given
 
 
 def groups(chosen: argparse.Namespace, tokenizer: Any) -> list[Group]:
@@ -213,14 +244,13 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
         torch.set_num_threads(chosen.threads)
     model, tokenizer = load(chosen.model, chosen.work)
     found = Measurements(chosen.work, model)
-    contenders = [*judges(chosen), *(Contender(name, name) for name in chosen.policies)]
     settings = [Setting(*pair, recent) for pair in chosen.budgets for recent in chosen.recent]
     read = groups(chosen, tokenizer)
     jobs = [
         (group, contender, setting)
         for setting in settings
         for group in read
-        for contender in contenders
+        for contender in contenders(chosen)
         if setting.recent == 0.0 or contender.scorer not in ("streaming_llm", "golden")  # the same for them
     ]
     pending = [job for job in jobs if not found.path(*job).exists()]

@@ -59,7 +59,9 @@ def main(arguments: Optional[list[str]] = None) -> int:
     parser.add_argument("--weights", type=pathlib.Path, help="default: what smollm2.train left, or the bundled judge")
     parser.add_argument("--budget", type=int, default=256, help="default: %(default)s")
     parser.add_argument("--interval", type=int, default=64, help="default: %(default)s")
-    parser.add_argument("--model", type=pathlib.Path, help="a folder for transformers (default: SmolLM2-135M)")
+    parser.add_argument(
+        "--model", type=pathlib.Path, help="a folder for transformers, or a GGUF file (default: SmolLM2-135M)"
+    )
     parser.add_argument("--work", type=pathlib.Path, default=WORK, metavar="DIR", help="default: build/smollm2")
     chosen = parser.parse_args(arguments)
     trained = chosen.work / "judges/ranking.safetensors"

@@ -95,3 +95,34 @@ class Golden:
                     future[:, block - 2], np.maximum(tokens.positions[0, text], 0), axis=1
                 )
         return scores
+
+
+class AskedOnce:
+    """A scorer that asks the judge about a token once, when the token may go for the first time, and never again.
+
+    A function of tokens for foresightkv.Policy. Methods that score tokens as they arrive work so.
+    """
+
+    def __init__(self, judge: training.Judge, recent: int) -> None:
+        """recent: newest tokens that cannot go yet."""
+        self.judge, self.recent = judge, recent
+        self.made: dict[int, np.ndarray] = {}  # by layer: float32 [text][kv_head][position], NaN: not asked yet
+
+    def __call__(self, tokens: foresightkv.Tokens) -> np.ndarray:
+        (number,) = tokens.layers
+        positions, following = tokens.positions[0], tokens.next_positions[0][..., None]
+        made = self.made.get(number, np.zeros((*positions.shape[:2], 0), np.float32))
+        more = max(0, int(following.max()) - made.shape[2])
+        made = self.made[number] = np.pad(made, ((0, 0), (0, 0), (0, more)), constant_values=np.nan)
+        before = np.take_along_axis(made, np.maximum(positions, 0), axis=2)
+        scores = np.where(np.isnan(before), self._now(tokens, number), before)
+        first = np.isnan(before) & (positions >= 0) & (positions < following - self.recent)
+        text, head, slot = np.nonzero(first)
+        made[text, head, positions[first]] = scores[text, head, slot]
+        return scores[None]
+
+    def _now(self, tokens: foresightkv.Tokens, number: int) -> np.ndarray:
+        """What the judge says, float32 [text][kv_head][slot]."""
+        statistics = training.statistics_of({name: values[0] for name, values in tokens.statistics.items()})
+        rows = (training.Rows(*text) for text in zip(tokens.keys[0], tokens.values[0], statistics))
+        return np.stack([training.judge_forward(self.judge.weights[number], text)[0] for text in rows])

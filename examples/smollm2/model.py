@@ -12,8 +12,19 @@ from comparison import models
 
 
 def folder(given: Optional[pathlib.Path], work: pathlib.Path) -> pathlib.Path:
-    """The given one, or that of the packaged weights, dequantised once."""
-    return given or models.float32_folder(work, lambda text: print(text, file=sys.stderr))
+    """The given one, or that of the packaged weights; what is a GGUF file is dequantised once."""
+    if given is None:
+        return models.float32_folder(work, _say)
+    if given.suffix != ".gguf":
+        return given
+    made = work / given.stem
+    if not (made / "config.json").exists():
+        models.dequantise(given, made, _say)
+    return made
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def load(given: Optional[pathlib.Path], work: pathlib.Path) -> tuple[Any, Any]:

@@ -295,7 +295,9 @@ def main(arguments: Optional[list[str]] = None) -> int:
     parser.add_argument("--work", type=pathlib.Path, default=WORK, metavar="DIR", help="default: build/smollm2")
     parser.add_argument("--from", dest="start", default="ranking", help="judges to begin with (default: %(default)s)")
     parser.add_argument("--name", default="grpo", help="of the judges (default: %(default)s)")
-    parser.add_argument("--model", type=pathlib.Path, help="a folder for transformers (default: SmolLM2-135M)")
+    parser.add_argument(
+        "--model", type=pathlib.Path, help="a folder for transformers, or a GGUF file (default: SmolLM2-135M)"
+    )
     parser.add_argument(
         "--budgets", type=shared.budgets, default=Recipe.budgets, metavar="B:L,...", help="default: 256:64"
     )

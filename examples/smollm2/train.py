@@ -181,7 +181,9 @@ def main(arguments: Optional[list[str]] = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m smollm2.train", description=__doc__.partition("\n")[0])
     parser.add_argument("--work", type=pathlib.Path, default=WORK, metavar="DIR", help="default: build/smollm2")
     parser.add_argument("--name", default="ranking", help="of the judges (default: %(default)s)")
-    parser.add_argument("--model", type=pathlib.Path, help="a folder for transformers (default: SmolLM2-135M)")
+    parser.add_argument(
+        "--model", type=pathlib.Path, help="a folder for transformers, or a GGUF file (default: SmolLM2-135M)"
+    )
     parser.add_argument("--tokens", type=int, default=4096, help="of each text (default: %(default)s)")
     parser.add_argument(
         "--budgets", type=shared.budgets, default=Recipe.budgets, metavar="B:L,...", help="default: 256:64"

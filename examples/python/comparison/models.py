@@ -29,12 +29,13 @@ def float32_folder(work: pathlib.Path, say: Say) -> pathlib.Path:
     """The packaged weights, dequantised once and saved for transformers."""
     folder = work / "smollm2-135m"
     if not (folder / "config.json").exists():
-        say("dequantising SmolLM2-135M, once")
-        _dequantise(packaged_gguf(), folder)
+        dequantise(packaged_gguf(), folder, say)
     return folder
 
 
-def _dequantise(gguf: pathlib.Path, folder: pathlib.Path) -> None:
+def dequantise(gguf: pathlib.Path, folder: pathlib.Path, say: Say) -> None:
+    """Saves a GGUF file's model in float32 for transformers, its tokenizer too."""
+    say(f"dequantising {gguf.name}, once")
     import torch
     import transformers
 

@@ -150,6 +150,45 @@ def test_statistics_alone_leave_keys_and_values_out(model, tmp_path):
     assert not weights[:, :, : 2 * DIM].any() and weights[:, :, 2 * DIM : -3].any()
 
 
+def test_a_judge_is_asked_about_a_token_once():
+    judge = training.Judge(num_layers=LAYERS, num_kv_heads=KV_HEADS, group=GROUP, key_head_dim=DIM)
+    judge.initialise(seed=1, deviation=0.5)
+    draw = np.random.default_rng(0)
+
+    def tokens_at(positions, following):
+        rows = (1, 1, KV_HEADS, len(positions))
+        names = training.FEATURES["paper"]
+        return fkv.Tokens(
+            keys=draw.standard_normal((*rows, DIM)).astype(np.float32),
+            values=draw.standard_normal((*rows, DIM)).astype(np.float32),
+            lengths=np.array([len(positions)]),
+            positions=np.broadcast_to(np.array(positions, np.int32), rows),
+            next_positions=np.full(rows[:3], following),
+            layers=[1],
+            statistics={name: draw.random((*rows, GROUP)).astype(np.float32) for name in names},
+        )
+
+    def renewed(tokens):
+        return training.judge_forward(
+            judge.weights[1],
+            training.Rows(
+                tokens.keys[0, 0],
+                tokens.values[0, 0],
+                training.statistics_of({name: values[0, 0] for name, values in tokens.statistics.items()}),
+            ),
+        )[0]
+
+    scorer = losses.AskedOnce(judge, recent=2)
+    first = tokens_at([0, 1, 2, 3, 4, 5], 6)
+    at_first = scorer(first)[0, 0]
+    np.testing.assert_allclose(at_first, renewed(first), rtol=1e-6)
+    later = tokens_at([3, 0, 6, 5, 7, -1], 8)  # 3 and 0 could have gone before, 5 was too new
+    at_last = scorer(later)[0, 0]
+    np.testing.assert_array_equal(at_last[:, :2], at_first[:, [3, 0]])
+    np.testing.assert_allclose(at_last[:, 2:5], renewed(later)[:, 2:5], rtol=1e-6)
+    assert np.ptp(at_last) > 0
+
+
 def test_a_prescribed_eviction_is_carried_out(model, judge):
     ids = ids_of(1)
     (trace,) = record(model, ids)
