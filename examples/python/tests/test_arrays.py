@@ -285,6 +285,24 @@ def test_a_judge_in_memory_is_that_of_its_file(tmp_path):
     refused("no weights for layer 1", lambda: Problem().evictor("foresight", weights=one))
 
 
+@pytest.mark.parametrize("compaction", ["fill_holes", "ordered"])
+def test_drafts_are_taken_back_wherever_an_eviction_has_put_them(compaction):
+    problem = Problem(lengths=(80, 80, 60))
+    evictor = problem.evictor(compaction=compaction)
+    assert evictor.evict(problem.cache(), problem.window()) == 32
+    counts = np.array([5, 0, 3], np.int32)
+    before = [problem.values[at][: problem.lengths[at[1]], 0].astype(int) for at in problem.rows()]
+    assert evictor.take_back(problem.cache(), counts) == 8
+    assert problem.lengths.tolist() == [59, 64, 57]
+    for at, held in zip(problem.rows(), before):
+        here = problem.values[at][: problem.lengths[at[1]], 0].astype(int)
+        newest = problem.before[2][at[1]] - counts[at[1]]
+        assert sorted(here) == sorted(held[held < newest])
+    assert evictor.next_positions(problem.cache())[0, :, 0].tolist() == [75, 80, 57]
+    refused("length mismatch", lambda: evictor.take_back(problem.cache(), np.array([0, 81, 0], np.int32)))
+    refused("counts: must be", lambda: evictor.take_back(problem.cache(), np.array([1], np.int32)))
+
+
 def test_sequences_that_are_named_and_dry_runs():
     problem = Problem()
     evictor = problem.evictor()

@@ -261,6 +261,18 @@ void evictor_object::append(cache_view const& cache, input_array const& counts) 
   check_flags("append");
 }
 
+std::int64_t evictor_object::take_back(cache_view const& cache, input_array const& counts, slots const& sequences) {
+  expect_fit(cache);
+  auto const given = expect(describe(counts), "counts", dtype_of<std::int32_t>, {shape_.num_sequences});
+  visited const to = visit(sequences);
+  std::int32_t* const lengths = begin_lengths(cache);
+  auto const with = call(cache, to, 0);
+  call_library("take_back", [&] { return verbs_.take_back(with, given.elements<std::int32_t>(), lengths); });
+  std::int64_t const gone = take_lengths(cache, true);
+  check_flags("take_back");
+  return gone;
+}
+
 void evictor_object::reset(slots const& sequences, slots const& request_ids,
                            std::optional<std::vector<std::uint64_t>> const& seeds) {
   visited const to = visit(sequences);
@@ -453,7 +465,13 @@ Ties: the lowest slot goes first. A sequence whose data breaks a rule is left al
           },
           "cache"_a, "Sequences that have grown to budget + interval tokens: int32, to be handed to evict.")
       .def("append", &evictor::append, "cache"_a, "counts"_a,
-           "Tells how many tokens joined each sequence (int32); negative: how many of the newest are taken back.")
+           "Tells how many tokens joined each sequence (int32); negative: how many at a row's end are taken back.")
+      .def(
+          "take_back", &evictor::take_back, "cache"_a, "counts"_a, nb::kw_only(), "sequences"_a = nb::none(),
+          R"(Takes the newest tokens of sequences back, wherever an eviction has put them: rejected drafts. counts: int32
+[sequence]; the cache's lengths still include them, and become the new ones. The next token gets the first position that
+was taken back; what stays keeps its carried statistics, and no step is counted. Returns how many went, of each row,
+summed over sequences: fewer than counts where some were evicted already.)")
       .def("reset", &evictor::reset, "sequences"_a = nb::none(), nb::kw_only(), "request_ids"_a = nb::none(),
            "seeds"_a = nb::none(), "Starts sequences anew. request_ids, seeds: of the draws of a sampled policy.")
       .def(

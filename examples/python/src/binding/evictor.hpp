@@ -40,6 +40,7 @@ class evictor_object {
   std::int64_t compact(cache_view const& cache, slot_lists& lists, slots const& sequences);
   std::vector<std::int32_t> collect_due(cache_view const& cache);
   void append(cache_view const& cache, input_array const& counts);
+  std::int64_t take_back(cache_view const& cache, input_array const& counts, slots const& sequences);
 
   void reset(slots const& sequences, slots const& request_ids, std::optional<std::vector<std::uint64_t>> const& seeds);
   void fork(std::vector<std::int32_t> const& sources, std::vector<std::int32_t> const& targets);

@@ -74,6 +74,7 @@ struct policy_verbs {
   fkv::status (*compact)(policy_call const&, fkv::selection const&, std::int32_t* new_lengths);
   fkv::status (*collect_due)(policy_call const&, std::int32_t* due_slots, std::int32_t* due_count);
   fkv::status (*append)(policy_call const&, std::int32_t const* counts);
+  fkv::status (*take_back)(policy_call const&, std::int32_t const* counts, std::int32_t* new_lengths);
   bool carries;        ///< has statistics that are carried from interval to interval
   int newest_queries;  ///< how many of a window's queries it depends on
 };

@@ -95,6 +95,9 @@ struct compiled {
   static fkv::status append(policy_call const& call, std::int32_t const* counts) {
     return on(call, [&](auto const& rows) { return fkv::append(call.exec, rows, counts); });
   }
+  static fkv::status take_back(policy_call const& call, std::int32_t const* counts, std::int32_t* new_lengths) {
+    return on(call, [&](auto const& rows) { return fkv::take_back(call.exec, rows, counts, new_lengths); });
+  }
 };
 
 /// What all policies share whose scorers carry the same statistics.
@@ -110,6 +113,7 @@ policy_verbs verbs_carrying() {
   made.compact = mine::compact;
   made.collect_due = mine::collect_due;
   made.append = mine::append;
+  made.take_back = mine::take_back;
   made.carries = Carried::size > 0;
   made.newest_queries = fkv::all_queries;
   return made;
