@@ -117,21 +117,26 @@ def smoothed(values: np.ndarray, steps: int = 10) -> np.ndarray:
     return (sums[ends] - sums[begins]) / (ends - begins)
 
 
+def _some(steps: int, most: int = 100) -> np.ndarray:
+    """Numbers of the steps that are drawn, the last among them: files stay small."""
+    return np.unique(np.linspace(0, steps - 1, min(steps, most)).round().astype(int))
+
+
 def ranking_curves(folder: pathlib.Path) -> str:
     """The ranking loss of every layer, and their mean."""
     found = [np.load(path)["losses"] for path in sorted(folder.glob("*.npz"), key=lambda path: int(path.stem))]
-    steps = range(1, len(found[0]) + 1)
-    lines = [Line("", steps, smoothed(losses), faint=True) for losses in found]
-    lines.append(Line(f"mean of {len(found)} layers", steps, smoothed(np.mean(found, axis=0))))
+    steps = _some(len(found[0]))
+    lines = [Line("", steps + 1, smoothed(losses)[steps], faint=True) for losses in found]
+    lines.append(Line(f"mean of {len(found)} layers", steps + 1, smoothed(np.mean(found, axis=0))[steps]))
     return chart(f"Ranking, {folder.name}", "step", "ranking loss, mean of 10 steps", lines)
 
 
 def refinement_curve(folder: pathlib.Path) -> str:
     metrics = State.load(folder / "state.npz").metrics
-    steps = range(1, len(metrics) + 1)
+    steps = _some(len(metrics))
     lines = [
-        Line("loss of the draws", steps, metrics[:, 2], faint=True),
-        Line("mean of 10", steps, smoothed(metrics[:, 2])),
+        Line("loss of the draws", steps + 1, metrics[steps, 2], faint=True),
+        Line("mean of 10", steps + 1, smoothed(metrics[:, 2])[steps]),
     ]
     return chart(f"GRPO, {folder.name}", "step", "loss of rollouts / full cache's", lines)
 
