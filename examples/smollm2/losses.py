@@ -100,7 +100,7 @@ class Golden:
 class AskedOnce:
     """A scorer that asks the judge about a token once, when the token may go for the first time, and never again.
 
-    A function of tokens for foresightkv.Policy. Methods that score tokens as they arrive work so.
+    A function of the tokens of an EvictingCache, for foresightkv.Policy. Methods that score tokens as they arrive work so.
     """
 
     def __init__(self, judge: training.Judge, recent: int) -> None:
@@ -124,5 +124,5 @@ class AskedOnce:
     def _now(self, tokens: foresightkv.Tokens, number: int) -> np.ndarray:
         """What the judge says, float32 [text][kv_head][slot]."""
         statistics = training.statistics_of({name: values[0] for name, values in tokens.statistics.items()})
-        rows = (training.Rows(*text) for text in zip(tokens.keys[0], tokens.values[0], statistics))
+        rows = (training.Rows(*text) for text in zip(tokens.keys, tokens.values, statistics))
         return np.stack([training.judge_forward(self.judge.weights[number], text)[0] for text in rows])

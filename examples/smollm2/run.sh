@@ -23,7 +23,7 @@ smollm2() { "$python" -m "smollm2.$1" "${@:2}"; }
 if [ "$command" = quick ]; then
   work=$foresightkv_root/build/smollm2_quick
   smollm2 text --work "$work" --count 2
-  smollm2 train --work "$work" --tokens 1024 --steps 40
+  smollm2 train --work "$work" --tokens 1024 --steps 40 --budgets 256:64
   smollm2 refine --work "$work" --tokens 640 --steps 1 --rollouts 2
   smollm2 evaluate --work "$work" --quick
 else

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains the judges of SmolLM2-135M by ranking, on traces of the training texts.
 
-    python -m smollm2.train [--work DIR] [--name ranking] [--budgets 256:64]
+    python -m smollm2.train [--work DIR] [--name ranking] [--budgets 128:32,256:64,512:128]
 
 Records what is not recorded yet, and then trains the layers one by one, as they do not depend on each other. Every
 layer is a file when it is done: a run that was stopped goes on where it was, and ends with the same bytes.
@@ -34,8 +34,8 @@ from .paths import WORK
 class Recipe(shared.Recipe):
     """What the weights depend on, beside the traces."""
 
-    budgets: tuple[tuple[int, int], ...] = ((256, 64),)
-    """(budget, interval) of the caches that are met, in turn."""
+    budgets: tuple[tuple[int, int], ...] = ((128, 32), (256, 64), (512, 128))
+    """(budget, interval) of the caches that are met, in turn: one judge for all of them."""
     prompts: tuple[int, ...] = (0, 1024)
     """Tokens that are there when the first eviction comes, in turn; 0: budget + interval."""
     rounds: int = 4
@@ -186,7 +186,11 @@ def main(arguments: Optional[list[str]] = None) -> int:
     )
     parser.add_argument("--tokens", type=int, default=4096, help="of each text (default: %(default)s)")
     parser.add_argument(
-        "--budgets", type=shared.budgets, default=Recipe.budgets, metavar="B:L,...", help="default: 256:64"
+        "--budgets",
+        type=shared.budgets,
+        default=Recipe.budgets,
+        metavar="B:L,...",
+        help="default: 128:32,256:64,512:128",
     )
     parser.add_argument("--inputs", choices=("all", "statistics"), default=Recipe.inputs)
     for number in ("rounds", "steps", "batch", "seed"):

@@ -60,7 +60,8 @@ def ids_of(rows, seed=0, tokens=TOKENS):
 
 def policy_of(name, judge, **more):
     weights = {"weights": str(judge)} if name == "foresight" else {}
-    return fkv.Policy(name, budget=BUDGET, interval=INTERVAL, sinks=4, **weights, **more)
+    scorer = losses.AskedOnce(training.Judge.load(judge), INTERVAL) if name == "foresight_once" else name
+    return fkv.Policy(scorer, budget=BUDGET, interval=INTERVAL, sinks=4, **weights, **more)
 
 
 def write_traces(model, folder, count=3):
@@ -94,7 +95,7 @@ def test_without_evictions_nothing_is_lost(model):
     np.testing.assert_allclose(losses.evicted(model, ids, policy)[0], losses.full(model, ids)[0], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", fkv.policies())
+@pytest.mark.parametrize("name", [*fkv.policies(), "foresight_once"])
 def test_a_later_token_changes_nothing_before_it(model, judge, name):
     """Causality, with every policy: losses see what stands behind their own token in no way."""
     ids = ids_of(2)
@@ -159,8 +160,8 @@ def test_a_judge_is_asked_about_a_token_once():
         rows = (1, 1, KV_HEADS, len(positions))
         names = training.FEATURES["paper"]
         return fkv.Tokens(
-            keys=draw.standard_normal((*rows, DIM)).astype(np.float32),
-            values=draw.standard_normal((*rows, DIM)).astype(np.float32),
+            keys=draw.standard_normal((*rows[1:], DIM)).astype(np.float32),
+            values=draw.standard_normal((*rows[1:], DIM)).astype(np.float32),
             lengths=np.array([len(positions)]),
             positions=np.broadcast_to(np.array(positions, np.int32), rows),
             next_positions=np.full(rows[:3], following),
@@ -172,8 +173,8 @@ def test_a_judge_is_asked_about_a_token_once():
         return training.judge_forward(
             judge.weights[1],
             training.Rows(
-                tokens.keys[0, 0],
-                tokens.values[0, 0],
+                tokens.keys[0],
+                tokens.values[0],
                 training.statistics_of({name: values[0, 0] for name, values in tokens.statistics.items()}),
             ),
         )[0]
