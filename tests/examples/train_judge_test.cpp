@@ -30,7 +30,7 @@ namespace {
 using test::contents, test::joined, test::read_file, test::temporary_folder, test::write_file;
 
 std::string const example_trace = FORESIGHTKV_EXAMPLE_DATA "/smollm2_135m_small.safetensors";
-std::string const example_judge = FORESIGHTKV_EXAMPLE_DATA "/smollm2_135m_judge_onpolicy.safetensors";
+std::string const example_judge = FORESIGHTKV_EXAMPLE_DATA "/smollm2_135m_judge.safetensors";
 
 test::outcome run(std::vector<std::string> const& arguments, std::string const& launcher = "") {
   return test::run_program(FORESIGHTKV_TRAIN_JUDGE, arguments, launcher);
@@ -494,7 +494,7 @@ TEST_CASE("train_judge: input that cannot be trained on is one line, status 2, a
   io::write_trace(spoilt, random_layers({0, 1}, 100, 5));
   refused(with({trace, spoilt}), "spoilt: layer 0 has 2 KV heads of 2 query heads, head dims 8 and 5, expected");
   refused(with({trace, "--held-out-traces", spoilt}), "head dims 8 and 5");
-  refused(with({trace, "--weights", example_judge}), "smollm2_135m_judge_onpolicy");
+  refused(with({trace, "--weights", example_judge}), "smollm2_135m_judge");
   auto const mixed = random_layers({0, 1}, 100);
   io::write_trace(spoilt, std::vector{mixed[0]});
   refused(with({trace, spoilt}), "has no layer 1");

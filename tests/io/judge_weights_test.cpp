@@ -131,7 +131,7 @@ TEST_CASE("judge weights: as F16 a file is half as large, and says so where weig
 }
 
 TEST_CASE("judge weights: from a file to a scorer that fits the model's cache") {
-  io::packed_judge const judge(io::load_judge(FORESIGHTKV_EXAMPLE_DATA "/smollm2_135m_judge_onpolicy.safetensors"));
+  io::packed_judge const judge(io::load_judge(FORESIGHTKV_EXAMPLE_DATA "/smollm2_135m_judge.safetensors"));
   fkv::foresight<> const scorer{judge.weights()};
   CHECK(judge.floats().size() == fkv::packed_judge_floats(judge.shape()));
   CHECK(scorer.weights.packed == judge.floats().data());
@@ -308,7 +308,7 @@ TEST_CASE("judge weights: save refuses what would not load, before it writes") {
 }
 
 TEST_CASE("judge weights: the bundled judge of a real model") {
-  auto const judge = io::load_judge(FORESIGHTKV_EXAMPLE_DATA "/smollm2_135m_judge_onpolicy.safetensors");
+  auto const judge = io::load_judge(FORESIGHTKV_EXAMPLE_DATA "/smollm2_135m_judge.safetensors");
   CHECK(judge.shape ==
         fkv::judge_shape{.num_layers = 30, .num_kv_heads = 3, .group = 3, .key_head_dim = 64, .value_head_dim = 64});
   CHECK(judge.layers.size() == 30);

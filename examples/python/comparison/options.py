@@ -10,7 +10,7 @@ import pathlib
 from .peers import PEERS
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
-WEIGHTS = ROOT / "examples/data/smollm2_135m_judge_onpolicy.safetensors"
+WEIGHTS = ROOT / "examples/data/smollm2_135m_judge.safetensors"
 MEASURES = ("loss", "speed", "step")
 # What --quick does: minutes instead of an hour. Too little text to rank policies by.
 QUICK = {

@@ -17,7 +17,7 @@ from foresightkv.record import load_model
 
 pytestmark = pytest.mark.torch
 
-JUDGE = pathlib.Path(__file__).parents[2] / "data" / "smollm2_135m_judge_onpolicy.safetensors"
+JUDGE = pathlib.Path(__file__).parents[2] / "data" / "smollm2_135m_judge.safetensors"
 PROMPTS = ["Once upon a time there was a small fox who lived in the forest and", "The capital of France is"]
 GREEDY = {"do_sample": False, "max_new_tokens": 48, "min_new_tokens": 48}
 

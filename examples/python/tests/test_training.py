@@ -15,7 +15,7 @@ HEADS, GROUP, TOKENS, DIM = 2, 3, 300, 16
 BUDGET, INTERVAL = 64, 16
 INPUTS = 2 * DIM + 8 * GROUP
 TRACE = pathlib.Path(__file__).parents[3] / "examples" / "data" / "smollm2_135m_small.safetensors"
-JUDGE = TRACE.with_name("smollm2_135m_judge_onpolicy.safetensors")
+JUDGE = TRACE.with_name("smollm2_135m_judge.safetensors")
 
 
 class Recording:
