@@ -25,6 +25,7 @@ struct eviction_settings {
   agreement over = agreement::mean;
   int threads = 1;
   std::uint64_t seed = 1;
+  fkv::judge_weights judge{};  ///< for the policy foresight; the caller keeps them
 };
 
 /// Tokens until the window of queries ends that the next eviction, or the one after, reads: a sequence that holds

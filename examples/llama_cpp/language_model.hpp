@@ -27,7 +27,7 @@ class language_model {
     model_.reset(llama_model_load_from_file(path.c_str(), llama_model_default_params()));
     if (model_ == nullptr) throw std::runtime_error(path + ": libllama cannot load it");
     // Other memories have cells of several kinds, or none.
-    if (llama_model_is_recurrent(model_.get()) || llama_model_n_swa(model_.get()) > 0)
+    if (llama_model_is_recurrent(get()) || llama_model_is_hybrid(get()) || llama_model_n_swa(get()) > 0)
       throw std::runtime_error(path + ": every layer must attend to the whole text");
   }
 

@@ -6,94 +6,22 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "evicting_context.hpp"
+#include "judge.hpp"
 #include "language_model.hpp"
-#include "policies.hpp"
+#include "options.hpp"
 #include "support/command_line.hpp"
 #include "support/program.hpp"
 
 namespace {
 
 using namespace llama_cpp;
-
-constexpr char const* usage =
-    "llama_evict MODEL.gguf read FILE [options]      the loss of a text, beside that of a context that holds all of "
-    "it\n"
-    "llama_evict MODEL.gguf write PROMPT [options]   a text that goes on from a prompt\n"
-    "  --policy NAME    window_sum (default), h2o, h2o_per_query, tova, snap_kv, r_kv, key_diff, key_norm,\n"
-    "                   streaming_llm, random; read: several, separated by commas, or all\n"
-    "  --n-ctx N        cells of the context (512)\n"
-    "  --budget N       tokens that an eviction leaves (384)\n"
-    "  --interval N     tokens between two evictions (128)\n"
-    "  --sinks N        first tokens that always stay (4)\n"
-    "  --over mean|max  of the scores of all layers and KV heads, by which a token stays (mean)\n"
-    "  --tokens N       tokens to read, or to write (4000)\n"
-    "  --threads N      (1)\n"
-    "  --seed N         of what is drawn: the next token, the policy random (1)";
-
-struct options {
-  std::string model, command, text;
-  std::vector<policy_entry const*> policies;
-  eviction_settings settings;
-  int n_ctx = 512, budget = 384, interval = 128, sinks = 4, tokens = 4000, threads = 1, seed = 1;
-};
-
-policy_entry const* find_policy(std::string_view option, std::string_view name) {
-  auto const found = std::ranges::find(all_policies(), name, &policy_entry::name);
-  if (found == all_policies().end()) support::fail(option, "names " + support::quoted(name) + ", which is none");
-  return &*found;
-}
-
-void parse_policies(options& out, std::string_view option, std::string_view list) {
-  out.policies.clear();
-  if (list == "all")
-    for (policy_entry const& each : all_policies()) out.policies.push_back(&each);
-  else
-    for (std::string_view name : support::split(option, list)) out.policies.push_back(find_policy(option, name));
-}
-
-void parse_over(options& out, std::string_view option, std::string_view value) {
-  if (value != "mean" && value != "max") support::fail(option, "must be mean or max");
-  out.settings.over = value == "max" ? agreement::max : agreement::mean;
-}
-
-constexpr support::option_parser<options> parsers[] = {
-    {"--policy", parse_policies},
-    {"--over", parse_over},
-    {"--n-ctx", support::parse_count<&options::n_ctx, 1>},
-    {"--budget", support::parse_count<&options::budget, 1>},
-    {"--interval", support::parse_count<&options::interval, 1>},
-    {"--sinks", support::parse_count<&options::sinks, 0>},
-    {"--tokens", support::parse_count<&options::tokens, 2>},
-    {"--threads", support::parse_threads<&options::threads>},
-    {"--seed", support::parse_count<&options::seed, 0>},
-};
-
-void place_word(options& out, std::string_view word) {
-  for (std::string* place : {&out.model, &out.command, &out.text})
-    if (place->empty()) return void(*place = word);
-  throw support::input_error("too many words: " + support::quoted(word) + " (see --help)");
-}
-
-void check(options& given) {
-  if (given.text.empty() || (given.command != "read" && given.command != "write"))
-    throw support::input_error("a model, read or write, and a text are needed (see --help)");
-  if (given.policies.empty()) given.policies.push_back(find_policy("--policy", "window_sum"));
-  if (given.command == "write" && given.policies.size() != 1) support::fail("--policy", "must be one to write with");
-  given.settings.config = {.budget = given.budget, .interval = given.interval, .sink_tokens = given.sinks};
-  given.settings.threads = given.threads;
-  given.settings.seed = static_cast<std::uint64_t>(given.seed);
-  for (policy_entry const* policy : given.policies)
-    if (!policy->config(given.settings).valid())
-      support::fail("--budget", "must have room for the interval, the sinks and what " + std::string(policy->name) +
-                                    " keeps beside them");
-  if (given.budget + given.interval > given.n_ctx) support::fail("--n-ctx", "must hold budget + interval tokens");
-}
 
 std::string read_file(std::string const& path) {
   std::ifstream file(path, std::ios::binary);
@@ -103,6 +31,7 @@ std::string read_file(std::string const& path) {
 
 struct reading {
   double loss = 0.0;  // mean over the tokens that were read after the first eviction
+  int n_ctx = 0;
   context_counters counters;
 };
 
@@ -119,13 +48,13 @@ reading read_text(language_model const& model, std::span<llama_token const> text
       if (int const next = done + i + 1; next >= first && next < size)
         total += model.loss(context.logits(i), text[static_cast<std::size_t>(next)]);
   }
-  return {total / (size - first), context.counters()};
+  return {total / (size - first), context.n_ctx(), context.counters()};
 }
 
-void print_row(std::string_view name, reading const& row, reading const& full, int n_ctx) {
+void print_row(std::string_view name, reading const& row, reading const& full) {
   double const tokens = row.counters.tokens;
   std::printf("%-14.*s %7.4f %7.4f %10d %11d %6d %9.2f %9.3f\n", static_cast<int>(name.size()), name.data(), row.loss,
-              row.loss / full.loss, row.counters.evictions, row.counters.most_cells, n_ctx,
+              row.loss / full.loss, row.counters.evictions, row.counters.most_cells, row.n_ctx,
               1e3 * row.counters.seconds / tokens, 1e3 * row.counters.eviction_seconds / tokens);
   std::fflush(stdout);
 }
@@ -141,11 +70,13 @@ void read_command(language_model const& model, options const& given) {
   std::printf("%s, %d tokens; budget %d, interval %d, %d sinks; -ln p of tokens %d to %d\n\n",
               std::filesystem::path(given.text).filename().c_str(), given.tokens, given.budget, given.interval,
               given.sinks, first, given.tokens - 1);
-  std::puts("policy            loss  / full  evictions  most cells  n_ctx  ms/token  evicting");
+  std::puts(
+      "                                                             CPU ms per token\n"
+      "policy            loss  / full  evictions  most cells  n_ctx       all  evicting");
   reading const full = read_text(model, text, first, given.tokens, nullptr, given.settings);
-  print_row("full", full, full, given.tokens);
+  print_row("full", full, full);
   for (policy_entry const* policy : given.policies)
-    print_row(policy->name, read_text(model, text, first, given.n_ctx, policy, given.settings), full, given.n_ctx);
+    print_row(policy->name, read_text(model, text, first, given.n_ctx, policy, given.settings), full);
 }
 
 void write_command(language_model const& model, options const& given) {
@@ -164,16 +95,18 @@ void write_command(language_model const& model, options const& given) {
     context.decode({&next, 1});
   }
   context_counters const& counted = context.counters();
-  std::printf("\n\n%d tokens, at most %d of %d cells in use, %d evictions; %.2f ms/token, %.3f of it evicting\n",
-              counted.tokens, counted.most_cells, context.n_ctx(), counted.evictions,
-              1e3 * counted.seconds / counted.tokens, 1e3 * counted.eviction_seconds / counted.tokens);
+  std::printf(
+      "\n\n%d tokens, at most %d of %d cells in use, %d evictions; %.2f CPU ms per token, %.3f of it evicting\n",
+      counted.tokens, counted.most_cells, context.n_ctx(), counted.evictions, 1e3 * counted.seconds / counted.tokens,
+      1e3 * counted.eviction_seconds / counted.tokens);
 }
 
 void run(std::span<char const* const> arguments) {
   options given;
-  if (support::parse_arguments<options>(arguments, parsers, given, place_word)) return void(std::puts(usage));
-  check(given);
+  if (parse(arguments, given)) return void(std::puts(usage));
   language_model const model(given.model);
+  std::optional<fkv::io::packed_judge> judge;
+  if (!given.judge.empty()) given.settings.judge = judge.emplace(load_judge(given.judge, model)).weights();
   given.command == "read" ? read_command(model, given) : write_command(model, given);
 }
 

@@ -14,20 +14,24 @@ fkv::eviction_config as_given(eviction_settings const& settings) { return settin
 /// H2O keeps the newer half of its budget whatever that scores.
 fkv::eviction_config half_recent(eviction_settings const& settings) {
   fkv::eviction_config config = settings.config;
-  config.recent_tokens = config.interval + (config.budget - config.interval) / 2;
+  config.recent_tokens = config.interval + config.budget / 2;
   return config;
 }
 
 template <class Scorer>
 Scorer make_scorer([[maybe_unused]] eviction_settings const& settings) {
-  if constexpr (std::same_as<Scorer, fkv::random>) return {settings.seed};
-  return {};
+  if constexpr (std::same_as<Scorer, fkv::foresight<>>)
+    return {settings.judge};
+  else if constexpr (std::same_as<Scorer, fkv::random>)
+    return {settings.seed};
+  else
+    return {};
 }
 
 template <class Scorer, auto Config = as_given>
 constexpr policy_entry entry(std::string_view name) {
   using policy = policy_of<Scorer>;
-  return {name, cell_eviction_by<policy>::reads_queries, Config,
+  return {name, cell_eviction_by<policy>::reads_queries, std::same_as<Scorer, fkv::foresight<>>, Config,
           [](eviction_settings const& settings, graph_watcher const& seen) -> std::unique_ptr<cell_eviction> {
             policy const made{Config(settings), make_scorer<Scorer>(settings), {}, {}, {}};
             return std::make_unique<cell_eviction_by<policy>>(made, settings, seen);
@@ -35,11 +39,17 @@ constexpr policy_entry entry(std::string_view name) {
 }
 
 constexpr policy_entry policies[] = {
-    entry<fkv::window_sum>("window_sum"),       entry<fkv::h2o, half_recent>("h2o"),
-    entry<fkv::h2o_per_query>("h2o_per_query"), entry<fkv::tova>("tova"),
-    entry<fkv::snap_kv<>>("snap_kv"),           entry<fkv::r_kv<>>("r_kv"),
-    entry<fkv::key_diff>("key_diff"),           entry<fkv::key_norm>("key_norm"),
-    entry<fkv::streaming_llm>("streaming_llm"), entry<fkv::random>("random"),
+    entry<fkv::foresight<>>("foresight"),
+    entry<fkv::window_sum>("window_sum"),
+    entry<fkv::h2o, half_recent>("h2o"),
+    entry<fkv::h2o_per_query>("h2o_per_query"),
+    entry<fkv::tova>("tova"),
+    entry<fkv::snap_kv<>>("snap_kv"),
+    entry<fkv::r_kv<>>("r_kv"),
+    entry<fkv::key_diff>("key_diff"),
+    entry<fkv::key_norm>("key_norm"),
+    entry<fkv::streaming_llm>("streaming_llm"),
+    entry<fkv::random>("random"),
 };
 
 }  // namespace

@@ -14,6 +14,7 @@ namespace llama_cpp {
 struct policy_entry {
   std::string_view name;
   bool reads_queries;
+  bool needs_judge;
   fkv::eviction_config (*config)(eviction_settings const&);  ///< that of the settings, as the policy wants it
   std::unique_ptr<cell_eviction> (*make)(eviction_settings const&, graph_watcher const&);
 };
