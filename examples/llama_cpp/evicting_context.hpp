@@ -51,14 +51,15 @@ class evicting_context {
   [[nodiscard]] int room() const { return window_left(settings_.config, held()); }
   [[nodiscard]] int n_ctx() const { return static_cast<int>(llama_n_ctx(context_.get())); }
   [[nodiscard]] context_counters const& counters() const { return counters_; }
-  [[nodiscard]] graph_watcher const& watcher() const { return watcher_; }
   [[nodiscard]] llama_context* get() const { return context_.get(); }
   /// Of the i-th token of the last batch.
   [[nodiscard]] float const* logits(int i) const { return llama_get_logits_ith(context_.get(), i); }
 
-  /// Runs the text's next tokens, then evicts if that is due.
+  /// Runs the text's next tokens, `room` of them at most, then evicts if that is due.
   /// \return positions that are gone
   std::span<std::int32_t const> decode(std::span<llama_token const> tokens) {
+    if (tokens.empty() || tokens.size() > static_cast<std::size_t>(room()))
+      throw std::invalid_argument("a batch has between one token and as many as there is room for");
     double const began = processor_seconds();
     run(tokens);
     double const decoded = processor_seconds();

@@ -46,7 +46,8 @@ if ! compgen -G "$folder/model/*.gguf" >/dev/null; then
 fi
 
 if [ ! -f "$folder/lib/cmake/llama/llama-config.cmake" ]; then
-  fetch "$source_package" .tar.gz "$source_sum" --no-binary=:all:
+  # Of this package alone: what pip needs to look into it comes as wheels.
+  fetch "$source_package" .tar.gz "$source_sum" --no-binary=llama-cpp-python
   tar -xzf "$folder/$source_package.tar.gz" -C "$folder" "$source_package/vendor/llama.cpp"
   options=(-DCMAKE_BUILD_TYPE=Release -DCMAKE_INSTALL_PREFIX="$folder" -DCMAKE_INSTALL_LIBDIR=lib
     -DCMAKE_INSTALL_RPATH=\$ORIGIN -DLLAMA_OPENSSL=OFF)

@@ -352,4 +352,6 @@ TEST_CASE("a judge's inputs follow the order of a key's elements: pairs side by 
 
 TEST_CASE("what the example cannot work with is said in a sentence") {
   CHECK_THROWS_WITH(language_model("no_such_file.gguf"), "no_such_file.gguf: libllama cannot load it");
+  evicting_context context(model(), cells_of_context, named("window_sum"), settings_of(64, 16));
+  CHECK_THROWS_WITH(context.decode(text(17)), "a batch has between one token and as many as there is room for");
 }
