@@ -43,7 +43,7 @@ std::vector<llama_token> text(std::size_t tokens) {
 }
 
 eviction_settings settings_of(int budget, int interval) {
-  static auto const judge = load_judge(FORESIGHTKV_EXAMPLE_DATA "/smollm2_135m_judge_onpolicy.safetensors", model());
+  static auto const judge = load_judge(FORESIGHTKV_EXAMPLE_DATA "/smollm2_135m_judge.safetensors", model());
   eviction_settings settings;
   settings.judge = judge.weights();
   settings.config = {.budget = budget, .interval = interval, .sink_tokens = 4};
