@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <list>
 #include <memory>
 #include <stdexcept>
@@ -83,7 +84,7 @@ inline std::vector<int> lookup_drafts(std::vector<int> const& tokens, int most) 
 }
 
 /// Requests in, tokens out. A step admits, runs one chunk or one token with drafts of every running sequence, verifies,
-/// cuts what is due, and ends what is done. Older requests come first: the youngest makes room.
+/// ends what is done, and cuts what is due. Older requests come first: the youngest makes room.
 class engine {
  public:
   engine(model const& decoder, memory_shape const& extents, engine_options options, eviction_maker const& make,
@@ -93,16 +94,26 @@ class engine {
         attend_(std::move(attend)),
         memory_(decoder.shape(), extents),
         eviction_(make(memory_)) {
+    if (options_.chunk < 1 || options_.drafts < 0) throw std::invalid_argument("a step runs a token at least");
     for (int slot = extents.slots; slot-- > 0;) free_slots_.push_back(slot);
     if (!options_.propose) options_.propose = lookup_drafts;
   }
+  /// The model is the caller's, and lives longer.
+  engine(model const&&, memory_shape const&, engine_options, eviction_maker const&, attention) = delete;
   engine(engine const&) = delete;
   engine& operator=(engine const&) = delete;
 
-  /// \return the request's number; throws std::invalid_argument for one that the pool could never hold
+  /// \return the request's number; throws std::invalid_argument for one that the pool could never hold, whose tokens the
+  ///         model does not know, or that pins more than its budget has room for
   int submit(request asked) {
-    int const most = static_cast<int>(asked.prompt.size()) + asked.new_tokens;
     if (asked.prompt.empty() || asked.new_tokens < 1) throw std::invalid_argument("a request has tokens");
+    if (!std::ranges::all_of(asked.prompt, [&](int token) { return knows(token); }))
+      throw std::invalid_argument("a token that the model does not know");
+    if (asked.pinned < 0 || asked.pinned > eviction_->most_pinned())
+      throw std::invalid_argument("a request pins more than its budget has room for");
+    if (asked.prompt.size() > num(std::numeric_limits<int>::max() - asked.new_tokens))
+      throw std::invalid_argument("a request is longer than positions can be");
+    int const most = static_cast<int>(asked.prompt.size()) + asked.new_tokens;
     if (bounded(most) > memory_.shape().capacity || memory_.pages_of(bounded(most)) > memory_.extents().num_pages)
       throw std::invalid_argument("a request is longer than the cache");
     sequence& made = waiting_.emplace_back();
@@ -131,8 +142,8 @@ class engine {
     std::vector<plan> plans = plan_step();
     run(plans);
     for (plan const& one : plans) verify(one);
+    finish();  // before anybody has to make room for a cut
     evict_due();
-    finish();
   }
   void run_all() {
     while (!running_.empty() || !waiting_.empty()) step();
@@ -158,6 +169,7 @@ class engine {
 
   static std::size_t num(int i) { return static_cast<std::size_t>(i); }
   [[nodiscard]] int bounded(int tokens) const { return std::min(tokens, eviction_->most_tokens()); }
+  [[nodiscard]] bool knows(int token) const { return token >= 0 && token < model_->shape().vocabulary; }
 
   // --- arrival, and return of who was set aside
   void admit() {
@@ -170,7 +182,8 @@ class engine {
       if (memory_.pages_of(tokens) - shared + spare > memory_.allocator.num_free() - promised_pages()) return;
       first.slot = free_slots_.back();
       free_slots_.pop_back();
-      running_.splice(running_.end(), waiting_, waiting_.begin());
+      auto const younger = std::ranges::find_if(running_, [&](sequence const& one) { return one.id > first.id; });
+      running_.splice(younger, waiting_, waiting_.begin());
       if (first.saved_length > 0)
         bring_back(first);
       else
@@ -277,7 +290,9 @@ class engine {
     plan made{&of, {first, first + count}};
     int const most = std::min({options_.drafts, room - count, of.wanted() - 1});
     if (count < left || most <= 0) return made;
-    std::vector<int> const drafts = options_.propose(of.tokens, most);
+    std::vector<int> drafts = options_.propose(of.tokens, most);
+    if (static_cast<int>(drafts.size()) > most) drafts.resize(num(most));
+    drafts.erase(std::ranges::find_if_not(drafts, [&](int token) { return knows(token); }), drafts.end());
     made.drafts = static_cast<int>(drafts.size());
     made.tokens.insert(made.tokens.end(), drafts.begin(), drafts.end());
     return made;

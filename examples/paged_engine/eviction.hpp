@@ -26,6 +26,8 @@ class eviction {
   /// Tokens that a cut leaves, and those of them, from the first, that it never moves.
   [[nodiscard]] virtual int budget() const = 0;
   [[nodiscard]] virtual int sink_tokens() const = 0;
+  /// First tokens of a request that can be kept whatever they score.
+  [[nodiscard]] virtual int most_pinned() const = 0;
 
   /// A request starts in a slot. \param pinned  so many of its first tokens stay, whatever they score
   virtual void start(int slot, std::uint32_t request, int pinned) = 0;
@@ -57,6 +59,7 @@ class full_cache final : public eviction {
   [[nodiscard]] int most_tokens() const override { return std::numeric_limits<int>::max(); }
   [[nodiscard]] int budget() const override { return most_tokens(); }
   [[nodiscard]] int sink_tokens() const override { return 0; }
+  [[nodiscard]] int most_pinned() const override { return most_tokens(); }
   void start(int, std::uint32_t, int) override {}
   [[nodiscard]] std::vector<int> due(std::vector<int> const&) override { return {}; }
   void cut(std::vector<int> const&) override {}
@@ -81,7 +84,7 @@ class policy_eviction final : public eviction {
  public:
   policy_eviction(Exec exec, Policy const& policy, kv_memory& memory)
       : exec_(exec),
-        policy_(policy),
+        policy_(checked(policy, memory)),
         memory_(&memory),
         columns_(fkv::state_bytes(policy, memory.shape(), columns())),
         scratch_(fkv::evict_into_bytes(exec, policy, memory.shape(), all(), memory.extents().window)),
@@ -99,6 +102,7 @@ class policy_eviction final : public eviction {
   [[nodiscard]] int most_tokens() const override { return config().budget + config().interval; }
   [[nodiscard]] int budget() const override { return config().budget; }
   [[nodiscard]] int sink_tokens() const override { return config().sink_tokens; }
+  [[nodiscard]] int most_pinned() const override { return config().budget - config().recent(); }
 
   void start(int slot, std::uint32_t request, int pinned) override {
     request_ids_.assign(num(slots()), request);
@@ -116,9 +120,9 @@ class policy_eviction final : public eviction {
   void cut(std::vector<int> const& slots) override {
     if (slots.empty()) return;
     slots_ = slots;
+    for (int const slot : slots) expect_nothing(slot);
     require(fkv::evict(exec_, rows(list(slots_)), memory_->window(), output()));
     for (int const slot : slots) {
-      if (state_.flags[slot] != 0) continue;  // it was left alone, and nothing was written for it
       memory_->length(slot) = new_lengths_[num(slot)];
       memory_->give_back(slot, freed_of(slot), freed_counts_[num(slot)]);
     }
@@ -130,8 +134,9 @@ class policy_eviction final : public eviction {
     for (int i = 0; i < places; ++i) fresh[i] = memory_->allocator.take();
     room_[num(slot)] = budget();
     auto const target = memory_->over(fresh_tables_.data(), room_.data());
+    expect_nothing(slot);
     require(fkv::evict(exec_, rows(list(slots_)).into(target), memory_->window(), output()));
-    if (state_.flags[slot] == 0) {
+    if (!fkv::left_alone(state_.flags[slot])) {
       memory_->shrink(slot, 0);  // the others that read those pages keep them
       for (int i = 0; i < places; ++i) std::swap(memory_->page(slot, i), fresh[i]);
       memory_->length(slot) = new_lengths_[num(slot)];
@@ -145,8 +150,9 @@ class policy_eviction final : public eviction {
     slots_ = {slot};
     std::vector<std::int32_t> counts(num(slots()), 0);
     counts[num(slot)] = count;
+    expect_nothing(slot);
     require(fkv::take_back(exec_, rows(list(slots_)), counts.data(), new_lengths_.data()));
-    if (state_.flags[slot] == 0) memory_->length(slot) = new_lengths_[num(slot)];
+    memory_->length(slot) = new_lengths_[num(slot)];
   }
   [[nodiscard]] std::vector<std::byte> save(int slot) override {
     std::vector<std::byte> saved(fkv::save_bytes(state_));
@@ -160,7 +166,7 @@ class policy_eviction final : public eviction {
 
   [[nodiscard]] std::string problem(int slot) const override {
     std::string all;
-    for (std::uint32_t left = state_.flags[slot]; left != 0; left &= left - 1)
+    for (std::uint32_t left = state_.flags[slot] & ~fkv::sequence_notices; left != 0; left &= left - 1)
       all += std::string(all.empty() ? "" : "; ") + fkv::message(fkv::sequence_flag{left & (0u - left)});
     return all;
   }
@@ -181,6 +187,19 @@ class policy_eviction final : public eviction {
  private:
   using cache_batch = fkv::batch<Policy, pages>;
   static std::size_t num(int i) { return static_cast<std::size_t>(i); }
+  static Policy const& checked(Policy const& policy, kv_memory const& memory) {
+    if (!policy.config.valid()) throw std::invalid_argument("a budget that cannot be");
+    if (memory.shape().capacity < policy.config.budget + policy.config.interval)
+      throw std::invalid_argument("max_tokens must hold budget + interval");
+    if (memory.extents().window < std::min(fkv::newest_queries<Policy>, policy.config.interval))
+      throw std::invalid_argument("the window must hold the queries that the policy looks at");
+    return policy;
+  }
+  /// Nothing is written for a sequence that is left alone.
+  void expect_nothing(int slot) {
+    new_lengths_[num(slot)] = memory_->length(slot);
+    freed_counts_[num(slot)] = 0;
+  }
   [[nodiscard]] fkv::eviction_config config() const { return policy_.config; }
   [[nodiscard]] int slots() const { return memory_->extents().slots; }
   [[nodiscard]] int columns() const { return config().budget + config().interval; }

@@ -30,7 +30,7 @@ struct memory_shape {
 class kv_memory {
  public:
   kv_memory(model_shape const& of_model, memory_shape const& extents)
-      : allocator(extents.num_pages),
+      : allocator(checked(extents).num_pages),
         extents_(extents),
         shape_{.num_layers = of_model.layers,
                .num_sequences = extents.slots,
@@ -160,6 +160,12 @@ class kv_memory {
 
  private:
   static std::size_t num(int i) { return static_cast<std::size_t>(i); }
+  static memory_shape const& checked(memory_shape const& extents) {
+    if (extents.slots < 1 || extents.num_pages < 1 || extents.page_size < 1 || extents.max_tokens < 1 ||
+        extents.window < 0)
+      throw std::invalid_argument("slots, pages and tokens must be at least 1");
+    return extents;
+  }
   [[nodiscard]] std::size_t pool_size(model_shape const& of_model) const {
     return num(of_model.layers * extents_.num_pages) * num(extents_.page_size * of_model.kv_heads * of_model.head_dim);
   }

@@ -102,6 +102,8 @@ bool serve_mixed_load(std::string_view policy) {
 
 int main(int argc, char** argv) try {
   std::string const policy = argc > 1 ? argv[1] : "window_sum";
+  if (argc > 2 || policy == "full") throw std::invalid_argument("usage: paged_engine [POLICY]; full is run beside it");
+  (void)maker_of(policy, decode_1k);  // a name that is none is said before anything is run
   std::puts("Requests of 8,192 tokens, pages of 16, budget 1,024, interval 128:");
   std::puts("policy         sequences   pages / pool   evictions  pages back   tokens run");
   serve_long_requests("full");

@@ -25,6 +25,14 @@ enum class sequence_flag : std::uint32_t {
   shared_page = 4096    ///< tokens may move in a page that another sequence reads too: copy it first
 };
 
+/// Flags that leave no sequence alone: the call did for it what it does.
+inline constexpr std::uint32_t sequence_notices =
+    static_cast<std::uint32_t>(sequence_flag::over_budget) | static_cast<std::uint32_t>(sequence_flag::duplicate) |
+    static_cast<std::uint32_t>(sequence_flag::list_cut) | static_cast<std::uint32_t>(sequence_flag::not_finite);
+
+/// Whether flags say that a sequence was left alone. They stay until they are cleared: those of an earlier call, too.
+[[nodiscard]] constexpr bool left_alone(std::uint32_t flags) { return (flags & ~sequence_notices) != 0; }
+
 /// What one bit says, as a fixed text in static storage.
 [[nodiscard]] constexpr char const* message(sequence_flag flag) {
   switch (flag) {

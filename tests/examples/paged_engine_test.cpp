@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <concepts>
+#include <limits>
 #include <map>
 #include <set>
 #include <string>
@@ -256,7 +257,10 @@ class random_engine {
     check();
     expect(running_.memory().allocator.num_free() == num_pages, "pages are missing at the end");
     expect(running_.answers().size() + cancelled == submitted, "requests are missing at the end");
-    for (answer const& one : running_.answers()) expect(one.problem.empty(), one.problem.c_str());
+    for (answer const& one : running_.answers()) {
+      expect(one.problem.empty(), one.problem.c_str());
+      expect(one.tokens.size() == num(asked_[one.id]), "other tokens than were asked for");
+    }
   }
   void check() {
     check_pages();
@@ -274,7 +278,8 @@ class random_engine {
     prompt.resize(num(random_.integer(1, 18)));
     std::vector<int> const end = random_text(random_, random_.integer(0, 30), decoder_.shape().vocabulary);
     prompt.insert(prompt.end(), end.begin(), end.end());
-    running_.submit({prompt, random_.integer(1, 50)});
+    int const tokens = random_.integer(1, 50);
+    asked_[running_.submit({prompt, tokens})] = tokens;
     ++submitted;
   }
   template <class Action>
@@ -385,6 +390,7 @@ class random_engine {
   std::vector<std::vector<int>> beginnings_;
   engine running_;
   std::map<int, rows> seen_;  // by request
+  std::map<int, int> asked_;  // tokens
 };
 
 /// Steps until a request ends; the most sequences that were there at once with so many tokens behind them.
@@ -399,13 +405,14 @@ int most_at_once(engine& running, int tokens) {
   return most;
 }
 
-/// Says that sequences are due, and cuts none.
+/// Cuts nobody, and may say why.
 class idle_eviction final : public eviction {
  public:
-  explicit idle_eviction(kv_memory& memory) : full_(memory) {}
+  idle_eviction(kv_memory& memory, std::string reason) : full_(memory), reason_(std::move(reason)) {}
   [[nodiscard]] int most_tokens() const override { return 32; }
   [[nodiscard]] int budget() const override { return 24; }
   [[nodiscard]] int sink_tokens() const override { return 0; }
+  [[nodiscard]] int most_pinned() const override { return 16; }
   void start(int slot, std::uint32_t request, int pinned) override { full_.start(slot, request, pinned); }
   [[nodiscard]] std::vector<int> due(std::vector<int> const&) override { return {}; }
   void cut(std::vector<int> const&) override {}
@@ -413,11 +420,12 @@ class idle_eviction final : public eviction {
   void take_back(int slot, int count) override { full_.take_back(slot, count); }
   [[nodiscard]] std::vector<std::byte> save(int slot) override { return full_.save(slot); }
   void restore(int slot, std::vector<std::byte>& saved, int pinned) override { full_.restore(slot, saved, pinned); }
-  [[nodiscard]] std::string problem(int) const override { return {}; }
+  [[nodiscard]] std::string problem(int) const override { return reason_; }
   [[nodiscard]] std::vector<int> positions(fkv::row_index row) const override { return full_.positions(row); }
 
  private:
   full_cache full_;
+  std::string reason_;
 };
 
 }  // namespace
@@ -545,23 +553,106 @@ TEST_CASE("paged engine: a budget without effect ends the request, and says so")
   random_source random(37);
   auto const text = random_text(random, 40, decoder.shape().vocabulary);
 
-  engine pinned(decoder, extents, {}, cutting_to({.budget = 24, .interval = 8}), backends_attention());
-  int const too_much = pinned.submit({text, 20, 30});  // more tokens pinned than the budget has
-  int const sound = pinned.submit({text, 20, 10});
-  pinned.run_all();
-  CHECK(pinned.answers().size() == 2);
-  for (answer const& one : pinned.answers()) {
-    CHECK((one.id == too_much || one.id == sound));
-    CHECK(one.problem == (one.id == sound ? "" : fkv::message(fkv::sequence_flag::bad_budget)));
+  for (std::string const reason : {"", "flagged"}) {
+    auto const idle = [&](kv_memory& memory) { return std::make_unique<idle_eviction>(memory, reason); };
+    engine uncut(decoder, extents, {}, idle, backends_attention());
+    uncut.submit({text, 20});
+    for (int step = 0; step < 100; ++step) uncut.step();  // unnoticed it would wait for ever
+    REQUIRE(uncut.answers().size() == 1);
+    CHECK(uncut.answers().front().problem == (reason.empty() ? "the budget has no effect" : reason));
+    CHECK(uncut.memory().allocator.num_free() == 64);
   }
-  CHECK(pinned.memory().allocator.num_free() == 64);
+}
 
-  eviction_maker const idle = [](kv_memory& memory) { return std::make_unique<idle_eviction>(memory); };
-  engine uncut(decoder, extents, {}, idle, backends_attention());
-  uncut.submit({text, 20});
-  for (int step = 0; step < 100; ++step) uncut.step();  // unnoticed it would wait for ever
-  REQUIRE(uncut.answers().size() == 1);
-  CHECK(uncut.answers().front().problem == "the budget has no effect");
+TEST_CASE("paged engine: a notice ends no request, and what was cut is taken over") {
+  model const decoder({}, 31);
+  memory_shape const extents{.slots = 2, .num_pages = 64, .page_size = 4, .max_tokens = 64, .window = 8};
+  random_source random(37);
+  engine running(decoder, extents, {.chunk = 8}, cutting_to({.budget = 24, .interval = 8}), backends_attention());
+  running.submit({random_text(random, 31, decoder.shape().vocabulary), 20});
+  for (int step = 0; step < 4; ++step) running.step();
+  // A query that is no number, in the window of the cut to come.
+  int const slot = running.running().front().slot;
+  std::vector<float> const none(num(decoder.shape().layers * decoder.shape().hidden()),
+                                std::numeric_limits<float>::quiet_NaN());
+  running.memory().pop_queries(slot, 1);
+  running.memory().push_queries(slot, none);
+  running.step();
+  CHECK(running.counters().cuts == 1);
+  CHECK(running.memory().length(slot) == 24);
+  running.run_all();
+  REQUIRE(running.answers().size() == 1);
+  CHECK(running.answers().front().problem == "");
+  CHECK(running.answers().front().tokens.size() == 20);
+}
+
+TEST_CASE("paged engine: a request gets as many tokens as it asked for, whoever had to make room") {
+  model const decoder({}, 31);
+  random_source random(37);
+  auto const text = random_text(random, 20, decoder.shape().vocabulary);
+  for (preemption const by : {preemption::swap, preemption::recompute})
+    for (int pages = 10; pages <= 20; pages += testing::is_emulated ? 5 : 1)
+      for (int asked = 1; asked < 40; asked += testing::is_emulated ? 13 : 1) {
+        engine running(decoder, {.slots = 2, .num_pages = pages, .page_size = 4, .max_tokens = 40, .window = 8},
+                       {.chunk = 8, .preempt_by = by}, cutting_to({.budget = 32, .interval = 8}), backends_attention());
+        int const first = running.submit({text, 60});
+        for (int step = 0; step < 3; ++step) running.step();
+        running.submit({text, asked});
+        running.run_all();
+        for (answer const& one : running.answers()) CHECK(one.tokens.size() == num(one.id == first ? 60 : asked));
+      }
+}
+
+TEST_CASE("paged engine: a request that was set aside comes back before younger ones") {
+  model const decoder({}, 31);
+  random_source random(37);
+  engine running(decoder, {.slots = 3, .num_pages = 64, .page_size = 4, .max_tokens = 64}, {}, evicting_nothing(),
+                 backends_attention());
+  for (int i = 0; i < 3; ++i) running.submit({random_text(random, 10, decoder.shape().vocabulary), 20});
+  running.step();
+  running.preempt(0);
+  CHECK(running.running().front().id == 1);
+  running.step();
+  std::vector<int> order;
+  for (sequence const& one : running.running()) order.push_back(one.id);
+  CHECK(order == std::vector{0, 1, 2});
+}
+
+TEST_CASE("paged engine: what cannot be served is refused") {
+  model const decoder({}, 31);
+  memory_shape const sound{.slots = 2, .num_pages = 64, .page_size = 4, .max_tokens = 64, .window = 8};
+  auto const refused = [&](memory_shape const& extents, engine_options const& options, eviction_maker const& make) {
+    try {
+      engine const made(decoder, extents, options, make, host_attention);
+    } catch (std::invalid_argument const& problem) {
+      return std::string(problem.what());
+    }
+    return std::string("nothing");
+  };
+  auto const cutting = cutting_to({.budget = 24, .interval = 8});
+  CHECK(refused(sound, {}, cutting) == "nothing");
+  CHECK(refused(sound, {.chunk = 0}, cutting) == "a step runs a token at least");
+  for (auto const member : {&memory_shape::slots, &memory_shape::num_pages, &memory_shape::page_size}) {
+    memory_shape spoilt = sound;
+    spoilt.*member = 0;
+    CHECK(refused(spoilt, {}, cutting) == "slots, pages and tokens must be at least 1");
+  }
+  CHECK(refused({.max_tokens = 31, .window = 8}, {}, cutting) == "max_tokens must hold budget + interval");
+  CHECK(refused({.window = 7}, {}, cutting) == "the window must hold the queries that the policy looks at");
+  CHECK(refused({.window = 0}, {}, cutting_to<fkv::key_diff>({.budget = 24, .interval = 8})) == "nothing");
+  CHECK(refused(sound, {}, cutting_to({.budget = 8, .interval = 8, .sink_tokens = 8})) == "a budget that cannot be");
+
+  engine running(decoder, sound, {.drafts = 3, .propose = [](auto const&, int) { return std::vector(50, 1000); }},
+                 cutting, backends_attention());
+  CHECK_THROWS_AS(running.submit({{}, 4}), std::invalid_argument);
+  CHECK_THROWS_AS(running.submit({{1, 64}, 4}), std::invalid_argument);
+  CHECK_THROWS_AS(running.submit({{1, -1}, 4}), std::invalid_argument);
+  CHECK_THROWS_AS(running.submit({{1, 2}, std::numeric_limits<int>::max()}), std::invalid_argument);
+  CHECK_THROWS_AS(running.submit({{1, 2}, 4, 17}), std::invalid_argument);  // the newest 8 stay, too
+  running.submit({{1, 2}, 40, 16});
+  running.run_all();  // a proposer that keeps to nothing
+  CHECK(running.answers().front().tokens.size() == 40);
+  CHECK(running.answers().front().problem == "");
 }
 
 TEST_CASE("paged engine: the allocator refuses what would free a page twice or share a free one") {
@@ -577,7 +668,8 @@ TEST_CASE("paged engine: the allocator refuses what would free a page twice or s
   (void)allocator.take();
   (void)allocator.take();
   CHECK_THROWS_AS((void)allocator.take(), std::logic_error);
-  engine small(model({}, 1), {.slots = 1, .num_pages = 4, .page_size = 4, .max_tokens = 64}, {}, evicting_nothing(),
+  model const decoder({}, 1);
+  engine small(decoder, {.slots = 1, .num_pages = 4, .page_size = 4, .max_tokens = 64}, {}, evicting_nothing(),
                host_attention);
   CHECK_THROWS_AS(small.submit({std::vector<int>(16, 1), 1}), std::invalid_argument);
 }
