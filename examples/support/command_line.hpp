@@ -79,16 +79,21 @@ void parse_path(auto& out, std::string_view, std::string_view value) {
   out.*Member = value;
 }
 
-/// Reads `--option value`, `--option=value`, `--flag` and, by `positional(options, word)`, everything else.
-/// Stops at --help or -h and says whether one was there.
+/// Reads `--option value`, `--option=value`, `--flag` and, by `positional(options, word)`, everything else, and
+/// everything behind `--`. Stops at --help or -h and says whether one was there.
 template <class Options, class Positional>
 [[nodiscard]] bool parse_arguments(std::span<char const* const> arguments,
                                    std::span<option_parser<Options> const> parsers, Options& options,
                                    Positional&& positional) {
+  bool words_only = false;
   for (std::size_t i = 0; i < arguments.size(); ++i) {
     std::string_view const argument = arguments[i];
-    if (argument == "--help" || argument == "-h") return true;
-    if (!argument.starts_with("-")) {
+    if (!words_only && (argument == "--help" || argument == "-h")) return true;
+    if (!words_only && argument == "--") {
+      words_only = true;
+      continue;
+    }
+    if (words_only || !argument.starts_with("-")) {
       positional(options, argument);
       continue;
     }
