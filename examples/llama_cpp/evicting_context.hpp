@@ -34,6 +34,9 @@ class evicting_context {
                    eviction_settings const& settings)
       : policy_(policy), settings_(settings), watcher_(policy != nullptr && policy->reads_queries) {
     if (policy != nullptr) settings_.config = policy->config(settings);
+    // libllama takes no batch whose first position does not follow the largest one that it holds.
+    if (policy != nullptr && settings_.config.recent() < 1)
+      throw std::invalid_argument("the newest token must stay: recent_tokens must not be 0");
     llama_context_params params = llama_context_default_params();
     params.n_ctx = static_cast<std::uint32_t>(n_ctx);
     params.n_batch = params.n_ubatch = static_cast<std::uint32_t>(settings.config.interval);  // a batch is one graph
@@ -95,11 +98,21 @@ class evicting_context {
     int const failed = llama_decode(context_.get(), batch);
     if (!watcher_.problem().empty()) throw std::runtime_error(watcher_.problem());
     if (failed != 0) throw std::runtime_error("llama_decode failed with " + std::to_string(failed));
+    // For a few models libllama leaves flash attention off, whatever it is asked for.
+    if (watcher_.keys().empty() || watcher_.visible_cells() < 0)
+      throw std::runtime_error("libllama ran without flash attention");
     counters_.most_cells = std::max(counters_.most_cells, watcher_.visible_cells());
   }
 
+  void begin_evicting() {
+    // Judges are numbered by the model's layers, rows by those that attend.
+    if (policy_->needs_judge && settings_.judge.shape.num_layers != static_cast<int>(watcher_.keys().size()))
+      throw std::runtime_error("to be judged, every layer must attend to the text");
+    eviction_ = policy_->make(settings_, watcher_);
+  }
+
   std::span<std::int32_t const> evict() {
-    if (eviction_ == nullptr) eviction_ = policy_->make(settings_, watcher_);
+    if (eviction_ == nullptr) begin_evicting();
     auto const gone = eviction_->after(watcher_);
     if (eviction_->held() + static_cast<int>(gone.size()) != watcher_.visible_cells())
       throw std::logic_error("libllama holds other cells than those that were counted");

@@ -31,8 +31,24 @@ inline void pair_up_keys(fkv::io::judge_file& judge) {
   }
 }
 
+/// The judge that would fit the model.
+[[nodiscard]] inline fkv::judge_shape judge_shape_of(language_model const& model) {
+  int const kv_heads = llama_model_n_head_kv(model.get());
+  return {.num_layers = llama_model_n_layer(model.get()),
+          .num_kv_heads = kv_heads,
+          .group = llama_model_n_head(model.get()) / kv_heads,
+          .key_head_dim = model.head_dim("key_length"),
+          .value_head_dim = model.head_dim("value_length")};
+}
+
+/// \throws io::error with the file's name, where the judge was trained for another model
 [[nodiscard]] inline fkv::io::packed_judge load_judge(std::string const& path, language_model const& model) {
-  auto judge = fkv::io::load_judge(path, {.num_layers = llama_model_n_layer(model.get())});
+  auto judge = fkv::io::load_judge(path, judge_shape_of(model));
+  // A layer without a judge scores 0, which would go into the rows' agreement without a word.
+  for (int layer = 0; layer < judge.shape.num_layers; ++layer)
+    if (!judge.has(layer))
+      throw fkv::io::error(path + ": has no judge of layer " + std::to_string(layer) + ", the model has " +
+                           std::to_string(judge.shape.num_layers) + " layers");
   if (llama_model_rope_type(model.get()) == LLAMA_ROPE_TYPE_NORM) pair_up_keys(judge);
   return fkv::io::packed_judge(judge);
 }

@@ -8,6 +8,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <exception>
+#include <limits>
 #include <memory>
 #include <span>
 #include <stdexcept>
@@ -26,8 +28,11 @@ class language_model {
         nullptr);
     model_.reset(llama_model_load_from_file(path.c_str(), llama_model_default_params()));
     if (model_ == nullptr) throw std::runtime_error(path + ": libllama cannot load it");
+    if (llama_vocab_type(vocabulary()) == LLAMA_VOCAB_TYPE_NONE)  // libllama aborts when it is to tokenize
+      throw std::runtime_error(path + ": has no vocabulary");
     // Other memories have cells of several kinds, or none.
-    if (llama_model_is_recurrent(get()) || llama_model_is_hybrid(get()) || llama_model_n_swa(get()) > 0)
+    if (llama_model_is_recurrent(get()) || llama_model_is_hybrid(get()) || llama_model_n_swa(get()) > 0 ||
+        llama_model_n_head_kv(get()) < 1)
       throw std::runtime_error(path + ": every layer must attend to the whole text");
   }
 
@@ -35,13 +40,35 @@ class language_model {
   [[nodiscard]] llama_vocab const* vocabulary() const { return llama_model_get_vocab(get()); }
   [[nodiscard]] int vocabulary_size() const { return llama_vocab_n_tokens(vocabulary()); }
 
-  [[nodiscard]] std::vector<llama_token> tokens(std::string const& text) const {
-    auto const length = static_cast<std::int32_t>(text.size());
-    std::vector<llama_token> ids(text.size() + 2);  // a token has a byte at least; two mark begin and end
-    int const count = llama_tokenize(vocabulary(), text.data(), length, ids.data(),
-                                     static_cast<std::int32_t>(ids.size()), true, false);
-    if (count < 0) throw std::runtime_error("the text is too long");
-    ids.resize(static_cast<std::size_t>(count));
+  /// Elements of a key or a value of one head, by "key_length" or "value_length".
+  [[nodiscard]] int head_dim(std::string const& name) const {
+    std::string const own = metadata(metadata("general.architecture") + ".attention." + name);
+    return own.empty() ? llama_model_n_embd(get()) / llama_model_n_head(get()) : std::stoi(own);
+  }
+
+  /// A sentence about positions that the model has never seen, where a text of so many tokens has some; else empty.
+  [[nodiscard]] std::string beyond_training(std::int64_t tokens) const {
+    int const trained = llama_model_n_ctx_train(get());
+    if (tokens <= trained) return {};
+    return "the model was trained on " + std::to_string(trained) + " positions, the text goes on to " +
+           std::to_string(tokens);
+  }
+
+  /// \param name  of the text, for what is said of one that libllama cannot read
+  [[nodiscard]] std::vector<llama_token> tokens(std::string const& text, std::string const& name = "the text") const {
+    if (text.size() > std::numeric_limits<std::int32_t>::max() / 4)  // libllama counts in int, a space up to 3 tokens
+      throw std::runtime_error(name + ": is too long for libllama");
+    std::vector<llama_token> ids(text.size() + 2);  // mostly enough: a token has a byte, two mark begin and end
+    try {
+      int count = tokenize(text, ids);
+      if (count < 0) {  // so many are needed
+        ids.resize(static_cast<std::size_t>(-static_cast<std::int64_t>(count)));
+        count = tokenize(text, ids);
+      }
+      ids.resize(static_cast<std::size_t>(count));
+    } catch (std::exception const& problem) {
+      throw std::runtime_error(name + ": is no text that libllama can read (" + problem.what() + ")");
+    }
     return ids;
   }
   [[nodiscard]] std::string text(llama_token token) const {
@@ -61,6 +88,18 @@ class language_model {
   }
 
  private:
+  /// \return tokens written, or the negative of those that are needed
+  [[nodiscard]] int tokenize(std::string const& text, std::span<llama_token> ids) const {
+    return llama_tokenize(vocabulary(), text.data(), static_cast<std::int32_t>(text.size()), ids.data(),
+                          static_cast<std::int32_t>(ids.size()), true, false);
+  }
+  /// Empty where the model's file does not say it.
+  [[nodiscard]] std::string metadata(std::string const& key) const {
+    char value[256];
+    int const length = llama_model_meta_val_str(get(), key.c_str(), value, sizeof value);
+    return length < 0 ? std::string() : std::string(value);
+  }
+
   struct freed {
     void operator()(llama_model* model) const { llama_model_free(model); }
   };

@@ -5,7 +5,6 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <optional>
 #include <span>
 #include <string>
@@ -25,8 +24,17 @@ using namespace llama_cpp;
 
 std::string read_file(std::string const& path) {
   std::ifstream file(path, std::ios::binary);
-  if (!file) throw support::input_error(path + ": cannot be read");
-  return {std::istreambuf_iterator<char>(file), {}};
+  std::string text;
+  for (char part[1 << 16]; file.read(part, sizeof part), file.gcount() > 0;)
+    text.append(part, static_cast<std::size_t>(file.gcount()));
+  if (!file.is_open() || file.bad()) throw support::input_error(path + ": cannot be read");  // bad: a folder
+  return text;
+}
+
+/// Beside what is printed, as it is no error: some models go on well.
+void warn_beyond_training(language_model const& model, std::size_t tokens) {
+  auto const sentence = model.beyond_training(static_cast<std::int64_t>(tokens));
+  if (!sentence.empty()) std::fprintf(stderr, "llama_evict: %s\n", sentence.c_str());
 }
 
 struct reading {
@@ -60,13 +68,13 @@ void print_row(std::string_view name, reading const& row, reading const& full) {
 }
 
 void read_command(language_model const& model, options const& given) {
-  auto text = model.tokens(read_file(given.text));
-  int const first = given.budget + given.interval + 1;  // the first token that is predicted from a cache that was cut
-  if (static_cast<int>(text.size()) < given.tokens)
+  auto text = model.tokens(read_file(given.text), given.text);
+  auto const first = static_cast<int>(given.first_counted());
+  if (text.size() < static_cast<std::size_t>(given.tokens))
     throw support::input_error(given.text + ": has " + std::to_string(text.size()) + " tokens, --tokens asks for " +
                                std::to_string(given.tokens));
-  if (given.tokens <= first) support::fail("--tokens", "must be more than " + std::to_string(first));
   text.resize(static_cast<std::size_t>(given.tokens));
+  warn_beyond_training(model, text.size());
   std::printf("%s, %d tokens; budget %d, interval %d, %d sinks; -ln p of tokens %d to %d\n\n",
               std::filesystem::path(given.text).filename().c_str(), given.tokens, given.budget, given.interval,
               given.sinks, first, given.tokens - 1);
@@ -82,7 +90,9 @@ void read_command(language_model const& model, options const& given) {
 void write_command(language_model const& model, options const& given) {
   evicting_context context(model, given.n_ctx, given.policies.front(), given.settings);
   token_sampler sampler(model, static_cast<std::uint32_t>(given.seed));
-  auto const prompt = model.tokens(given.text);
+  auto const prompt = model.tokens(given.text, "the prompt");
+  if (prompt.empty()) throw support::input_error("the prompt has no token");  // nothing that the first one follows
+  warn_beyond_training(model, prompt.size() + static_cast<std::size_t>(given.tokens));
   for (std::size_t done = 0, count = 0; done < prompt.size(); done += count) {
     count = std::min(static_cast<std::size_t>(context.room()), prompt.size() - done);
     context.decode(std::span(prompt).subspan(done, count));

@@ -26,7 +26,8 @@ inline constexpr char const* usage =
     "  --over mean|max  of the scores of all layers and KV heads, by which a token stays (mean)\n"
     "  --tokens N       tokens to read, or to write (4000)\n"
     "  --threads N      (1)\n"
-    "  --seed N         of what is drawn: the next token, the policy random (1)";
+    "  --seed N         of what is drawn: the next token, the policy random (1)\n"
+    "  --               ends the options: what follows may begin with -";
 
 struct options {
   std::string model, command, text, judge;
@@ -34,6 +35,9 @@ struct options {
   std::vector<policy_entry const*> policies;
   eviction_settings settings;
   int n_ctx = 512, budget = 384, interval = 128, sinks = 4, tokens = 4000, threads = 1, seed = 1;
+
+  /// To read: the first token that is predicted from a cache that was cut.
+  [[nodiscard]] std::int64_t first_counted() const { return std::int64_t{budget} + interval + 1; }
 };
 
 inline policy_entry const* find_policy(std::string_view option, std::string_view name) {
@@ -82,13 +86,16 @@ inline void choose_policies(options& given) {
 }
 
 inline void check_sizes(options const& given) {
+  if (given.interval > given.n_ctx - given.budget)  // their sum may be no int
+    support::fail("--n-ctx", "must hold budget + interval tokens");
   for (policy_entry const* policy : given.policies) {
     if (policy->needs_judge && given.judge.empty()) support::fail("--judge", "must name the judge of foresight");
     if (!policy->config(given.settings).valid())
       support::fail("--budget", "must have room for the interval, the sinks and what " + std::string(policy->name) +
                                     " keeps beside them");
   }
-  if (given.budget + given.interval > given.n_ctx) support::fail("--n-ctx", "must hold budget + interval tokens");
+  if (given.command == "read" && given.tokens <= given.first_counted())
+    support::fail("--tokens", "must be more than " + std::to_string(given.first_counted()));
 }
 
 /// \return whether the usage was asked for

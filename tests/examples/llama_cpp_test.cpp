@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <map>
@@ -21,6 +22,8 @@
 #include "llama_cpp/judge.hpp"
 #include "llama_cpp/language_model.hpp"
 #include "llama_cpp/policies.hpp"
+#include "support/run_program.hpp"
+#include "support/tiny_gguf.hpp"
 
 namespace {
 
@@ -203,6 +206,38 @@ class softmax_context {
   int next_position_ = 0;
 };
 
+/// Models that are written when they are needed.
+std::string small_model(std::string const& name, std::string const& architecture, bool vocabulary = true) {
+  static test::temporary_folder const folder;
+  auto const path = folder / name;
+  if (!std::filesystem::exists(path)) testing::tiny_gguf(architecture, vocabulary).save(path);
+  return path.string();
+}
+std::string byte_model() { return small_model("bytes.gguf", "llama"); }
+
+test::outcome llama_evict(std::vector<std::string> const& arguments) {
+  return test::run_program(FORESIGHTKV_LLAMA_EVICT, arguments);
+}
+std::vector<std::string> const in_24_cells{"--budget", "16", "--interval", "8", "--n-ctx", "24", "--tokens", "40"};
+
+/// What llama_evict says when it refuses.
+std::string complaint(std::vector<std::string> const& arguments) {
+  auto const ended = llama_evict(arguments);
+  CHECK(ended.status == 2);
+  CHECK(ended.out == "");
+  return ended.err;
+}
+
+/// The bundled judge as a file, after a change.
+template <class Change>
+std::string changed_judge(test::temporary_folder const& folder, Change const& change) {
+  auto judge = fkv::io::load_judge(FORESIGHTKV_EXAMPLE_DATA "/smollm2_135m_judge.safetensors");
+  change(judge);
+  auto const path = folder / "judge.safetensors";
+  fkv::io::save_judge(path, judge);
+  return path.string();
+}
+
 policy_entry const* recording_policy() {
   using policy = fkv::policy<fkv::eviction_config, recording, fkv::top_k, fkv::ordered>;
   static constexpr policy_entry entry{
@@ -354,4 +389,105 @@ TEST_CASE("what the example cannot work with is said in a sentence") {
   CHECK_THROWS_WITH(language_model("no_such_file.gguf"), "no_such_file.gguf: libllama cannot load it");
   evicting_context context(model(), cells_of_context, named("window_sum"), settings_of(64, 16));
   CHECK_THROWS_WITH(context.decode(text(17)), "a batch has between one token and as many as there is room for");
+}
+
+TEST_CASE("a model without flash attention, or without a vocabulary, is refused") {
+  auto const grok = small_model("grok.gguf", "grok");
+  CHECK(complaint(test::joined({grok, "write", "hello"}, in_24_cells)) ==
+        "llama_evict: libllama ran without flash attention\n");
+  auto const silent = small_model("silent.gguf", "llama", false);
+  CHECK(complaint(test::joined({silent, "write", "hello"}, in_24_cells)) ==
+        "llama_evict: " + silent + ": has no vocabulary\n");
+}
+
+TEST_CASE("the newest token must stay, as libllama wants the next one to follow it") {
+  auto settings = settings_of(64, 16);
+  settings.config.recent_tokens = 0;
+  CHECK_THROWS_WITH(evicting_context(model(), cells_of_context, named("window_sum"), settings),
+                    "the newest token must stay: recent_tokens must not be 0");
+  settings.config.recent_tokens = 1;
+  CHECK(run(named("key_diff"), settings, text(120)).evictions.size() == 3);
+}
+
+TEST_CASE("a judge of another model is refused before anything is computed, by its file's name") {
+  test::temporary_folder const folder;
+  auto const refusal = [&](auto const& change) {
+    auto const path = changed_judge(folder, change);
+    auto const said = test::message_of<fkv::io::error>([&] { return load_judge(path, model()); });
+    CHECK(said.starts_with(path + ": "));
+    return said.substr(std::min(said.size(), path.size() + 2));
+  };
+  auto const resized = [](fkv::io::judge_file& judge) {
+    auto const heads = static_cast<std::size_t>(judge.shape.num_kv_heads);
+    constexpr auto hidden = static_cast<std::size_t>(fkv::judge_shape::hidden);
+    for (auto& [number, layer] : judge.layers) {
+      layer.fc1_weight.resize(heads * static_cast<std::size_t>(judge.shape.inputs()) * hidden);
+      layer.fc1_bias.resize(heads * hidden);
+      layer.fc2_weight.resize(heads * hidden);
+      layer.fc2_bias.resize(heads);
+    }
+  };
+  CHECK(refusal([&](auto& judge) { judge.shape.num_kv_heads = 6, resized(judge); }).find("must be [3, 152, 16]") !=
+        std::string::npos);
+  CHECK(refusal([&](auto& judge) { judge.shape.group = 1, resized(judge); }) == "metadata 'group' is 1, expected 3");
+  CHECK(refusal([&](auto& judge) { judge.shape.key_head_dim = 32, resized(judge); }) ==
+        "metadata 'key_head_dim' is 32, expected 64");
+  CHECK(refusal([&](auto& judge) { judge.shape.value_head_dim = 32, resized(judge); }) ==
+        "metadata 'value_head_dim' is 32, expected 64");
+  CHECK(refusal([](auto& judge) { judge.layers.erase(29); }) == "has no judge of layer 29, the model has 30 layers");
+  CHECK(refusal([](auto& judge) { judge.layers.erase(7); }) == "has no judge of layer 7, the model has 30 layers");
+  auto const small = changed_judge(folder, [](auto&) {});
+  CHECK(
+      complaint(test::joined({byte_model(), "write", "hello", "--policy", "foresight", "--judge", small}, in_24_cells))
+          .find(small) != std::string::npos);
+}
+
+TEST_CASE("a judge whose layers are not those that attend is refused") {
+  auto settings = settings_of(64, 16);
+  settings.judge.shape.num_layers = 31;
+  CHECK_THROWS_WITH(run(named("foresight"), settings, text(16)), "to be judged, every layer must attend to the text");
+}
+
+TEST_CASE("every byte of a text may be a token, and a mark in front three") {
+  language_model const bytes(byte_model());
+  CHECK(bytes.tokens("abcdefghijklmnopq").size() == 1 + 3 + 17);  // more than a byte each, begin and end
+  CHECK(bytes.tokens("").size() == 1);
+}
+
+TEST_CASE("files that are no texts are named") {
+  test::temporary_folder const folder;
+  auto const beyond_unicode = (folder / "random").string();
+  test::write_file(beyond_unicode, "a\xf7\xbf\xbf\xbf");
+  CHECK(complaint({FORESIGHTKV_LLAMA_MODEL, "read", beyond_unicode}) ==
+        "llama_evict: " + beyond_unicode + ": is no text that libllama can read (invalid codepoint)\n");
+  for (auto const& path : {folder.path().string(), (folder / "missing").string()})
+    CHECK(complaint({byte_model(), "read", path}) == "llama_evict: " + path + ": cannot be read\n");
+}
+
+TEST_CASE("sizes whose sums are no int are too large as others are") {
+  std::vector<std::string> const huge{"--budget", "2147483000", "--interval", "1000", "--sinks", "0"};
+  for (char const* command : {"read", "write"}) {
+    CHECK(complaint(test::joined({byte_model(), command, "x"}, huge)) ==
+          "llama_evict: --n-ctx must hold budget + interval tokens\n");
+    CHECK(complaint(test::joined({byte_model(), command, "x", "--n-ctx", "2147483647"}, huge)) ==
+          "llama_evict: --n-ctx must hold budget + interval tokens\n");
+  }
+  CHECK(complaint({byte_model(), "read", "x", "--budget", "2147483000", "--interval", "647", "--sinks", "0", "--n-ctx",
+                   "2147483647"}) == "llama_evict: --tokens must be more than 2147483648\n");
+}
+
+TEST_CASE("behind -- a prompt may begin with -") {
+  auto const written = llama_evict(test::joined(in_24_cells, {"--", byte_model(), "write", "--help"}));
+  CHECK(written.status == 0);
+  CHECK(written.out.starts_with("--help"));
+  CHECK(written.err == "");
+  CHECK(complaint(test::joined(in_24_cells, {byte_model(), "write", "-x"})) ==
+        "llama_evict: unknown option '-x' (see --help)\n");
+}
+
+TEST_CASE("beyond the positions that a model was trained on a text goes on, with a line that says so") {
+  auto const longer = llama_evict({byte_model(), "write", "x", "--tokens", "600", "--budget", "16", "--interval", "8"});
+  CHECK(longer.status == 0);
+  CHECK(longer.err == "llama_evict: the model was trained on 512 positions, the text goes on to 605\n");
+  CHECK(language_model(byte_model()).beyond_training(512) == "");
 }
