@@ -115,6 +115,16 @@ TEST_CASE("state: every flag has a text of its own, one bit at a time") {
   CHECK(std::string{fkv::message(fkv::sequence_flag{0x2000})} == "unknown flag");
 }
 
+TEST_CASE("state: flags that leave no sequence alone are notices") {
+  using flag = fkv::sequence_flag;
+  for (flag const notice : {flag::over_budget, flag::duplicate, flag::list_cut, flag::not_finite})
+    CHECK_FALSE(fkv::left_alone(static_cast<std::uint32_t>(notice)));
+  for (flag const alone : {flag::bad_length, flag::length_mismatch, flag::state_overflow, flag::bad_window,
+                           flag::bad_budget, flag::missing_judge, flag::not_reset, flag::bad_table, flag::shared_page})
+    CHECK(fkv::left_alone(static_cast<std::uint32_t>(alone) | static_cast<std::uint32_t>(flag::not_finite)));
+  CHECK_FALSE(fkv::left_alone(0));
+}
+
 TEST_CASE("state: what a verb refuses") {
   std::vector<std::byte> buffer(fkv::state_bytes(carrying{}, shape, capacity));
   auto const sound = fkv::make_state(carrying{}, shape, capacity, {buffer.data(), buffer.size()});

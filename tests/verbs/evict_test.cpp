@@ -538,6 +538,7 @@ TEST_CASE("evict: statistics with too few slots flag the sequences that need mor
   REQUIRE(made.evict(made.observed()).ok());
   CHECK(made.state.view.flags[0] == 0);
   CHECK(made.state.view.flags[1] == static_cast<std::uint32_t>(fkv::sequence_flag::bad_window));
+  CHECK(fkv::left_alone(made.state.view.flags[1]));
   CHECK(made.state.view.flags[2] == 0);
   CHECK(made.new_lengths[1] == -7);
   CHECK(made.new_lengths[2] == small.budget);
@@ -557,6 +558,7 @@ TEST_CASE("evict: where too much is protected, all candidates go and the sequenc
   CHECK(made.new_lengths[1] == protected_tokens);
   CHECK(made.state.view.flags[0] == 0);
   CHECK(made.state.view.flags[1] == static_cast<std::uint32_t>(fkv::sequence_flag::over_budget));
+  CHECK_FALSE(fkv::left_alone(made.state.view.flags[1]));
 
   // Nothing but protected tokens: nothing goes, and every byte stays.
   for (int s = 0; s < made.shape.num_sequences; ++s) made.place(s, history::pristine, s == 1 ? 6 : 20);
