@@ -37,6 +37,14 @@ bool is_contiguous(tensor const& given) {
   return true;
 }
 
+/// What the backend has to say of an error of its own.
+template <class Backend>
+std::string native_text(fkv::status const& done) {
+  if constexpr (requires { Backend::native_text(0); })
+    if (done.code == fkv::errc::cuda) return std::string(": ") + Backend::native_text(done.native);
+  return {};
+}
+
 }  // namespace
 
 int tensor::extent(int dim) const {
@@ -67,7 +75,7 @@ void refuse(std::string const& text) { throw nb::value_error(text.c_str()); }
 
 void require(fkv::status const& done, char const* verb) {
   if (done.ok()) return;
-  std::string text = std::string(verb) + ": " + done.message();
+  std::string text = std::string(verb) + ": " + done.message() + native_text<backend>(done);
   if (done.where != fkv::argument::none) text += std::string(" (") + fkv::message(done.where) + ")";
   refuse(text);
 }

@@ -9,9 +9,13 @@
 #include <foresightkv/element.hpp>
 #include <foresightkv/status.hpp>
 #include <string>
+#include <tuple>
+#include <type_traits>
 #include <utility>
 #include <variant>
 #include <vector>
+
+#include "backend.hpp"
 
 namespace binding {
 
@@ -19,16 +23,29 @@ namespace nb = nanobind;
 namespace fkv = foresightkv;
 using namespace nb::literals;
 
-/// Any array in host memory that speaks DLPack or the buffer protocol, seen where it stands; what may be written, and
-/// what is only read.
-using array = nb::ndarray<nb::device::cpu>;
-using input_array = nb::ndarray<nb::ro, nb::device::cpu>;
+/// Any array in the backend's memory that speaks DLPack or the buffer protocol, seen where it stands; what may be
+/// written, and what is only read.
+using array = nb::ndarray<backend::device>;
+using input_array = nb::ndarray<nb::ro, backend::device>;
+/// The same in host memory, for what the host has to know: lists of sequences.
+using host_array = nb::ndarray<nb::ro, nb::device::cpu>;
 
 inline std::size_t as_size(std::int64_t count) { return static_cast<std::size_t>(count); }
 
+namespace detail {
+template <template <class> class View, class... Element>
+std::variant<View<Element>...> each_view(std::tuple<Element...>);
+template <class Wanted, class... Element>
+constexpr bool is_one_of(std::tuple<Element...> const*) {
+  return (std::is_same_v<Wanted, Element> || ...);
+}
+}  // namespace detail
+
 /// The element types that caches and windows may have; the place of one in any_* variants.
 template <template <class> class View>
-using of_each_element = std::variant<View<float>, View<fkv::half>, View<fkv::bfloat16>>;
+using of_each_element = decltype(detail::each_view<View>(backend::token_elements{}));
+template <class Element>
+inline constexpr bool is_token_element = detail::is_one_of<Element>(static_cast<backend::token_elements*>(nullptr));
 
 template <class Element>
 inline constexpr nb::dlpack::dtype dtype_of{};
@@ -78,8 +95,6 @@ tensor describe(Array const& from) {
   return made;
 }
 
-/// ValueError: what was given, what must be.
-[[noreturn]] void refuse(std::string const& text);
 /// ValueError with the library's text, unless all is well.
 void require(fkv::status const& done, char const* verb);
 
@@ -87,6 +102,20 @@ void require(fkv::status const& done, char const* verb);
 tensor expect(tensor const& given, char const* name, nb::dlpack::dtype dtype, std::vector<std::int64_t> const& extents);
 /// Refuses tokens whose own elements are not one behind the other.
 void expect_contiguous_tokens(tensor const& given, char const* name);
+
+/// What verbs made, as Python gets it: a NumPy array, or an array of the device for whoever speaks DLPack.
+template <class Element>
+using result_array =
+    nb::ndarray<std::conditional_t<backend::is_host, nb::numpy, nb::array_api>, backend::device, Element>;
+
+/// Memory of the backend that goes to Python, which owns it then.
+template <class Element>
+result_array<Element> to_result(memory&& values, std::vector<std::size_t> const& extents) {
+  auto* const kept = new memory(std::move(values));
+  nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<memory*>(p); });
+  return result_array<Element>(kept->elements<Element>(), extents.size(), extents.data(), owner, nullptr,
+                               nb::dtype<Element>(), backend::device::value, backend::device_id());
+}
 
 /// Memory that goes to Python, as a NumPy array that owns it.
 template <class Element>

@@ -18,6 +18,7 @@ void call_library(char const* verb, Call const& call) {
   fkv::status done;
   {
     nb::gil_scoped_release const others_run;
+    [[maybe_unused]] backend::running const now;
     done = call();
   }
   require(done, verb);
@@ -28,13 +29,20 @@ inline fkv::host_execution on_threads(int count) {
   return fkv::host.threads(count);
 }
 
+inline constexpr char const* token_element_names = !is_token_element<float>          ? "float16 or bfloat16"
+                                                   : is_token_element<fkv::bfloat16> ? "float32, float16 or bfloat16"
+                                                                                     : "float32";
+
 /// call(Element{}), with the element type of keys, values and queries.
 template <class Call>
 auto with_token_element(tensor const& of, char const* name, Call const& call) {
-  if (of.is<float>()) return call(float{});
-  if (of.is<fkv::half>()) return call(fkv::half{});
-  if (of.is<fkv::bfloat16>()) return call(fkv::bfloat16{});
-  refuse(std::string(name) + ": elements must be float32, float16 or bfloat16, is " + of.text());
+  if constexpr (is_token_element<float>)
+    if (of.is<float>()) return call(float{});
+  if constexpr (is_token_element<fkv::half>)
+    if (of.is<fkv::half>()) return call(fkv::half{});
+  if constexpr (is_token_element<fkv::bfloat16>)
+    if (of.is<fkv::bfloat16>()) return call(fkv::bfloat16{});
+  refuse(std::string(name) + ": elements must be " + token_element_names + ", is " + of.text());
 }
 
 /// call(Real{}): training is done in float32; float64 is for checks by finite differences.

@@ -5,39 +5,57 @@
 
 namespace binding {
 
-/// Lists of slots: what `select` gives and `compact` takes.
-struct slot_lists {
-  std::vector<std::int32_t> kept, evicted, evicted_count, evicted_positions;
-  int capacity = 0;
+inline namespace FORESIGHTKV_PYTHON_BACKEND {
 
-  /// Evicted tokens of a row; IndexError where there is none.
-  [[nodiscard]] std::int32_t count(int row) const;
-  [[nodiscard]] std::vector<std::int32_t> of_row(std::vector<std::int32_t> const& list, int row, int entries) const;
-  [[nodiscard]] fkv::selection view() {
-    return {kept.data(), evicted.data(), evicted_count.data(), evicted_positions.data(), capacity};
+/// Lists of slots: what `select` gives and `compact` takes.
+class slot_lists {
+ public:
+  /// Without a token as yet.
+  slot_lists(backend::execution const& exec, fkv::cache_shape const& shape);
+
+  /// Evicted tokens of each row.
+  [[nodiscard]] std::vector<std::int32_t> counts() const;
+  /// The list of a row; IndexError where there is none.
+  [[nodiscard]] std::vector<std::int32_t> kept(int row) const;
+  [[nodiscard]] std::vector<std::int32_t> evicted(int row) const;
+  [[nodiscard]] std::vector<std::int32_t> evicted_positions(int row) const;
+
+  [[nodiscard]] int rows() const { return rows_; }
+  [[nodiscard]] fkv::selection view() const {
+    auto const of = [](memory const& list) { return list.elements<std::int32_t>(); };
+    return {of(kept_), of(evicted_), of(evicted_count_), of(evicted_positions_), capacity_};
   }
+
+ private:
+  void expect_row(int row) const;
+  [[nodiscard]] int count(int row) const;
+  [[nodiscard]] std::vector<std::int32_t> of_row(memory const& list, int row, int entries) const;
+
+  backend::execution exec_;
+  int rows_, capacity_;
+  memory kept_, evicted_, evicted_count_, evicted_positions_;
 };
 
 /// Scratch memory that evictors may share, as one of them works at a time.
 struct shared_workspace {
-  std::vector<std::byte> bytes;
+  memory bytes;
 };
 
 /// A policy with the memory that it needs for caches of one model: what Python calls an Evictor.
 class evictor_object {
  public:
-  evictor_object(policy_object const& policy, cache_view const& cache, int max_queries, int state_capacity, int threads,
-                 std::shared_ptr<shared_workspace> workspace);
+  evictor_object(policy_object const& policy, cache_view const& cache, int max_queries, int state_capacity,
+                 backend::schedule schedule, std::shared_ptr<shared_workspace> workspace);
 
-  using slots = std::optional<input_array>;
+  using slots = std::optional<host_array>;
 
   std::int64_t evict(cache_view const& cache, window_view const& window, slots const& sequences, bool dry_run);
   void carry(cache_view const& cache, window_view const& window, slots const& sequences);
-  std::vector<float> score(cache_view const& cache, window_view const& window, slots const& sequences);
+  memory score(cache_view const& cache, window_view const& window, slots const& sequences);
   /// [row][slot][statistic][group], of the window statistics that a judge reads
-  std::vector<float> observe(cache_view const& cache, window_view const& window, slots const& sequences);
+  memory observe(cache_view const& cache, window_view const& window, slots const& sequences);
   slot_lists select(cache_view const& cache, input_array const& scores, slots const& sequences);
-  std::int64_t compact(cache_view const& cache, slot_lists& lists, slots const& sequences);
+  std::int64_t compact(cache_view const& cache, slot_lists const& lists, slots const& sequences);
   std::vector<std::int32_t> collect_due(cache_view const& cache);
   void append(cache_view const& cache, input_array const& counts);
   std::int64_t take_back(cache_view const& cache, input_array const& counts, slots const& sequences);
@@ -64,13 +82,19 @@ class evictor_object {
   /// Sequences of one call.
   struct visited {
     std::vector<std::int32_t> slots;
+    std::int32_t const* list = nullptr;  // the same where verbs read them
     bool all = true;
 
-    [[nodiscard]] fkv::sequence_list list(cache_view const& cache) const;
+    /// Of rows with so many tokens at most.
+    [[nodiscard]] fkv::sequence_list of(fkv::cache_shape const& shape, int longest) const;
   };
 
-  [[nodiscard]] visited visit(slots const& sequences) const;
+  [[nodiscard]] visited visit(slots const& sequences);
+  [[nodiscard]] fkv::workspace scratch(std::size_t bytes);
   [[nodiscard]] policy_call call(cache_view const& cache, visited const& to, int max_queries);
+  /// A library call, and what it has put on a stream; Python's other threads run meanwhile.
+  template <class Call>
+  void run(char const* verb, Call const& call) const;
   void expect_fit(cache_view const& cache) const;
   void expect_fit(cache_view const& cache, window_view const& window) const;
   /// ValueError if the call flagged a sequence, whose flags are cleared then.
@@ -79,18 +103,23 @@ class evictor_object {
   std::int32_t* begin_lengths(cache_view const& cache);
   /// How many tokens went by the lengths after a call; a cut that was made is written to the cache's own array.
   std::int64_t take_lengths(cache_view const& cache, bool made) const;
+  /// The state as the host reads it: where it stands, or a copy in `buffer`.
+  [[nodiscard]] fkv::row_state state_on_host(std::vector<std::byte>& buffer) const;
+  /// A state that the host has made becomes the evictor's, in `columns`: there it is on the host already.
+  void take_state(memory columns, fkv::row_state const& from);
 
   policy_settings settings_;
   policy_verbs verbs_;
   fkv::cache_shape shape_;
-  std::vector<int> layers_;
-  fkv::host_execution exec_;
-  std::vector<std::byte> columns_;
+  backend::execution exec_;
+  memory columns_;
   std::shared_ptr<shared_workspace> workspace_;
   fkv::row_state state_;
-  std::vector<std::int32_t> new_lengths_;
+  memory new_lengths_, due_, slots_;
 };
 
-void bind_evictor(nb::module_& module);
+}  // namespace FORESIGHTKV_PYTHON_BACKEND
+
+void bind_evictor(nb::module_& into);
 
 }  // namespace binding

@@ -109,23 +109,6 @@ judge_object::judge_object(io::judge_file const& from)
   for (auto const& [number, layer] : from.layers) layers.push_back(number);
 }
 
-io::judge_file judge_object::file() const {
-  io::judge_file made{.shape = shape, .layers = {}, .metadata = metadata, .ignored = {}};
-  auto const heads = as_size(shape.num_kv_heads), hidden = as_size(fkv::judge_shape::hidden);
-  std::vector<fkv::mutable_judge_layer> views(as_size(shape.num_layers));
-  for (int const number : layers) {
-    auto& layer = made.layers[number];
-    layer.fc1_weight.resize(heads * as_size(shape.inputs()) * hidden);
-    layer.fc1_bias.resize(heads * hidden);
-    layer.fc2_weight.resize(heads * hidden);
-    layer.fc2_bias.resize(heads);
-    views[as_size(number)] = {layer.fc1_weight.data(), layer.fc1_bias.data(), layer.fc2_weight.data(),
-                              layer.fc2_bias.data()};
-  }
-  require(fkv::unpack_judge({packed.data(), shape}, views.data()), "unpack_judge");
-  return made;
-}
-
 void bind_judge(nb::module_& module) {
   nb::class_<judge_object>(module, "Judge",
                            "The judges of a model in training: one small network for each layer and KV head, and their "

@@ -93,6 +93,8 @@ policy_object::policy_object(nb::object const& scorer, int budget, int interval,
   if (nb::isinstance<nb::str>(scorer)) {
     settings.name = nb::cast<std::string>(scorer);
     entry = entry_of(settings.name, features);
+  } else if (!backend::is_host) {
+    refuse("policy: one of " + names() + "; a function as a scorer works on arrays in host memory alone");
   } else if (nb::hasattr(scorer, "__call__")) {
     settings.name = nb::cast<std::string>(nb::str(nb::getattr(scorer, "__name__", nb::type_name(scorer.type()))));
     settings.scorer = scorer;
@@ -126,8 +128,8 @@ policy_object::policy_object(nb::object const& scorer, int budget, int interval,
   verbs = compaction == "ordered" ? entry.ordered() : entry.fill_holes();
 }
 
-void bind_policies(nb::module_& module) {
-  nb::class_<policy_object>(module, "Policy", nb::type_slots(collected<policy_object, function_of>::slots),
+void bind_policies(nb::module_& into) {
+  nb::class_<policy_object>(into, "Policy", nb::type_slots(collected<policy_object, function_of>::slots),
                             "When and how far a cache is cut, and by what score. Higher scores are kept.")
       .def(nb::init<nb::object const&, int, int, int, std::optional<int>, nb::object const&, std::string const&,
                     std::optional<std::string> const&, bool, std::uint64_t>(),
@@ -162,7 +164,7 @@ Raises ValueError for what does not go together.)")
                ", interval=" + std::to_string(config.interval) + ", sinks=" + std::to_string(config.sink_tokens) +
                ", recent=" + std::to_string(config.recent()) + ", compaction='" + p.compaction + "')";
       });
-  module.def(
+  into.def(
       "policies",
       [] {
         nb::dict made;

@@ -34,8 +34,9 @@ struct policy_settings {
   bool sampled = false;    ///< evict by lot among the lowest, see sampled_top_k
   std::uint64_t seed = 0;  ///< of the random scorer
   std::shared_ptr<fkv::io::packed_judge const> judge;
-  std::vector<int> judged_layers;  ///< of the model, that the judge's file has
-  nb::object scorer;               ///< a Python function in place of a compiled scorer
+  std::shared_ptr<memory const> judge_copy;  ///< its numbers where verbs read them, if that is not where they are
+  std::vector<int> judged_layers;            ///< of the model, that the judge's file has
+  nb::object scorer;                         ///< a Python function in place of a compiled scorer
 };
 
 /// top_k, or the draw: one type, so that what is compiled does not double.
@@ -44,7 +45,7 @@ struct selector_by_choice {
   bool sampled = false;
 
   template <class Row>
-  void operator()(Row& row) const {
+  FORESIGHTKV_HOST_DEVICE void operator()(Row& row) const {
     if (sampled)
       fkv::sampled_top_k{}(row);
     else
@@ -59,14 +60,15 @@ struct policy_call {
   fkv::sequence_list sequences;
   fkv::row_state const& state;
   fkv::workspace scratch;
-  fkv::host_execution exec;
+  backend::execution exec;
 };
 
 /// The verbs of one compiled policy.
 struct policy_verbs {
   std::size_t (*state_bytes)(fkv::cache_shape const&, int capacity);
   fkv::row_state (*make_state)(fkv::cache_shape const&, int capacity, fkv::workspace);
-  std::size_t (*evict_bytes)(fkv::host_execution, fkv::cache_shape const&, fkv::sequence_list const&, int max_queries);
+  std::size_t (*evict_bytes)(backend::execution const&, fkv::cache_shape const&, fkv::sequence_list const&,
+                             int max_queries);
   fkv::status (*evict)(policy_call const&, any_window const&, fkv::eviction_output const&);  ///< null: in stages
   fkv::status (*score)(policy_call const&, any_window const&, fkv::score_view const&);       ///< null: scored in Python
   fkv::status (*carry)(policy_call const&, any_window const&);
@@ -89,6 +91,8 @@ policy_verbs verbs_carrying();
 /// What a scorer written in Python may read: all that a judge reads.
 using python_reads = fkv::paper::reads;
 
+inline namespace FORESIGHTKV_PYTHON_BACKEND {
+
 /// What Python calls a Policy: found and checked once.
 class policy_object {
  public:
@@ -101,6 +105,8 @@ class policy_object {
   std::string compaction;  ///< "fill_holes" or "ordered"
 };
 
-void bind_policies(nb::module_& module);
+}  // namespace FORESIGHTKV_PYTHON_BACKEND
+
+void bind_policies(nb::module_& into);
 
 }  // namespace binding

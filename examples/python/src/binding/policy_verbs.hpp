@@ -13,16 +13,22 @@ template <class Reads>
 struct reading {
   using reads = Reads;
   template <class Lanes, class Token>
-  float operator()(Lanes const&, Token const&) const {
+  FORESIGHTKV_HOST_DEVICE float operator()(Lanes const&, Token const&) const {
     return 0.0f;
   }
 };
+
+inline fkv::judge_weights weights_of(policy_settings const& settings) {
+  if (!settings.judge) return {};
+  return settings.judge_copy ? settings.judge->weights(settings.judge_copy->elements<float>())
+                             : settings.judge->weights();
+}
 
 /// A scorer from the settings.
 template <class Scorer>
 Scorer make_scorer(policy_settings const& settings) {
   if constexpr (requires(Scorer scorer) { scorer.weights; })
-    return Scorer{settings.judge ? settings.judge->weights() : fkv::judge_weights{}};
+    return Scorer{weights_of(settings)};
   else if constexpr (std::is_same_v<Scorer, fkv::random>)
     return Scorer{settings.seed};
   else
@@ -67,7 +73,7 @@ struct compiled {
   static fkv::row_state make_state(fkv::cache_shape const& shape, int capacity, fkv::workspace buffer) {
     return fkv::make_state(policy{}, shape, capacity, buffer);
   }
-  static std::size_t evict_bytes(fkv::host_execution exec, fkv::cache_shape const& shape,
+  static std::size_t evict_bytes(backend::execution const& exec, fkv::cache_shape const& shape,
                                  fkv::sequence_list const& list, int max_queries) {
     return fkv::evict_bytes(exec, policy{}, shape, list, max_queries);
   }

@@ -5,8 +5,6 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <numeric>
-
 #include "calls.hpp"
 
 namespace binding {
@@ -60,8 +58,9 @@ std::vector<int> layer_numbers(std::optional<std::vector<int>> const& given, int
 }
 
 template <class Element>
-Element* const* layer_pointers(std::vector<void*> const& layers) {
-  return reinterpret_cast<Element* const*>(layers.data());
+Element* const* layer_pointers(std::vector<void*> const& layers, memory& buffer) {
+  std::span<void* const> const pointers(layers);
+  return reinterpret_cast<Element* const*>(given<void*>(backend::on(0), pointers, buffer));
 }
 
 void expect_same(tensor const& keys, tensor const& values) {
@@ -76,13 +75,14 @@ void expect_same(tensor const& keys, tensor const& values) {
 
 tensor held_arrays::hold(nb::handle object) {
   array made;
-  if (!nb::try_cast<array>(object, made))
-    refuse("not a writable array in host memory (NumPy, PyTorch, or anything that speaks DLPack)");
+  if (!nb::try_cast<array>(object, made)) refuse(std::string("not a writable array in ") + backend::memory_name);
+  backend::expect_device(made.device_id());
   written.push_back(made);
   return describe(made);
 }
 
 tensor held_arrays::hold(input_array const& given) {
+  backend::expect_device(given.device_id());
   read.push_back(given);
   return describe(given);
 }
@@ -95,7 +95,7 @@ std::int32_t const* held_arrays::counts(std::optional<input_array> const& given,
 
 void cache_view::name(fkv::cache_shape& shape, std::optional<std::vector<int>> const& layers) {
   layers_ = layer_numbers(layers, shape.num_layers);
-  if (!layers_.empty()) shape.layers = layers_.data();
+  if (!layers_.empty()) shape.layers = given<int>(backend::on(0), layers_, layer_numbers_);
   lengths = expect(held_.hold(given_lengths), "lengths", dtype_of<std::int32_t>, {shape.num_sequences})
                 .elements<std::int32_t>();
 }
@@ -131,7 +131,8 @@ cache_view cache_view::make_dense(nb::object const& keys, nb::object const& valu
     view.key_layout = strides(key.first);
     view.value_layout = strides(value.first);
     if (!made.key_layers_.empty())
-      view = view.with_layers(layer_pointers<Element>(made.key_layers_), layer_pointers<Element>(made.value_layers_));
+      view = view.with_layers(layer_pointers<Element>(made.key_layers_, made.key_pointers_),
+                              layer_pointers<Element>(made.value_layers_, made.value_pointers_));
     made.cache = view;
     require(view.check(), "DenseCache");
   });
@@ -193,7 +194,8 @@ cache_view cache_view::make_paged(nb::object const& keys, nb::object const& valu
                     .with_strides(strides(key.first), strides(value.first))
                     .with_owners(counts);
     if (!made.key_layers_.empty())
-      view = view.with_layers(layer_pointers<Element>(made.key_layers_), layer_pointers<Element>(made.value_layers_));
+      view = view.with_layers(layer_pointers<Element>(made.key_layers_, made.key_pointers_),
+                              layer_pointers<Element>(made.value_layers_, made.value_pointers_));
     made.cache = view;
     require(view.check(), "PagedCache");
   });
@@ -243,22 +245,29 @@ window_view::window_view(input_array const& queries, int group, std::string cons
   });
 }
 
-void window_view::check() const {
+void window_view::check(backend::execution const& exec) const {
   std::visit(
       [&](auto const& view) {
         if (view.query_starts == nullptr) return;
-        for (int s = 0; s < shape.num_sequences; ++s) {
-          int const count =
-              view.query_count == nullptr ? view.query_starts[s + 1] - view.query_starts[s] : view.query_count[s];
-          if (view.query_starts[s] < 0 || count < 0 || count > view.max_queries - view.query_starts[s])
+        auto const sequences = as_size(shape.num_sequences);
+        host_values const starts(exec, view.query_starts, sequences + 1);
+        host_values const counts(exec, view.query_count, view.query_count == nullptr ? 0 : sequences);
+        for (std::size_t s = 0; s < sequences; ++s) {
+          int const count = view.query_count == nullptr ? starts[s + 1] - starts[s] : counts[s];
+          if (starts[s] < 0 || count < 0 || count > view.max_queries - starts[s])
             refuse("window: starts and counts of sequence " + std::to_string(s) + " lead out of the queries");
         }
       },
       window);
 }
 
-void bind_views(nb::module_& module) {
-  nb::class_<cache_view>(module, "Cache",
+void const* cache_view::first_key() const {
+  if (!key_layers_.empty()) return key_layers_.front();
+  return std::visit([](auto const& view) -> void const* { return view.key_data; }, cache);
+}
+
+void bind_views(nb::module_& into) {
+  nb::class_<cache_view>(into, "Cache",
                          "Keys and values in somebody else's memory: see DenseCache and PagedCache. Nothing is copied; "
                          "the arrays live as long as this object.")
       .def_prop_ro("num_layers", [](cache_view const& c) { return c.shape().num_layers; })
@@ -274,28 +283,19 @@ void bind_views(nb::module_& module) {
           "layers",
           [](cache_view const& c) {
             std::vector<int> numbers(as_size(c.shape().num_layers));
-            std::iota(numbers.begin(), numbers.end(), 0);
-            return c.shape().layers == nullptr ? numbers
-                                               : std::vector<int>(c.shape().layers, c.shape().layers + numbers.size());
+            for (std::size_t i = 0; i < numbers.size(); ++i) numbers[i] = c.model_layer(static_cast<int>(i));
+            return numbers;
           },
           "Numbers of the layers in the model.")
       .def_ro("keys", &cache_view::keys, "As they were handed over.")
       .def_ro("values", &cache_view::values)
       .def_ro("lengths", &cache_view::given_lengths, "Tokens of each sequence: written by an eviction.")
       .def_prop_ro(
-          "data_pointer",
-          [](cache_view const& c) {
-            return std::visit(
-                [](auto const& view) {
-                  return reinterpret_cast<std::uintptr_t>(view.key_layers == nullptr ? view.key_data
-                                                                                     : view.key_layers[0]);
-                },
-                c.cache);
-          },
+          "data_pointer", [](cache_view const& c) { return reinterpret_cast<std::uintptr_t>(c.first_key()); },
           "Address of the first layer's first key: that of the array it was made of.");
-  module.def("DenseCache", &cache_view::make_dense, "keys"_a, "values"_a, "lengths"_a, nb::kw_only(), "group"_a,
-             "layout"_a = "hnd", "layers"_a = nb::none(),
-             R"(Keys and values in strided arrays, where they stand: float32, float16 or bfloat16.
+  into.def("DenseCache", &cache_view::make_dense, "keys"_a, "values"_a, "lengths"_a, nb::kw_only(), "group"_a,
+           "layout"_a = "hnd", "layers"_a = nb::none(),
+           R"(Keys and values in strided arrays, where they stand: float32, float16 or bfloat16.
 
 keys, values: [layer][sequence][kv_head][capacity][head_dim] (layout "hnd") or
     [layer][sequence][capacity][kv_head][head_dim] ("nhd"). Leading extents of 1 may be left out; or a list with an
@@ -303,9 +303,9 @@ keys, values: [layer][sequence][kv_head][capacity][head_dim] (layout "hnd") or
 lengths: int32 [sequence], tokens of each; written by an eviction.
 group: query heads per KV head. layers: numbers of the layers in the model; 0, 1, ... without.
 Raises ValueError for what does not fit.)");
-  module.def("PagedCache", &cache_view::make_paged, "keys"_a, "values"_a, "tables"_a, "lengths"_a, nb::kw_only(),
-             "group"_a, "layout"_a = "hnd", "layers"_a = nb::none(), "owners"_a = nb::none(),
-             R"(Keys and values in pages of a pool, where they stand: slot s is in page table[s // page_size].
+  into.def("PagedCache", &cache_view::make_paged, "keys"_a, "values"_a, "tables"_a, "lengths"_a, nb::kw_only(),
+           "group"_a, "layout"_a = "hnd", "layers"_a = nb::none(), "owners"_a = nb::none(),
+           R"(Keys and values in pages of a pool, where they stand: slot s is in page table[s // page_size].
 
 keys, values: [layer][page][kv_head][page_size][head_dim] (layout "hnd"), [layer][page][page_size][kv_head][head_dim]
     ("nhd"), or pages of one head, [layer][page][page_size][head_dim] ("one_head"). Without the first extent, one layer;
@@ -316,7 +316,7 @@ lengths: int32 [sequence]; written by an eviction. owners: int32 [page], how man
     pages that more than one reads are not moved (ValueError: shared page).
 group, layers: as in DenseCache.)");
   nb::class_<window_view>(
-      module, "Window", "The queries that a call observes, after the rotary embedding, oldest first, where they stand.")
+      into, "Window", "The queries that a call observes, after the rotary embedding, oldest first, where they stand.")
       .def(
           nb::init<input_array const&, int, std::string const&, std::optional<input_array> const&,
                    std::optional<input_array> const&, std::optional<input_array> const&,

@@ -15,9 +15,13 @@ using paged = fkv::paged_cache<Element>;
 template <class Element>
 using window_of = fkv::observation<Element>;
 
+namespace detail {
+template <class... Dense, class... Paged>
+std::variant<Dense..., Paged...> either(std::variant<Dense...> const&, std::variant<Paged...> const&);
+}
+
 /// A cache of any layout and element type that the module knows.
-using any_cache = std::variant<dense<float>, dense<fkv::half>, dense<fkv::bfloat16>, paged<float>, paged<fkv::half>,
-                               paged<fkv::bfloat16>>;
+using any_cache = decltype(detail::either(of_each_element<dense>{}, of_each_element<paged>{}));
 using any_window = of_each_element<window_of>;
 
 /// Arrays whose memory a view names: it lives as long as the view does.
@@ -30,6 +34,8 @@ struct held_arrays {
   /// Data of an int32 array of so many entries, or null where none is given.
   std::int32_t const* counts(std::optional<input_array> const& given, char const* name, std::int64_t entries);
 };
+
+inline namespace FORESIGHTKV_PYTHON_BACKEND {
 
 /// Keys and values of somebody else, bound once: what Python calls a DenseCache or a PagedCache.
 class cache_view {
@@ -45,9 +51,14 @@ class cache_view {
   nb::object keys, values, given_lengths;  ///< as they were handed over
   std::int32_t* lengths = nullptr;         ///< [num_sequences], the user's: written after an eviction
 
+  /// Its numbers of layers are for verbs to read.
   [[nodiscard]] fkv::cache_shape const& shape() const {
     return std::visit([](auto const& view) -> fkv::cache_shape const& { return view.shape(); }, cache);
   }
+  /// A layer's number in the model.
+  [[nodiscard]] int model_layer(int layer) const { return layers_.empty() ? layer : layers_[as_size(layer)]; }
+  /// Where the first layer's first key stands.
+  [[nodiscard]] void const* first_key() const;
 
  private:
   cache_view() = default;
@@ -56,8 +67,9 @@ class cache_view {
   void name(fkv::cache_shape& shape, std::optional<std::vector<int>> const& layers);
 
   held_arrays held_;
-  std::vector<int> layers_;                       // numbers of the model's layers
-  std::vector<void*> key_layers_, value_layers_;  // where layers have arrays of their own
+  std::vector<int> layers_;                               // numbers of the model's layers
+  std::vector<void*> key_layers_, value_layers_;          // where layers have arrays of their own
+  memory layer_numbers_, key_pointers_, value_pointers_;  // the same where verbs read them
 };
 
 /// The queries that a call observes, bound once.
@@ -75,12 +87,14 @@ class window_view {
     return std::visit([](auto const& view) { return view.max_queries; }, window);
   }
   /// Refuses starts that lead out of the queries: the library would read what is not there.
-  void check() const;
+  void check(backend::execution const& exec) const;
 
  private:
   held_arrays held_;
 };
 
-void bind_views(nb::module_& module);
+}  // namespace FORESIGHTKV_PYTHON_BACKEND
+
+void bind_views(nb::module_& into);  // to nvcc a line that begins with "module" is a directive
 
 }  // namespace binding
