@@ -15,7 +15,7 @@ foresightkv_pip() {
     foresightkv_fail "pip could not install $module"
 }
 
-# foresightkv_python numpy|hf
+# foresightkv_python numpy|hf [arguments of pip...]
 foresightkv_python() {
   local folder=$foresightkv_root/build/python/venv
   foresightkv_bootstrap python
@@ -30,6 +30,6 @@ foresightkv_python() {
   echo "foresightkv: building the Python module" >&2
   # Without isolation, so that what is built stays and the second time only what changed is built.
   "$python" -m pip install --quiet --disable-pip-version-check --no-build-isolation \
-    "$foresightkv_root/examples/python$([ "$1" = hf ] && echo '[hf]')" ||
+    "${@:2}" "$foresightkv_root/examples/python$([ "$1" = hf ] && echo '[hf]')" ||
     foresightkv_fail "the module could not be built"
 }

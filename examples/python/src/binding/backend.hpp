@@ -13,11 +13,19 @@ namespace binding {
 
 }  // namespace binding
 
-// Where the verbs of an extension module run: on the host. What Python knows as a class is in the inline namespace
-// FORESIGHTKV_PYTHON_BACKEND, since modules of other backends, compiled of the same sources, would share what nanobind
-// knows of types.
+// Where the verbs of an extension module run. The same sources are compiled for the host, for a CUDA device, and for
+// its kernels on emulated blocks. What Python knows as a class has a C++ type of its own in each module, as modules
+// share what nanobind knows of types: it is in the inline namespace FORESIGHTKV_PYTHON_BACKEND.
+#if defined(FORESIGHTKV_PYTHON_CUDA)
+#define FORESIGHTKV_PYTHON_BACKEND on_cuda
+#include "backends/cuda.cuh"
+#elif defined(FORESIGHTKV_PYTHON_EMULATED)
+#define FORESIGHTKV_PYTHON_BACKEND on_emulated_blocks
+#include "backends/emulated.hpp"
+#else
 #define FORESIGHTKV_PYTHON_BACKEND on_host
 #include "backends/host.hpp"
+#endif
 
 #include <foresightkv/workspace.hpp>
 
