@@ -244,13 +244,14 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
         torch.set_num_threads(chosen.threads)
     model, tokenizer = load(chosen.model, chosen.work)
     found = Measurements(chosen.work, model)
+    compared = contenders(chosen)
     settings = [Setting(*pair, recent) for pair in chosen.budgets for recent in chosen.recent]
     read = groups(chosen, tokenizer)
     jobs = [
         (group, contender, setting)
         for setting in settings
         for group in read
-        for contender in contenders(chosen)
+        for contender in compared
         if setting.recent == 0.0 or contender.scorer not in ("streaming_llm", "golden")  # the same for them
     ]
     pending = [job for job in jobs if not found.path(*job).exists()]

@@ -123,8 +123,8 @@ class Refinement:
         self.read: dict[int, Text] = {}
         self.reference = np.array(judge.weights)  # of inputs as they are
         self.scales = [self._scale(layer) for layer in range(len(self.reference))]
-        weights = np.stack([scale.unfold(of_layer) for scale, of_layer in zip(self.scales, self.reference)])
-        updates = np.zeros(len(weights), np.int64)
+        self.start = np.stack([scale.unfold(of_layer) for scale, of_layer in zip(self.scales, self.reference)])
+        weights, updates = self.start.copy(), np.zeros(len(self.start), np.int64)
         self.state = State(weights, np.zeros_like(weights), np.zeros_like(weights), updates, np.zeros((0, 5)))
 
     def folded(self) -> np.ndarray:
@@ -173,7 +173,7 @@ class Refinement:
             for one, replay in enumerate(drawn):
                 self._add_gradient(gradient[place], place, weights[place], replay, advantages[one], number)
             self.scales[place].standardise_gradient(gradient[place])
-        agreement = _cosine(-gradient[drawing], self._direction()[drawing])
+        agreement = _cosine(-gradient[drawing], state.weights[drawing] - self.start[drawing])  # where all steps led
         clipped = training.clip_gradient(gradient)
         if clipped.not_finite_layers == 0:
             self._update(drawing, gradient)
@@ -206,11 +206,6 @@ class Refinement:
         layers = len(self.reference)
         count = min(self.recipe.layers or layers, layers)
         return sorted({int(place) for place in self.layer_sampler.draw(number * count, count)})
-
-    def _direction(self) -> np.ndarray:
-        """Where all steps before have led."""
-        start = np.stack([scale.unfold(of_layer) for scale, of_layer in zip(self.scales, self.reference)])
-        return self.state.weights - start
 
     def _update(self, drawing: list[int], gradient: np.ndarray) -> None:
         state = self.state
