@@ -42,6 +42,9 @@ class Problem:
     def window(self):
         return fkv.Window(self.queries, group=GROUP)
 
+    def fetch(self):
+        """Arrays of the host hold what verbs have written."""
+
     def evictor(self, scorer="window_sum", **more):
         policy = fkv.Policy(scorer, budget=BUDGET, interval=INTERVAL, **more)
         return fkv.Evictor(policy, self.cache(), INTERVAL)
@@ -303,15 +306,20 @@ def test_drafts_are_taken_back_wherever_an_eviction_has_put_them(compaction):
     refused("counts: must be", lambda: evictor.take_back(problem.cache(), np.array([1], np.int32)))
 
 
-def test_sequences_that_are_named_and_dry_runs():
-    problem = Problem()
-    evictor = problem.evictor()
+def check_named_sequences_and_dry_runs(problem, evictor):
     assert evictor.evict(problem.cache(), problem.window(), dry_run=True) == 24
+    problem.fetch()
     np.testing.assert_array_equal(problem.keys, problem.before[0])
     assert problem.lengths.tolist() == [80, 72, 50]
     assert evictor.evict(problem.cache(), problem.window(), sequences=np.array([1], np.int32)) == 8
+    problem.fetch()
     assert problem.lengths.tolist() == [80, 64, 50]
     np.testing.assert_array_equal(problem.keys[:, [0, 2]], problem.before[0][:, [0, 2]])
+
+
+def test_sequences_that_are_named_and_dry_runs():
+    problem = Problem()
+    check_named_sequences_and_dry_runs(problem, problem.evictor())
 
 
 def test_states_can_be_saved_restored_and_forked():
@@ -334,11 +342,11 @@ def test_states_can_be_saved_restored_and_forked():
         evictor.fork([3], [0])
 
 
-def test_the_state_can_grow_and_shrink():
-    problem = Problem(lengths=(80, 80, 80))
-    policy = fkv.Policy("accumulated", budget=BUDGET, interval=INTERVAL)
+def check_a_state_that_grows_and_shrinks(module, problem):
+    """problem: three rows of 80 tokens, over arrays of the module's memory."""
+    policy = module.Policy("accumulated", budget=BUDGET, interval=INTERVAL)
     cache = problem.cache()
-    evictor = fkv.Evictor(policy, cache, INTERVAL, state_capacity=BUDGET)
+    evictor = module.Evictor(policy, cache, INTERVAL, state_capacity=BUDGET)
     evictor.carry(cache, problem.window())  # longer rows than the state had room for
     carried = evictor.carried(cache)["accumulated"]
     assert carried.sum() == pytest.approx(LAYERS * SEQUENCES * HEADS * GROUP * INTERVAL, rel=1e-5)
@@ -350,6 +358,10 @@ def test_the_state_can_grow_and_shrink():
     kept = evictor.carried(cache)["accumulated"]
     evictor.resize_state(BUDGET)
     np.testing.assert_array_equal(evictor.carried(cache)["accumulated"][..., :BUDGET, :], kept[..., :BUDGET, :])
+
+
+def test_the_state_can_grow_and_shrink():
+    check_a_state_that_grows_and_shrinks(fkv, Problem(lengths=(80, 80, 80)))
 
 
 def test_windows_of_unequal_counts():

@@ -9,7 +9,21 @@ import sys
 
 import numpy as np
 import pytest
-from test_arrays import BUDGET, CAPACITY, DIM, GROUP, HEADS, INTERVAL, LAYERS, SEQUENCES, Problem, a_judge, refused
+from test_arrays import (
+    BUDGET,
+    CAPACITY,
+    DIM,
+    GROUP,
+    HEADS,
+    INTERVAL,
+    LAYERS,
+    SEQUENCES,
+    Problem,
+    a_judge,
+    check_a_state_that_grows_and_shrinks,
+    check_named_sequences_and_dry_runs,
+    refused,
+)
 
 import foresightkv as fkv
 
@@ -159,20 +173,7 @@ def test_states_are_saved_restored_forked_and_reset():
 
 
 def test_the_state_grows_and_shrinks():
-    problem = OnDevice(lengths=(80, 80, 80))
-    policy = emulated.Policy("accumulated", budget=BUDGET, interval=INTERVAL)
-    cache = problem.cache()
-    evictor = emulated.Evictor(policy, cache, INTERVAL, state_capacity=BUDGET)
-    evictor.carry(cache, problem.window())  # longer rows than the state had room for
-    carried = evictor.carried(cache)["accumulated"]
-    assert carried.sum() == pytest.approx(LAYERS * SEQUENCES * HEADS * GROUP * INTERVAL, rel=1e-5)
-    refused("does not fit", lambda: evictor.resize_state(BUDGET))
-    evictor.resize_state(100)
-    np.testing.assert_array_equal(evictor.carried(cache)["accumulated"], carried)
-    evictor.evict(cache, problem.window())
-    kept = evictor.carried(cache)["accumulated"]
-    evictor.resize_state(BUDGET)
-    np.testing.assert_array_equal(evictor.carried(cache)["accumulated"][..., :BUDGET, :], kept[..., :BUDGET, :])
+    check_a_state_that_grows_and_shrinks(emulated, OnDevice(lengths=(80, 80, 80)))
 
 
 def test_dry_runs_named_sequences_and_shared_scratch():
@@ -180,14 +181,7 @@ def test_dry_runs_named_sequences_and_shared_scratch():
     policy, workspace = emulated.Policy("h2o", budget=BUDGET, interval=INTERVAL), emulated.Workspace()
     evictor = emulated.Evictor(policy, problem.cache(), INTERVAL, workspace=workspace)
     assert workspace.nbytes > 0
-    assert evictor.evict(problem.cache(), problem.window(), dry_run=True) == 24
-    problem.fetch()
-    np.testing.assert_array_equal(problem.keys, problem.before[0])
-    assert problem.lengths.tolist() == [80, 72, 50]
-    assert evictor.evict(problem.cache(), problem.window(), sequences=np.array([1], np.int32)) == 8
-    problem.fetch()
-    assert problem.lengths.tolist() == [80, 64, 50]
-    np.testing.assert_array_equal(problem.keys[:, [0, 2]], problem.before[0][:, [0, 2]])
+    check_named_sequences_and_dry_runs(problem, evictor)
 
 
 @pytest.mark.parametrize("layout", ["nhd", "layers", "pages"])
