@@ -8,11 +8,12 @@
 #     driver, libstdc++ and python3. --flashinfer names FlashInfer's include folder.
 #
 #   FOLDER/gpu_check.sh run [--minutes N] [--only "NAME ..."] [--out FOLDER] [--peers] [--reference FOLDER]
-#     runs it within N minutes (9): test files, each in a process of its own, then benchmarks, then compute-sanitizer. A
-#     hang or a crash costs one of them. --only runs those whose names contain one of the words (test files, benchmarks,
-#     racecheck, synccheck, memcheck, initcheck). --peers measures the PyTorch programs of bench/peers too, and --reference
-#     names a checkout of the published code. Results come as they are made, in --out (gpu_check): results.tsv, check.log,
-#     device.json, and results.md at the end. The last line is "N passed, N failed", and how much was not reached.
+#     runs it within N minutes (9): test files, each in a process of its own, and the paged engine, then benchmarks, then
+#     compute-sanitizer. A hang or a crash costs one of them. --only runs those whose names contain one of the words (test
+#     files, paged_engine, benchmarks, racecheck, synccheck, memcheck, initcheck). --peers measures the PyTorch programs of
+#     bench/peers too, and --reference names a checkout of the published code. Results come as they are made, in --out
+#     (gpu_check): results.tsv, check.log, device.json, and results.md at the end. The last line is "N passed, N failed",
+#     and how much was not reached.
 #     Exit status 77, and one line that says why: no device.
 set -uo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -33,9 +34,10 @@ build_all() {
   local archs=$1 build=$2 flashinfer=$3 real
   real=${archs// /-real;}-real
   cmake -S "$foresightkv_root" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DFORESIGHTKV_CUDA=ON \
-    -DFORESIGHTKV_EXAMPLES=OFF -DFORESIGHTKV_CUDA_TESTS=all -DCMAKE_CUDA_ARCHITECTURES="$real" -DCMAKE_CUDA_FLAGS=--compress-mode=size \
+    -DFORESIGHTKV_CUDA_TESTS=all -DCMAKE_CUDA_ARCHITECTURES="$real" -DCMAKE_CUDA_FLAGS=--compress-mode=size \
     -DFORESIGHTKV_FLASHINFER="$flashinfer" &&
-    cmake --build "$build" --parallel "$(foresightkv_jobs)" --target foresightkv_cuda_tests foresightkv_device_bench
+    cmake --build "$build" --parallel "$(foresightkv_jobs)" --target foresightkv_cuda_tests foresightkv_device_bench \
+      paged_engine
 }
 
 pack() {
@@ -61,13 +63,13 @@ pack() {
   mkdir -p "$out/peers"
   if ! {
     cp "$build/tests/cuda/foresightkv_cuda_tests" "$build/tests/cuda/device_tests.txt" "$here/gpu_check.sh" "$out" &&
-      cp "$build"/bench/foresightkv_device_bench "$build"/bench/libbenchmark.so* "$out" &&
+      cp "$build"/bench/foresightkv_device_bench "$build"/bench/libbenchmark.so* "$build/examples/paged_engine" "$out" &&
       tar -czf "$out/data.tar.gz" -C "$foresightkv_root/tests/data" vectors &&
       cp "$here"/peers/device/*.py "$out/peers"
   }; then
     die "cannot fill $out"
   fi
-  strip "$out"/foresightkv_* "$out"/lib*
+  strip "$out"/foresightkv_* "$out"/paged_engine "$out"/lib*
   # The program has to have the cases of every file that it was made of, or they would be missed nowhere.
   cmake -Dprogram="$out/foresightkv_cuda_tests" -Dfiles="$(paste -sd ';' "$out/device_tests.txt")" \
     -P "$foresightkv_root/tests/cuda/check_files.cmake" || die "test files are missing in the program"
@@ -143,6 +145,7 @@ run_tests() {
   while read -r file; do
     wanted "$file" && attempt test "$file" "$test_seconds" "$tests" --no-version --no-colors "--source-file=*/tests/$file"
   done < <(ordered_files)
+  wanted paged_engine && attempt program paged_engine "$test_seconds" "$here/paged_engine" --device=cuda
 }
 
 run_benchmarks() {

@@ -6,8 +6,8 @@
 #include <set>
 #include <utility>
 
-#include "device.hpp"
 #include "measures.hpp"
+#include "support/device.hpp"
 
 #if defined(_OPENMP)
 #include <omp.h>
@@ -30,9 +30,9 @@ int threads_of(options const& chosen) {
 /// The device, if it is wanted or there.
 backend backend_of(options const& chosen) {
   backend where;
-  where.on_device =
-      chosen.device == device_choice::cuda || (chosen.device == device_choice::automatic && cuda_problem().empty());
-  if (where.on_device) where.memory = cuda_memory();
+  where.on_device = chosen.device == device_choice::cuda ||
+                    (chosen.device == device_choice::automatic && support::cuda_problem().empty());
+  if (where.on_device) where.memory = support::cuda_memory();
   return where;
 }
 

@@ -4,8 +4,8 @@
 #include <limits>
 #include <string_view>
 
-#include "device.hpp"
 #include "policies.hpp"
+#include "support/device.hpp"
 
 namespace evict_trace {
 namespace {

@@ -5,8 +5,10 @@
 #include <foresightkv/detail/kernels/block_context.hpp>
 #include <limits>
 #include <stdexcept>
+#include <string>
 
 #include "paged_engine/attention.hpp"
+#include "paged_engine/completed.hpp"
 
 namespace paged_engine {
 
@@ -93,9 +95,9 @@ template <class Exec>
     if (shape.key_head_dim > attention_kernel::threads) throw std::invalid_argument("the head dimension is too large");
     using launcher = fkv::detail::kernels::launcher<Exec>;
     int const queries = step.count * shape.num_kv_heads * shape.group;
-    if (!launcher::run(exec, step.count, append_kernel{step}).ok() ||
-        !launcher::run(exec, queries, attention_kernel{step}).ok())
-      throw std::runtime_error("a kernel of the engine did not start");
+    fkv::status done = launcher::run(exec, step.count, append_kernel{step});
+    if (done.ok()) done = completed(exec, launcher::run(exec, queries, attention_kernel{step}));
+    if (!done.ok()) throw std::runtime_error(std::string("a kernel of the engine: ") + done.message());
   };
 }
 

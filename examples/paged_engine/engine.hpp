@@ -8,6 +8,7 @@
 #include <limits>
 #include <list>
 #include <memory>
+#include <memory_resource>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -87,19 +88,22 @@ inline std::vector<int> lookup_drafts(std::vector<int> const& tokens, int most) 
 /// ends what is done, and cuts what is due. Older requests come first: the youngest makes room.
 class engine {
  public:
+  /// \param memory  of all that verbs and the attention read, which the host reaches too
   engine(model const& decoder, memory_shape const& extents, engine_options options, eviction_maker const& make,
-         attention attend)
+         attention attend, std::pmr::memory_resource* memory = std::pmr::new_delete_resource())
       : model_(&decoder),
         options_(std::move(options)),
         attend_(std::move(attend)),
-        memory_(decoder.shape(), extents),
+        memory_(decoder.shape(), extents, memory),
+        wave_(memory),
         eviction_(make(memory_)) {
     if (options_.chunk < 1 || options_.drafts < 0) throw std::invalid_argument("a step runs a token at least");
     for (int slot = extents.slots; slot-- > 0;) free_slots_.push_back(slot);
     if (!options_.propose) options_.propose = lookup_drafts;
   }
   /// The model is the caller's, and lives longer.
-  engine(model const&&, memory_shape const&, engine_options, eviction_maker const&, attention) = delete;
+  engine(model const&&, memory_shape const&, engine_options, eviction_maker const&, attention,
+         std::pmr::memory_resource* = nullptr) = delete;
   engine(engine const&) = delete;
   engine& operator=(engine const&) = delete;
 
@@ -165,6 +169,21 @@ class engine {
     std::vector<int> tokens;
     int drafts = 0;
     std::vector<int> next = {};  ///< after each token
+  };
+
+  /// Arrays of an attention_step.
+  struct wave_memory {
+    explicit wave_memory(std::pmr::memory_resource* of) : slots(of), queries(of), keys(of), values(of), outputs(of) {}
+    std::pmr::vector<std::int32_t> slots;
+    std::pmr::vector<float> queries, keys, values, outputs;
+
+    void resize(int count, model_shape const& shape) {
+      slots.resize(num(count));
+      queries.resize(num(count * shape.hidden()));
+      outputs.resize(queries.size());
+      keys.resize(num(count * shape.kv_heads * shape.head_dim));
+      values.resize(keys.size());
+    }
   };
 
   static std::size_t num(int i) { return static_cast<std::size_t>(i); }
@@ -310,14 +329,15 @@ class engine {
   void run_wave(std::vector<plan*> const& wave, std::size_t at) {
     model_shape const& shape = model_->shape();
     int const count = static_cast<int>(wave.size()), width = shape.hidden(), kv = shape.kv_heads * shape.head_dim;
-    std::vector<std::int32_t> slots;
+    wave_.resize(count, shape);
+    auto& [slots, queries, keys, values, outputs] = wave_;
     std::vector<std::vector<float>> hidden, queries_of(wave.size());
-    for (plan const* one : wave) {
-      slots.push_back(one->of->slot);
-      hidden.push_back(model_->embed(one->tokens[at]));
-      one->of->attended.clear();
+    for (int i = 0; i < count; ++i) {
+      sequence& of = *wave[num(i)]->of;
+      slots[num(i)] = of.slot;
+      hidden.push_back(model_->embed(wave[num(i)]->tokens[at]));
+      of.attended.clear();
     }
-    std::vector<float> queries(num(count * width)), outputs(queries), keys(num(count * kv)), values(keys);
     for (int layer = 0; layer < shape.layers; ++layer) {
       for (int i = 0; i < count; ++i)
         model_->project(layer, hidden[num(i)], wave[num(i)]->of->computed + static_cast<int>(at),
@@ -423,6 +443,7 @@ class engine {
   engine_options options_;
   attention attend_;
   kv_memory memory_;
+  wave_memory wave_;
   std::unique_ptr<eviction> eviction_;
   std::list<sequence> running_, waiting_;  // the oldest first
   std::vector<int> free_slots_;

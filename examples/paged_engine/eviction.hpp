@@ -8,10 +8,12 @@
 #include <functional>
 #include <limits>
 #include <memory>
+#include <memory_resource>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "paged_engine/completed.hpp"
 #include "paged_engine/kv_memory.hpp"
 
 namespace paged_engine {
@@ -41,7 +43,7 @@ class eviction {
   virtual void take_back(int slot, int count) = 0;
   /// A sequence's state, to a buffer and into a slot, which may be another one.
   [[nodiscard]] virtual std::vector<std::byte> save(int slot) = 0;
-  virtual void restore(int slot, std::vector<std::byte>& saved, int pinned) = 0;
+  virtual void restore(int slot, std::vector<std::byte> const& saved, int pinned) = 0;
 
   /// Why a sequence was left alone; empty if it was not.
   [[nodiscard]] virtual std::string problem(int slot) const = 0;
@@ -66,7 +68,7 @@ class full_cache final : public eviction {
   void cut_into_fresh_pages(int) override {}
   void take_back(int slot, int count) override { memory_->length(slot) -= count; }
   [[nodiscard]] std::vector<std::byte> save(int) override { return {}; }
-  void restore(int, std::vector<std::byte>&, int) override {}
+  void restore(int, std::vector<std::byte> const&, int) override {}
   [[nodiscard]] std::string problem(int) const override { return {}; }
   [[nodiscard]] std::vector<int> positions(fkv::row_index row) const override {
     std::vector<int> all(static_cast<std::size_t>(memory_->length(row.sequence)));
@@ -78,7 +80,7 @@ class full_cache final : public eviction {
   kv_memory* memory_;
 };
 
-/// Every call of a verb that the engine makes.
+/// Every call of a verb that the engine makes. What they read and write stands in the memory of the cache.
 template <class Exec, class Policy>
 class policy_eviction final : public eviction {
  public:
@@ -86,16 +88,22 @@ class policy_eviction final : public eviction {
       : exec_(exec),
         policy_(checked(policy, memory)),
         memory_(&memory),
-        columns_(fkv::state_bytes(policy, memory.shape(), columns())),
-        scratch_(fkv::evict_into_bytes(exec, policy, memory.shape(), all(), memory.extents().window)),
+        columns_(fkv::state_bytes(policy, memory.shape(), columns()), memory.resource()),
+        scratch_(fkv::evict_into_bytes(exec, policy, memory.shape(), all(), memory.extents().window),
+                 memory.resource()),
         state_(fkv::make_state(policy, memory.shape(), columns(), columns_)),
         pin_words_((memory.shape().capacity + 31) / 32),
-        pins_(num(slots() * pin_words_), 0),
-        new_lengths_(num(slots()), 0),
-        freed_(num(slots() * memory.max_pages()), -1),
-        freed_counts_(num(slots()), 0),
-        fresh_tables_(num(slots() * memory.max_pages()), -1),
-        room_(num(slots()), 0) {
+        saved_(fkv::save_bytes(state_), memory.resource()),
+        pins_(num(slots() * pin_words_), 0, memory.resource()),
+        request_ids_(num(slots()), 0, memory.resource()),
+        slots_(memory.resource()),
+        due_(num(slots()) + 1, memory.resource()),
+        rejected_(num(slots()), 0, memory.resource()),
+        new_lengths_(num(slots()), 0, memory.resource()),
+        freed_(num(slots() * memory.max_pages()), -1, memory.resource()),
+        freed_counts_(num(slots()), 0, memory.resource()),
+        fresh_tables_(num(slots() * memory.max_pages()), -1, memory.resource()),
+        room_(num(slots()), 0, memory.resource()) {
     state_ = state_.with_pinned(pins_.data(), pin_words_);
   }
 
@@ -105,37 +113,32 @@ class policy_eviction final : public eviction {
   [[nodiscard]] int most_pinned() const override { return config().budget - config().recent(); }
 
   void start(int slot, std::uint32_t request, int pinned) override {
-    request_ids_.assign(num(slots()), request);
-    slots_ = {slot};
-    require(fkv::reset(exec_, state_, list(slots_), request_ids_.data()));
+    request_ids_[num(slot)] = request;
+    require(fkv::reset(exec_, state_, list({slot}), request_ids_.data()));
     pin(slot, pinned);
   }
   [[nodiscard]] std::vector<int> due(std::vector<int> const& slots) override {
-    slots_ = slots;
-    std::vector<std::int32_t> found(slots.size() + 1), count(1);
-    require(fkv::collect_due(exec_, rows(list(slots_)), found.data(), count.data()));
-    found.resize(num(count[0]));
-    return found;
+    std::int32_t& count = due_.back();
+    require(fkv::collect_due(exec_, rows(list(slots)), due_.data(), &count));
+    return {due_.begin(), due_.begin() + count};
   }
   void cut(std::vector<int> const& slots) override {
     if (slots.empty()) return;
-    slots_ = slots;
     for (int const slot : slots) expect_nothing(slot);
-    require(fkv::evict(exec_, rows(list(slots_)), memory_->window(), output()));
+    require(fkv::evict(exec_, rows(list(slots)), memory_->window(), output()));
     for (int const slot : slots) {
       memory_->length(slot) = new_lengths_[num(slot)];
       memory_->give_back(slot, freed_of(slot), freed_counts_[num(slot)]);
     }
   }
   void cut_into_fresh_pages(int slot) override {
-    slots_ = {slot};
     int const places = memory_->pages_of(budget());
     std::int32_t* const fresh = &fresh_tables_[num(slot * memory_->max_pages())];
     for (int i = 0; i < places; ++i) fresh[i] = memory_->allocator.take();
     room_[num(slot)] = budget();
     auto const target = memory_->over(fresh_tables_.data(), room_.data());
     expect_nothing(slot);
-    require(fkv::evict(exec_, rows(list(slots_)).into(target), memory_->window(), output()));
+    require(fkv::evict(exec_, rows(list({slot})).into(target), memory_->window(), output()));
     if (!fkv::left_alone(state_.flags[slot])) {
       memory_->shrink(slot, 0);  // the others that read those pages keep them
       for (int i = 0; i < places; ++i) std::swap(memory_->page(slot, i), fresh[i]);
@@ -147,20 +150,18 @@ class policy_eviction final : public eviction {
     std::fill_n(fresh, places, -1);
   }
   void take_back(int slot, int count) override {
-    slots_ = {slot};
-    std::vector<std::int32_t> counts(num(slots()), 0);
-    counts[num(slot)] = count;
+    rejected_[num(slot)] = count;
     expect_nothing(slot);
-    require(fkv::take_back(exec_, rows(list(slots_)), counts.data(), new_lengths_.data()));
+    require(fkv::take_back(exec_, rows(list({slot})), rejected_.data(), new_lengths_.data()));
     memory_->length(slot) = new_lengths_[num(slot)];
   }
   [[nodiscard]] std::vector<std::byte> save(int slot) override {
-    std::vector<std::byte> saved(fkv::save_bytes(state_));
-    require(fkv::save(exec_, state_, slot, saved));
-    return saved;
+    require(fkv::save(exec_, state_, slot, saved_));
+    return {saved_.begin(), saved_.end()};
   }
-  void restore(int slot, std::vector<std::byte>& saved, int pinned) override {
-    require(fkv::restore(exec_, state_, slot, saved));
+  void restore(int slot, std::vector<std::byte> const& saved, int pinned) override {
+    std::ranges::copy(saved, saved_.begin());
+    require(fkv::restore(exec_, state_, slot, saved_));
     pin(slot, pinned);
   }
 
@@ -204,8 +205,10 @@ class policy_eviction final : public eviction {
   [[nodiscard]] int slots() const { return memory_->extents().slots; }
   [[nodiscard]] int columns() const { return config().budget + config().interval; }
   [[nodiscard]] fkv::sequence_list all() const { return {nullptr, nullptr, slots(), memory_->shape().capacity}; }
-  [[nodiscard]] fkv::sequence_list list(std::vector<std::int32_t> const& slots) const {
-    return {slots.data(), nullptr, static_cast<int>(slots.size()), memory_->shape().capacity};
+  /// Until the next list.
+  [[nodiscard]] fkv::sequence_list list(std::vector<int> const& slots) {
+    slots_.assign(slots.begin(), slots.end());
+    return {slots_.data(), nullptr, static_cast<int>(slots.size()), memory_->shape().capacity};
   }
   [[nodiscard]] cache_batch rows(fkv::sequence_list const& sequences) {
     return {policy_, memory_->cache(), sequences, state_, scratch_};
@@ -221,18 +224,20 @@ class policy_eviction final : public eviction {
       bits[position / 32] |= 1u << (position % 32);
   }
   /// What a status says is the engine's own mistake: sizes, pointers, a config that cannot be.
-  static void require(fkv::status const& done) {
+  void require(fkv::status const& begun) const {
+    fkv::status const done = completed(exec_, begun);
     if (!done.ok()) throw std::logic_error(std::string(done.message()) + ": " + fkv::message(done.where));
   }
 
   Exec exec_;
   Policy policy_;
   kv_memory* memory_;
-  std::vector<std::byte> columns_, scratch_;
+  std::pmr::vector<std::byte> columns_, scratch_;
   fkv::eviction_state<Policy> state_;
   int pin_words_ = 0;
-  std::vector<std::uint32_t> pins_, request_ids_;
-  std::vector<std::int32_t> slots_, new_lengths_, freed_, freed_counts_, fresh_tables_, room_;
+  std::pmr::vector<std::byte> saved_;
+  std::pmr::vector<std::uint32_t> pins_, request_ids_;
+  std::pmr::vector<std::int32_t> slots_, due_, rejected_, new_lengths_, freed_, freed_counts_, fresh_tables_, room_;
 };
 
 /// Makes an eviction under a policy, for the engine.

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <foresightkv/caches/paged.hpp>
 #include <foresightkv/observation.hpp>
+#include <memory_resource>
 #include <stdexcept>
 #include <vector>
 
@@ -26,11 +27,13 @@ struct memory_shape {
   int window = 0;         ///< newest queries that are kept of each sequence: the policy's interval
 };
 
-/// The engine's cache: two pools of pages, a table and a length for every slot, and the newest queries.
+/// The engine's cache: two pools of pages, a table and a length for every slot, and the newest queries. All of it that
+/// verbs and kernels read stands in memory of the resource, which the host reaches too.
 class kv_memory {
  public:
-  kv_memory(model_shape const& of_model, memory_shape const& extents)
-      : allocator(checked(extents).num_pages),
+  kv_memory(model_shape const& of_model, memory_shape const& extents,
+            std::pmr::memory_resource* memory = std::pmr::new_delete_resource())
+      : allocator(checked(extents).num_pages, memory),
         extents_(extents),
         shape_{.num_layers = of_model.layers,
                .num_sequences = extents.slots,
@@ -40,19 +43,20 @@ class kv_memory {
                .value_head_dim = of_model.head_dim,
                .capacity = extents.max_tokens},
         max_pages_(pages_of(extents.max_tokens)),
-        keys_(pool_size(of_model)),
-        values_(pool_size(of_model)),
-        tables_(num(extents.slots * max_pages_), -1),
-        lengths_(num(extents.slots), 0),
+        keys_(pool_size(of_model), memory),
+        values_(pool_size(of_model), memory),
+        tables_(num(extents.slots * max_pages_), -1, memory),
+        lengths_(num(extents.slots), 0, memory),
         query_size_(of_model.hidden()),
-        queries_(num(of_model.layers * extents.slots * query_room() * query_size_)),
+        queries_(num(of_model.layers * extents.slots * query_room() * query_size_), memory),
         query_ends_(num(extents.slots), 0),
-        query_starts_(num(extents.slots) + 1),
-        query_counts_(num(extents.slots)) {}
+        query_starts_(num(extents.slots) + 1, memory),
+        query_counts_(num(extents.slots), memory) {}
 
   page_allocator allocator;
 
   [[nodiscard]] fkv::cache_shape const& shape() const { return shape_; }
+  [[nodiscard]] std::pmr::memory_resource* resource() const { return keys_.get_allocator().resource(); }
   [[nodiscard]] memory_shape const& extents() const { return extents_; }
   [[nodiscard]] int max_pages() const { return max_pages_; }
   [[nodiscard]] int pages_of(int tokens) const { return (tokens + extents_.page_size - 1) / extents_.page_size; }
@@ -197,12 +201,12 @@ class kv_memory {
   memory_shape extents_;
   fkv::cache_shape shape_;
   int max_pages_ = 0;
-  std::vector<float> keys_, values_;
-  std::vector<std::int32_t> tables_, lengths_;  // entries behind a table's last page are -1
+  std::pmr::vector<float> keys_, values_;
+  std::pmr::vector<std::int32_t> tables_, lengths_;  // entries behind a table's last page are -1
   int query_size_ = 0;
-  std::vector<float> queries_;   // [layer][slot][room][query head][dim]
-  std::vector<int> query_ends_;  // one past each slot's newest query
-  std::vector<std::int32_t> query_starts_, query_counts_;
+  std::pmr::vector<float> queries_;  // [layer][slot][room][query head][dim]
+  std::vector<int> query_ends_;      // one past each slot's newest query
+  std::pmr::vector<std::int32_t> query_starts_, query_counts_;
 };
 
 }  // namespace paged_engine

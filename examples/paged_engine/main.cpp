@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // How many sequences of 8,192 tokens one pool serves at once, with and without eviction; then a mixed load in a small
-// pool, with shared prompts, drafts and preemption. Every number is counted by the engine while it runs.
+// pool, with shared prompts, drafts and preemption. Every number is counted by the engine while it runs. Cache, state and
+// lists stand in memory that host and device share where there is a device: attention and evictions run there.
 #include <algorithm>
 #include <cstdio>
 #include <exception>
+#include <memory_resource>
 #include <random>
 #include <stdexcept>
 #include <string>
@@ -11,6 +13,8 @@
 #include <vector>
 
 #include "paged_engine/engine.hpp"
+#include "paged_engine/policies.hpp"
+#include "support/device.hpp"
 
 namespace {
 
@@ -19,17 +23,8 @@ using namespace paged_engine;
 constexpr fkv::eviction_config decode_1k{.budget = 1024, .interval = 128, .sink_tokens = 4};
 constexpr fkv::eviction_config decode_64{.budget = 64, .interval = 16, .sink_tokens = 4};
 
-/// A policy by name; "full" evicts nothing.
-eviction_maker maker_of(std::string_view policy, fkv::eviction_config const& config) {
-  auto const of = [&](auto const& scorer) {
-    return evicting(fkv::host, fkv::compose(config, scorer, fkv::top_k{}, fkv::fill_holes{}));
-  };
-  if (policy == "full") return evicting_nothing();
-  if (policy == "window_sum") return of(fkv::window_sum{});
-  if (policy == "tova") return of(fkv::tova{});
-  if (policy == "key_diff") return of(fkv::key_diff{});
-  if (policy == "streaming_llm") return of(fkv::streaming_llm{});
-  throw std::invalid_argument("policies: window_sum (default), tova, key_diff, streaming_llm");
+std::pmr::memory_resource* memory_of(processor where) {
+  return where == processor::cuda ? support::cuda_memory() : std::pmr::new_delete_resource();
 }
 
 std::vector<int> random_text(std::mt19937_64& random, int tokens, int vocabulary) {
@@ -39,7 +34,7 @@ std::vector<int> random_text(std::mt19937_64& random, int tokens, int vocabulary
 }
 
 /// Requests of 8,192 tokens in pages for two of them.
-void serve_long_requests(std::string_view policy) {
+void serve_long_requests(std::string_view policy, processor where) {
   constexpr int tokens = 8192, prompt = 8128, page_size = 16;
   model const decoder({.layers = 2, .kv_heads = 1, .group = 2, .head_dim = 8}, 1);
   bool const full = policy == "full";
@@ -48,7 +43,8 @@ void serve_long_requests(std::string_view policy) {
                              .page_size = page_size,
                              .max_tokens = full ? tokens : decode_1k.budget + decode_1k.interval,
                              .window = full ? 0 : decode_1k.interval};
-  engine running(decoder, extents, {.chunk = 128}, maker_of(policy, decode_1k), host_attention);
+  engine running(decoder, extents, {.chunk = 128}, eviction_by(policy, decode_1k, where), attention_on(where),
+                 memory_of(where));
   std::mt19937_64 random(2);
   for (int i = 0; i < (full ? 3 : 16); ++i)
     running.submit({random_text(random, prompt, decoder.shape().vocabulary), tokens - prompt});
@@ -68,10 +64,11 @@ void serve_long_requests(std::string_view policy) {
 }
 
 /// Short and long answers to prompts that begin alike, in a pool that cannot hold them all.
-bool serve_mixed_load(std::string_view policy) {
+bool serve_mixed_load(std::string_view policy, processor where) {
   model const decoder({}, 3);
   memory_shape const extents{.slots = 8, .num_pages = 64, .page_size = 8, .max_tokens = 80, .window = 16};
-  engine running(decoder, extents, {.chunk = 16, .drafts = 3}, maker_of(policy, decode_64), host_attention);
+  engine running(decoder, extents, {.chunk = 16, .drafts = 3}, eviction_by(policy, decode_64, where),
+                 attention_on(where), memory_of(where));
   std::mt19937_64 random(4);
   std::vector<int> const instructions = random_text(random, 40, decoder.shape().vocabulary);
   for (int i = 0; i < 40; ++i) {
@@ -98,18 +95,43 @@ bool serve_mixed_load(std::string_view policy) {
   return early == 0 && running.memory().allocator.num_free() == extents.num_pages;
 }
 
+struct options {
+  std::string policy = "window_sum";
+  processor where = support::cuda_problem().empty() ? processor::cuda : processor::host;
+};
+
+options parsed(std::vector<std::string> const& words) {
+  options chosen;
+  bool named = false;
+  for (std::string const& word : words) {
+    if (word == "--device=host") {
+      chosen.where = processor::host;
+    } else if (word == "--device=cuda") {
+      if (std::string const problem = support::cuda_problem(); !problem.empty())
+        throw std::invalid_argument("no device: " + problem);
+      chosen.where = processor::cuda;
+    } else if (named || word == "full" || word.starts_with("-")) {
+      throw std::invalid_argument("usage: paged_engine [POLICY] [--device=host|cuda]; full is run beside it");
+    } else {
+      chosen.policy = word;
+      named = true;
+    }
+  }
+  (void)eviction_by(chosen.policy, decode_1k, chosen.where);  // a name that is none is said before anything is run
+  return chosen;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) try {
-  std::string const policy = argc > 1 ? argv[1] : "window_sum";
-  if (argc > 2 || policy == "full") throw std::invalid_argument("usage: paged_engine [POLICY]; full is run beside it");
-  (void)maker_of(policy, decode_1k);  // a name that is none is said before anything is run
-  std::puts("Requests of 8,192 tokens, pages of 16, budget 1,024, interval 128:");
+  auto const [policy, where] = parsed({argv + 1, argv + argc});
+  std::printf("On the %s. Requests of 8,192 tokens, pages of 16, budget 1,024, interval 128:\n",
+              where == processor::cuda ? "CUDA device" : "host");
   std::puts("policy         sequences   pages / pool   evictions  pages back   tokens run");
-  serve_long_requests("full");
-  serve_long_requests(policy);
+  serve_long_requests("full", where);
+  serve_long_requests(policy, where);
   std::puts("\nPrompts that begin alike, pages of 8, budget 64, interval 16, 3 drafts:");
-  return serve_mixed_load(policy) ? 0 : 1;
+  return serve_mixed_load(policy, where) ? 0 : 1;
 } catch (std::exception const& problem) {
   std::fprintf(stderr, "paged_engine: %s\n", problem.what());
   return 2;

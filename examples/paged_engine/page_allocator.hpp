@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory_resource>
 #include <stdexcept>
 #include <vector>
 
@@ -11,7 +12,9 @@ namespace paged_engine {
 /// Pages of a pool, each with the number of sequences that read it. A page that nobody reads is free.
 class page_allocator {
  public:
-  explicit page_allocator(int num_pages) : owners_(static_cast<std::size_t>(num_pages), 0) {
+  /// \param memory  of what verbs read: the owners
+  explicit page_allocator(int num_pages, std::pmr::memory_resource* memory = std::pmr::new_delete_resource())
+      : owners_(static_cast<std::size_t>(num_pages), 0, memory) {
     for (int page = num_pages; page-- > 0;) free_.push_back(page);
   }
 
@@ -37,12 +40,13 @@ class page_allocator {
   [[nodiscard]] int num_free() const { return static_cast<int>(free_.size()); }
   [[nodiscard]] std::vector<std::int32_t> const& free_pages() const { return free_; }
   /// [num_pages], as paged_cache::with_owners takes them.
-  [[nodiscard]] std::vector<std::int32_t> const& owners() const { return owners_; }
+  [[nodiscard]] std::pmr::vector<std::int32_t> const& owners() const { return owners_; }
 
  private:
   [[nodiscard]] std::int32_t& at(std::int32_t page) { return owners_.at(static_cast<std::size_t>(page)); }
 
-  std::vector<std::int32_t> free_, owners_;
+  std::vector<std::int32_t> free_;
+  std::pmr::vector<std::int32_t> owners_;
 };
 
 }  // namespace paged_engine

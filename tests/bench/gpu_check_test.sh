@@ -56,7 +56,12 @@ cat >"$folder/foresightkv_device_bench" <<'END'
 #!/usr/bin/env bash
 kill -SEGV $$
 END
-chmod +x "$folder"/foresightkv_*
+cat >"$folder/paged_engine" <<'END'
+#!/usr/bin/env bash
+[ "$*" = --device=cuda ] || exit 1
+echo "served 40 requests"
+END
+chmod +x "$folder"/foresightkv_* "$folder/paged_engine"
 
 run --minutes 2 --test-seconds 2 --out "$folder/out"
 expect_status 1
@@ -69,8 +74,9 @@ expect '^test +hang_test.cpp +hung +[2-7] s'
 expect '^test +empty_test.cpp +no cases'
 expect '^test +fail_test.cpp +failed'
 expect '^test +away_test.cpp +skipped .*no memory'
+expect '^program +paged_engine +passed'
 expect '^benchmarks +device.json +(failed|not reached)'
-expect '^(4|8) passed, [0-9]+ failed, 1 skipped, [0-9]+ not reached$'
+expect '^(5|9) passed, [0-9]+ failed, 1 skipped, [0-9]+ not reached$'
 if [ "$(grep -E '^test ' <<<"$printed" | head -n 1 | tr -s ' ' | cut -d ' ' -f 2)" != cuda/graph_test.cu ]; then
   echo "the files that say most do not come first"
   failures=$((failures + 1))
@@ -82,7 +88,7 @@ expect '^\| test \| fail_test.cpp \| failed \| [0-9] \| 3 / 2 passed / 1 failed 
 run --only "graph other" --out "$folder/out"
 expect_status 0
 expect '^test +other_test.cpp +passed'
-if grep -qE 'select_test.cpp|benchmarks' <<<"$printed"; then
+if grep -qE 'select_test.cpp|paged_engine|benchmarks' <<<"$printed"; then
   echo "--only ran something else"
   failures=$((failures + 1))
 fi

@@ -308,7 +308,7 @@ class random_engine {
     for (int slot = 0; slot < memory.extents().slots; ++slot)
       expect(slots.contains(slot) || memory.pages_held(slot) == 0, "a slot without a request holds pages");
     for (sequence const& one : running_.waiting()) expect(one.slot == -1, "a waiting request has a slot");
-    expect(owners == memory.allocator.owners(), "owners");
+    expect(std::ranges::equal(owners, memory.allocator.owners()), "owners");
     std::vector<int> free = memory.allocator.free_pages();
     std::sort(free.begin(), free.end());
     expect(std::adjacent_find(free.begin(), free.end()) == free.end(), "a page was freed twice");
@@ -419,7 +419,9 @@ class idle_eviction final : public eviction {
   void cut_into_fresh_pages(int) override {}
   void take_back(int slot, int count) override { full_.take_back(slot, count); }
   [[nodiscard]] std::vector<std::byte> save(int slot) override { return full_.save(slot); }
-  void restore(int slot, std::vector<std::byte>& saved, int pinned) override { full_.restore(slot, saved, pinned); }
+  void restore(int slot, std::vector<std::byte> const& saved, int pinned) override {
+    full_.restore(slot, saved, pinned);
+  }
   [[nodiscard]] std::string problem(int) const override { return reason_; }
   [[nodiscard]] std::vector<int> positions(fkv::row_index row) const override { return full_.positions(row); }
 

@@ -72,9 +72,10 @@ struct append_kernel : append_barriers {
 
   template <class Context>
   FORESIGHTKV_HOST_DEVICE void operator()(Context const& c, shared<Context>& memory) const {
-    auto const [sequence, repeated] = first_listing(c, list, c.block(), state.num_sequences);
+    listed_sequence const listed = first_listing(c, list, c.block(), state.num_sequences);
+    int const sequence = listed.sequence;  // clang 14 cannot capture a structured binding
     if (sequence < 0) return;
-    if (repeated && c.rank() == 0) flag_sequence(c, state, sequence, sequence_flag::duplicate);
+    if (listed.repeated && c.rank() == 0) flag_sequence(c, state, sequence, sequence_flag::duplicate);
     if (is_cut(list) && c.rank() == 0) flag_sequence(c, state, sequence, sequence_flag::list_cut);
     if (!is_started(state, sequence)) {
       if (c.rank() == 0) flag_sequence(c, state, sequence, sequence_flag::not_reset);

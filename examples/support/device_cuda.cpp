@@ -5,7 +5,7 @@
 
 #include "device.hpp"
 
-namespace evict_trace {
+namespace support {
 namespace {
 
 /// The host may touch it whenever no kernel runs.
@@ -35,4 +35,4 @@ std::pmr::memory_resource* cuda_memory() {
   return &memory;
 }
 
-}  // namespace evict_trace
+}  // namespace support
