@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <algorithm>
 #include <foresightkv/scorers/accumulated_sum.hpp>
 #include <foresightkv/scorers/h2o.hpp>
 #include <foresightkv/scorers/h2o_per_query.hpp>
@@ -22,10 +21,7 @@ record replay_accumulated(replay_input const& input) {
 
 record replay_h2o(replay_input const& input) {
   auto const& [layer, golden, judge, given] = input;
-  auto config = given.config();
-  int const candidates = given.budget + given.interval - given.recent;
-  config.recent_tokens = std::min(given.budget, given.recent + candidates / 2);
-  return replay_with(layer, golden, given, config, fkv::h2o{});
+  return replay_with(layer, golden, given, fkv::with_newest_half(given.config()), fkv::h2o{});
 }
 
 record replay_h2o_per_query(replay_input const& input) {

@@ -11,12 +11,7 @@ using policy_of = fkv::policy<fkv::eviction_config, Scorer, fkv::top_k, fkv::ord
 
 fkv::eviction_config as_given(eviction_settings const& settings) { return settings.config; }
 
-/// H2O keeps the newer half of its budget whatever that scores.
-fkv::eviction_config half_recent(eviction_settings const& settings) {
-  fkv::eviction_config config = settings.config;
-  config.recent_tokens = config.interval + config.budget / 2;
-  return config;
-}
+fkv::eviction_config newest_half(eviction_settings const& settings) { return fkv::with_newest_half(settings.config); }
 
 template <class Scorer>
 Scorer make_scorer([[maybe_unused]] eviction_settings const& settings) {
@@ -41,7 +36,7 @@ constexpr policy_entry entry(std::string_view name) {
 constexpr policy_entry policies[] = {
     entry<fkv::foresight<>>("foresight"),
     entry<fkv::window_sum>("window_sum"),
-    entry<fkv::h2o, half_recent>("h2o"),
+    entry<fkv::h2o, newest_half>("h2o"),
     entry<fkv::h2o_per_query>("h2o_per_query"),
     entry<fkv::tova>("tova"),
     entry<fkv::snap_kv<>>("snap_kv"),

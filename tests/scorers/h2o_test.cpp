@@ -20,13 +20,29 @@ TEST_CASE("h2o: the score is the accumulated sum") {
                         1e-6);
 }
 
+TEST_CASE("h2o: the recent window of a config is valid wherever the config is") {
+  CHECK(fkv::with_newest_half({.budget = 21, .interval = 6}) ==
+        fkv::eviction_config{.budget = 21, .interval = 6, .recent_tokens = 16});
+  CHECK(fkv::with_newest_half({.budget = 20, .interval = 6, .recent_tokens = 4}).recent() == 15);  // 4 + 22 / 2
+  CHECK(fkv::with_newest_half({.budget = 8, .interval = 6, .sink_tokens = 2}).recent() == 6);      // of 10, what fits
+  for (int budget = 1; budget <= 9; ++budget)
+    for (int interval = 1; interval <= 9; ++interval)
+      for (int recent = -1; recent <= 9; ++recent)
+        for (int sinks = 0; sinks <= 9; ++sinks) {
+          fkv::eviction_config const config{budget, interval, recent, sinks};
+          if (!config.valid()) continue;
+          fkv::eviction_config const halved = fkv::with_newest_half(config);
+          bool const sound = halved.valid() && halved.recent() >= config.recent();
+          CHECK(sound);
+        }
+}
+
 TEST_CASE("h2o: the newest half of the budget is protected, the rest goes by all attention so far") {
   constexpr int budget = 21, interval = 6, tokens = 39, dim = 5, group = 3;
   using policy_type = testing::scorer_case<float>::policy_of<fkv::h2o>;
   testing::random_source random(11);
   testing::recording const recorded = testing::random_recording(1, group, dim, tokens, random, 2.0f);
-  policy_type const policy{
-      {.budget = budget, .interval = interval, .recent_tokens = interval + budget / 2}, {}, {}, {}, {}};
+  policy_type const policy{fkv::with_newest_half({.budget = budget, .interval = interval}), {}, {}, {}, {}};
   testing::replay<policy_type> run(recorded, policy, budget + interval, testing::layout::hnd);
 
   // The naive cache: positions, and each one's attention mass so far.

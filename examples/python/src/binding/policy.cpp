@@ -65,12 +65,6 @@ constexpr policy_entry scored_in_python{"", "a function",
                                         verbs_carrying<fkv::carried_statistics<python_reads>, fkv::fill_holes>,
                                         verbs_carrying<fkv::carried_statistics<python_reads>, fkv::ordered>};
 
-/// H2O keeps the newest half of what its budget leaves beside the recent window, whatever it scores.
-int recent_of_h2o(fkv::eviction_config const& config) {
-  int const candidates = config.budget + config.interval - config.recent();
-  return std::max(config.recent(), std::min(config.budget - config.sink_tokens, config.recent() + candidates / 2));
-}
-
 /// A copy of a Judge as it stands, or what a file has.
 fkv::io::judge_file judge_from(nb::object const& weights) {
   if (nb::isinstance<judge_object>(weights)) return nb::cast<judge_object const&>(weights).file();
@@ -106,7 +100,7 @@ policy_object::policy_object(nb::object const& scorer, int budget, int interval,
   if (!settings.config.valid() || recent.value_or(0) < 0)
     require({fkv::errc::invalid_config, 0, fkv::argument::config}, "Policy");
   if (settings.name == "h2o" && !settings.scorer.is_valid())
-    settings.config.recent_tokens = recent_of_h2o(settings.config);
+    settings.config = fkv::with_newest_half(settings.config);
   settings.sampled = sampled;
   settings.seed = seed;
 
