@@ -200,9 +200,10 @@ def test_nothing_is_copied():
     cache = problem.cache()
     assert cache.data_pointer == problem.keys.ctypes.data
     assert cache.keys is problem.keys and cache.lengths is problem.lengths
-    strided = np.zeros((2 * LAYERS, SEQUENCES, HEADS, CAPACITY, DIM), np.float32)[::2]
+    both = np.zeros((2 * LAYERS, SEQUENCES, HEADS, CAPACITY, DIM), np.float32)
+    strided = both[::2]
     numbers = list(range(7, 7 + LAYERS))
-    bound = fkv.DenseCache(strided, strided, problem.lengths, group=1, layers=numbers)
+    bound = fkv.DenseCache(strided, both[1::2], problem.lengths, group=1, layers=numbers)
     assert bound.data_pointer == strided.ctypes.data and bound.layers == numbers and cache.layers == list(range(LAYERS))
 
 
@@ -256,6 +257,51 @@ def test_lists_and_states_of_other_shapes_are_not_read():
     for read in (evictor.positions, evictor.next_positions, evictor.carried):
         refused("that the Evictor was made for", lambda read=read: read(more))
     refused("must be an int32 array", lambda: evictor.evict(cache, problem.window(), sequences=[0]))
+
+
+def test_lists_that_were_selected_before_a_change_are_refused():
+    problem = Problem()
+    evictor, cache, window = problem.evictor(), problem.cache(), problem.window()
+    first, second = np.array([0], np.int32), np.array([1], np.int32)
+    scores = evictor.score(cache, window)
+    lists = evictor.select(cache, scores)
+    assert evictor.evict(cache, window, dry_run=True) == 24
+    assert evictor.compact(cache, lists, sequences=first) == 16  # which is none of the second's business
+    assert evictor.compact(cache, lists, sequences=second) == 8
+    before = problem.keys.copy(), problem.lengths.copy()
+    for sequences in (first, second, None):
+        refused(
+            "has changed since its tokens were selected", lambda s=sequences: evictor.compact(cache, lists, sequences=s)
+        )
+    lists = evictor.select(cache, scores)
+    for change in (
+        lambda: evictor.reset(first),
+        lambda: evictor.restore(0, evictor.save(1)),
+        lambda: evictor.fork([1], [0]),
+        lambda: evictor.evict(cache, window),
+    ):
+        lists = evictor.select(cache, scores)
+        change()
+        refused("sequence 0 has changed", lambda: evictor.compact(cache, lists))
+    other = problem.evictor()
+    refused("has changed since", lambda: other.compact(cache, evictor.select(cache, scores)))
+    np.testing.assert_array_equal(problem.keys, before[0])
+    np.testing.assert_array_equal(problem.lengths, before[1])
+
+
+def test_tokens_that_stand_in_one_place_are_refused():
+    keys, values = (np.zeros((SEQUENCES, HEADS, CAPACITY, DIM), np.float32) for _ in range(2))
+    lengths = np.zeros(SEQUENCES, np.int32)
+    one_place = "stand in one place"
+    refused(one_place, lambda: fkv.DenseCache(keys, keys, lengths, group=1))
+    refused(one_place, lambda: fkv.DenseCache([keys, keys], [values, values.copy()], lengths, group=1))
+    refused(one_place, lambda: fkv.DenseCache([keys, values], [keys.copy(), keys], lengths, group=1))
+    expanded = np.lib.stride_tricks.as_strided(values, strides=(0, *values.strides[1:]))
+    refused("values: an expanded array", lambda: fkv.DenseCache(keys, expanded, lengths, group=1))
+    pool, tables = np.zeros((4, 2, 16, DIM), np.float32), np.zeros((SEQUENCES, 1), np.int32)
+    refused(one_place, lambda: fkv.PagedCache(pool, pool, tables, lengths, group=1))
+    side_by_side = np.zeros((SEQUENCES, HEADS, CAPACITY, 2, DIM), np.float32)
+    fkv.DenseCache(side_by_side[..., 0, :], side_by_side[..., 1, :], lengths, group=1)
 
 
 def test_what_a_function_does_wrong_is_said():

@@ -7,6 +7,8 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cstdint>
 
 #include "calls.hpp"
 
@@ -129,7 +131,8 @@ evictor_object::evictor_object(policy_object const& policy, cache_view const& ca
       verbs_(policy.verbs),
       shape_(cache.shape()),
       exec_(backend::on(schedule)),
-      workspace_(workspace ? std::move(workspace) : std::make_shared<shared_workspace>()) {
+      workspace_(workspace ? std::move(workspace) : std::make_shared<shared_workspace>()),
+      change_(as_size(shape_.num_sequences)) {
   shape_.layers = nullptr;  // the cache may go
   if (settings_.judge)
     for (int layer = 0; layer < shape_.num_layers; ++layer)
@@ -166,6 +169,19 @@ evictor_object::visited evictor_object::visit(slots const& sequences) {
     if (slot < 0 || slot >= shape_.num_sequences) refuse("sequences: no sequence " + std::to_string(slot));
   made.list = given<std::int32_t>(exec_, made.slots, slots_);
   return made;
+}
+
+void evictor_object::note_change(visited const& of) {
+  static std::atomic<std::uint64_t> changes{0};
+  of.each(shape_.num_sequences, [&](int sequence) { change_[as_size(sequence)] = ++changes; });
+}
+
+void evictor_object::expect_current(slot_lists const& lists, visited const& of) const {
+  of.each(shape_.num_sequences, [&](int sequence) {
+    std::uint64_t const then = lists.chosen_at_[as_size(sequence)];
+    if (then != 0 && then != change_[as_size(sequence)])
+      refuse("compact: sequence " + std::to_string(sequence) + " has changed since its tokens were selected");
+  });
 }
 
 fkv::workspace evictor_object::scratch(std::size_t bytes) {
@@ -243,6 +259,7 @@ std::int64_t evictor_object::evict(cache_view const& cache, window_view const& w
   auto const with = call(cache, to, window.max_queries());
   run("evict", [&] { return verbs_.evict(with, window.window, output); });
   std::int64_t const evicted = take_lengths(cache, !dry_run);
+  if (!dry_run) note_change(to);
   check_flags("evict");
   return evicted;
 }
@@ -300,6 +317,8 @@ slot_lists evictor_object::select(cache_view const& cache, input_array const& sc
   slot_lists lists(exec_, shape);
   auto const with = call(cache, to, 0);
   run("select", [&] { return verbs_.select(with, {values.elements<float>(), shape.capacity}, lists.view()); });
+  lists.chosen_at_.resize(as_size(shape.num_sequences));
+  to.each(shape.num_sequences, [&](int s) { lists.chosen_at_[as_size(s)] = change_[as_size(s)]; });
   check_flags("select");
   return lists;
 }
@@ -308,10 +327,12 @@ std::int64_t evictor_object::compact(cache_view const& cache, slot_lists const& 
   expect_fit(cache);
   visited const to = visit(sequences);
   if (lists.rows() != shape_.num_rows()) refuse("compact: lists of another cache");
+  expect_current(lists, to);
   std::int32_t* const lengths = begin_lengths(cache);
   auto const with = call(cache, to, 0);
   run("compact", [&] { return verbs_.compact(with, lists.view(), lengths); });
   std::int64_t const evicted = take_lengths(cache, true);
+  note_change(to);
   check_flags("compact");
   return evicted;
 }
@@ -341,6 +362,7 @@ std::int64_t evictor_object::take_back(cache_view const& cache, input_array cons
   auto const with = call(cache, to, 0);
   run("take_back", [&] { return verbs_.take_back(with, values.elements<std::int32_t>(), lengths); });
   std::int64_t const gone = take_lengths(cache, true);
+  note_change(to);
   check_flags("take_back");
   return gone;
 }
@@ -359,6 +381,7 @@ void evictor_object::reset(slots const& sequences, slots const& request_ids,
   if (seeds && seeds->size() != count) refuse("seeds: one for each sequence");
   if (seeds) draws = given<std::uint64_t>(exec_, *seeds, seed_buffer);
   run("reset", [&] { return fkv::reset(exec_, state_, to.of(shape_, 0), ids, draws); });
+  note_change(to);
 }
 
 void evictor_object::fork(std::vector<std::int32_t> const& sources, std::vector<std::int32_t> const& targets) {
@@ -372,6 +395,7 @@ void evictor_object::fork(std::vector<std::int32_t> const& sources, std::vector<
   auto const* const to = given<std::int32_t>(exec_, targets, target_buffer);
   auto const saved = scratch(fkv::fork_bytes(state_, count));
   run("fork", [&] { return fkv::fork(exec_, state_, {from, to, count}, saved); });
+  note_change({.slots = targets, .all = false});
   check_flags("fork");
 }
 
@@ -386,6 +410,7 @@ void evictor_object::restore(int sequence, nb::bytes const& saved) {
   memory const buffer(saved.size());
   backend::to_backend(exec_, buffer.view().data, saved.data(), saved.size());
   run("restore", [&] { return fkv::restore(exec_, state_, sequence, buffer.view()); });
+  note_change({.slots = {sequence}, .all = false});
   check_flags("restore");
 }
 

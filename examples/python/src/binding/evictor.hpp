@@ -27,6 +27,8 @@ class slot_lists {
   }
 
  private:
+  friend class evictor_object;
+
   void expect_row(int row) const;
   [[nodiscard]] int count(int row) const;
   [[nodiscard]] std::vector<std::int32_t> of_row(memory const& list, int row, int entries) const;
@@ -34,6 +36,7 @@ class slot_lists {
   backend::execution exec_;
   int rows_, capacity_;
   memory kept_, evicted_, evicted_count_, evicted_positions_;
+  std::vector<std::uint64_t> chosen_at_;  // [sequence] the evictor's change_ then; 0 where nothing was chosen
 };
 
 /// Scratch memory that evictors may share, as one of them works at a time.
@@ -87,6 +90,10 @@ class evictor_object {
 
     /// Of rows with so many tokens at most.
     [[nodiscard]] fkv::sequence_list of(fkv::cache_shape const& shape, int longest) const;
+    template <class Body>
+    void each(int sequences, Body const& body) const {
+      for (int i = 0; i < (all ? sequences : static_cast<int>(slots.size())); ++i) body(all ? i : slots[as_size(i)]);
+    }
   };
 
   [[nodiscard]] visited visit(slots const& sequences);
@@ -97,6 +104,9 @@ class evictor_object {
   void run(char const* verb, Call const& call) const;
   void expect_fit(cache_view const& cache) const;
   void expect_fit(cache_view const& cache, window_view const& window) const;
+  /// What was selected before does not fit those sequences any more.
+  void note_change(visited const& of);
+  void expect_current(slot_lists const& lists, visited const& of) const;
   /// ValueError if the call flagged a sequence, whose flags are cleared then.
   void check_flags(char const* verb);
   /// The cache's lengths are what a call begins with: those of sequences that it does not cut stay.
@@ -116,6 +126,7 @@ class evictor_object {
   std::shared_ptr<shared_workspace> workspace_;
   fkv::row_state state_;
   memory new_lengths_, due_, slots_;
+  std::vector<std::uint64_t> change_;  // [sequence] a number that no other change of any evictor has
 };
 
 }  // namespace FORESIGHTKV_PYTHON_BACKEND

@@ -99,8 +99,7 @@ policy_object::policy_object(nb::object const& scorer, int budget, int interval,
       .budget = budget, .interval = interval, .recent_tokens = recent.value_or(-1), .sink_tokens = sinks};
   if (!settings.config.valid() || recent.value_or(0) < 0)
     require({fkv::errc::invalid_config, 0, fkv::argument::config}, "Policy");
-  if (settings.name == "h2o" && !settings.scorer.is_valid())
-    settings.config = fkv::with_newest_half(settings.config);
+  if (settings.name == "h2o" && !settings.scorer.is_valid()) settings.config = fkv::with_newest_half(settings.config);
   settings.sampled = sampled;
   settings.seed = seed;
 

@@ -5,6 +5,8 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
+
 #include "calls.hpp"
 
 namespace binding {
@@ -40,6 +42,24 @@ token_arrays hold_tokens(held_arrays& held, nb::object const& given, char const*
     refuse(std::string(name) + ": at most " + std::to_string(dims - 1) + " dimensions each, is " + made.first.text());
   made.first = made.first.with_dims(dims);
   return made;
+}
+
+/// An eviction writes tokens where they stand: no two may stand in one place. What strides alone make of one array, keys
+/// and values side by side, say, is the caller's to know.
+void expect_apart(token_arrays const& keys, token_arrays const& values) {
+  if (std::ranges::find(keys.first.extents, 0) != keys.first.extents.end()) return;
+  for (tensor const* const of : {&keys.first, &values.first})
+    for (std::size_t dim = 0; dim < of->extents.size(); ++dim)
+      if (of->extents[dim] > 1 && of->strides[dim] == 0)
+        refuse(std::string(of == &keys.first ? "keys" : "values") + ": an expanded array: tokens stand in one place");
+  std::vector<void*> places;
+  for (token_arrays const* const of : {&keys, &values}) {
+    places.insert(places.end(), of->layers.begin(), of->layers.end());
+    if (of->layers.empty()) places.push_back(of->first.data);
+  }
+  std::ranges::sort(places);
+  if (std::ranges::adjacent_find(places) != places.end())
+    refuse("keys and values: two of the arrays stand in one place");
 }
 
 void expect_layout(std::string const& layout, std::initializer_list<char const*> known) {
@@ -107,6 +127,7 @@ cache_view cache_view::make_dense(nb::object const& keys, nb::object const& valu
   made.keys = keys, made.values = values, made.given_lengths = lengths;
   token_arrays key = hold_tokens(made.held_, keys, "keys", 5), value = hold_tokens(made.held_, values, "values", 5);
   expect_same(key.first, value.first);
+  expect_apart(key, value);
   if (key.layers.size() != value.layers.size()) refuse("keys and values: as many layers of both");
   if (layout == "nhd") key.first = key.first.transposed(2, 3), value.first = value.first.transposed(2, 3);
 
@@ -151,6 +172,7 @@ cache_view cache_view::make_paged(nb::object const& keys, nb::object const& valu
   token_arrays key = hold_tokens(made.held_, keys, "keys", dims),
                value = hold_tokens(made.held_, values, "values", dims);
   expect_same(key.first, value.first);
+  expect_apart(key, value);
   if (key.layers.size() != value.layers.size()) refuse("keys and values: as many layers of both");
   if (layout == "hnd") key.first = key.first.transposed(2, 3), value.first = value.first.transposed(2, 3);
 
