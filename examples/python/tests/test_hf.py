@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Generation with transformers: small models with random weights, nothing is downloaded."""
 
+import contextlib
+import types
 import warnings
 
 import numpy as np
@@ -10,6 +12,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 import foresightkv as fkv
+from foresightkv import hf
 from foresightkv.hf import EvictingCache
 
 pytestmark = pytest.mark.torch
@@ -181,18 +184,21 @@ def test_each_row_of_a_padded_batch_is_its_solo_run(llama, name):
             np.testing.assert_array_equal(report.sequences[row].kept[layer], positions)
 
 
+class Copied(EvictingCache):
+    """Sequences change places through saved states and a new evictor."""
+
+    def reorder_cache(self, beam_idx):
+        two = torch.cat([beam_idx, beam_idx])
+        for layer in self.evicting:
+            layer._take(two)
+            layer._take(torch.arange(len(beam_idx)))
+
+
 def test_beams_carry_their_own_evictions(llama):
     """A beam search under eviction, against the same search with a cache that is copied instead of reordered."""
     cache = EvictingCache(llama, small("accumulated"))
     output = llama.generate(tokens(1, 30), cache=cache, max_new_tokens=40, num_beams=3, **GREEDY)
     assert cache.report().evictions >= 3 * 4
-
-    class Copied(EvictingCache):
-        def reorder_cache(self, beam_idx):  # through saved states and a new evictor
-            two = torch.cat([beam_idx, beam_idx])
-            for layer in self.evicting:
-                layer._take(two)
-                layer._take(torch.arange(len(beam_idx)))
 
     again = Copied(llama, small("accumulated"))
     assert torch.equal(llama.generate(tokens(1, 30), cache=again, max_new_tokens=40, num_beams=3, **GREEDY), output)
@@ -334,6 +340,86 @@ def test_a_cache_that_failed_says_so_until_it_is_reset(llama):
     assert cache.get_seq_length() == 40
     with pytest.raises(ValueError, match=r"foresightkv\.Policy"):
         EvictingCache(llama, "h2o")
+
+
+class Elsewhere(hf.Place):
+    """The CPU as a device is treated: what the library reads are tensors of its own, and each call of it is announced."""
+
+    def __init__(self, device):
+        super().__init__(device)
+        self.on_host, self.calls = False, []
+        self._inside = 0
+        self.library = types.SimpleNamespace(
+            Policy=fkv.Policy,
+            Workspace=fkv.Workspace,
+            Evictor=lambda *given, **more: self.announced(fkv.Evictor(*given, **more)),
+            DenseCache=self._cache,
+            Window=self._window,
+        )
+
+    def schedule(self, threads):
+        return {"threads": threads}
+
+    @contextlib.contextmanager
+    def working(self):
+        self._inside += 1
+        yield
+        self._inside -= 1
+
+    def _cache(self, keys, values, lengths, **more):
+        assert self._inside and isinstance(lengths, torch.Tensor)
+        return fkv.DenseCache(keys, values, lengths, **more)
+
+    def _window(self, queries, **more):
+        assert self._inside and all(isinstance(more[name], torch.Tensor) for name in ("counts", "starts", "window_end"))
+        return fkv.Window(queries, **more)
+
+    def announced(self, evictor):
+        place = self
+
+        class Announced:
+            def __getattr__(self, name):
+                assert place._inside, name
+                place.calls.append(name)
+                return getattr(evictor, name)
+
+        return Announced()
+
+
+@pytest.mark.parametrize("name", ["window_sum", "accumulated"])
+@pytest.mark.parametrize("form", ["padded", "beams", "copied"])
+def test_numbers_of_a_device_are_copied_there_and_back(llama, monkeypatch, name, form):
+    inputs = dict(input_ids=tokens(2, 45), max_new_tokens=40, attention_mask=torch.ones(2, 45, dtype=torch.long))
+    inputs["attention_mask"][1, :9] = 0
+    if form != "padded":
+        inputs["num_beams"] = 3
+    classes = {"padded": EvictingCache, "beams": EvictingCache, "copied": Copied}
+    here = classes[form](llama, small(name))
+    expected = llama.generate(**inputs, **GREEDY, cache=here)
+    monkeypatch.setattr(hf, "Place", Elsewhere)
+    there = classes[form](llama, small(name))
+    assert torch.equal(llama.generate(**inputs, **GREEDY, cache=there), expected)
+    report, other = here.report(), there.report()
+    assert report.evictions == other.evictions > 8 and report.bytes_freed == other.bytes_freed
+    for mine, of in zip(report.sequences, other.sequences):
+        for layer, positions in mine.kept.items():
+            np.testing.assert_array_equal(of.kept[layer], positions)
+    (place,) = there._shared._places.values()
+    wanted = {"evict", "positions", "resize_state"} | ({"carry"} if name == "accumulated" else set())
+    wanted |= {"padded": set(), "beams": {"fork"}, "copied": {"save", "restore"}}[form]
+    assert wanted <= set(place.calls)
+    layer = there.evicting[0]
+    assert layer._lengths.there is not layer.lengths and layer._lengths.there.tolist() == layer.lengths.tolist()
+
+
+def test_a_policy_has_to_be_made_for_the_models_device():
+    with pytest.raises(ValueError, match="on the CPU and on CUDA devices, the model is on xpu"):
+        hf.Place(torch.device("xpu"))
+    place = hf.Place(torch.device("cpu"))
+    place.expect(small())
+    place.library = types.SimpleNamespace(Policy=dict)
+    with pytest.raises(ValueError, match=r"for a model on cpu policy must be a foresightkv\.Policy, is a foresightkv"):
+        place.expect(small())
 
 
 def test_other_caches_are_left_alone(llama):

@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = _options(arguments)
     try:
         _run(chosen)
-    except (OSError, ValueError) as problem:
+    except (ImportError, OSError, ValueError) as problem:
         print(f"foresightkv.generate: {problem}", file=sys.stderr)
         return 1
     return 0
@@ -41,6 +41,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--recent", type=int, help="newest tokens that stay (default: the interval)")
     parser.add_argument("--weights", help="file of a judge, for the policy foresight")
     parser.add_argument("--tokens", type=int, default=200, help="to generate")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda: in half precision, by foresightkv.cuda")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--html", type=pathlib.Path, metavar="PAGE", help="writes a page of the words that were kept")
     return parser.parse_args(arguments)
@@ -49,7 +50,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 def _run(chosen: argparse.Namespace) -> None:
     policy = None
     if chosen.policy != "full":  # before a model is loaded for nothing
-        policy = Policy(
+        policy = _policy_class(chosen.device)(
             chosen.policy,
             budget=chosen.budget,
             interval=chosen.interval,
@@ -64,14 +65,18 @@ def _run(chosen: argparse.Namespace) -> None:
     from .hf import EvictingCache
     from .record import load_model
 
+    if chosen.device != "cpu" and not torch.cuda.is_available():
+        raise ValueError(f"--device {chosen.device}: PyTorch finds no CUDA device")
     if chosen.threads:
         torch.set_num_threads(chosen.threads)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     source = {"gguf_file": chosen.gguf} if chosen.gguf else {}
     tokenizer = transformers.AutoTokenizer.from_pretrained(chosen.model, **source)
-    model = load_model(chosen.model, "cpu", **source)
-    ids = _tokens(tokenizer, chosen)
+    model = load_model(chosen.model, chosen.device, **source)
+    if chosen.device != "cpu" and model.dtype == torch.float32:
+        model = model.to(torch.bfloat16)
+    ids = _tokens(tokenizer, chosen).to(model.device)
 
     cache = EvictingCache(model, policy) if policy else transformers.DynamicCache(config=model.config)
     streamer = transformers.TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
@@ -97,6 +102,16 @@ def _run(chosen: argparse.Namespace) -> None:
         chosen.html.parent.mkdir(parents=True, exist_ok=True)
         chosen.html.write_text(report.html([words]), encoding="utf-8")
         print(f"what was kept: {chosen.html}")
+
+
+def _policy_class(device: str):
+    if device == "cpu":
+        return Policy
+    if device.partition(":")[0] != "cuda":
+        raise ValueError(f"--device: cpu or cuda, is '{device}'")
+    from . import cuda
+
+    return cuda.Policy
 
 
 def _tokens(tokenizer, chosen: argparse.Namespace):

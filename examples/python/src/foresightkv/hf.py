@@ -10,10 +10,13 @@ A cache is for one generation. Layers with full attention are evicted, each head
 keep transformers' own cache. The cache stores the tokens of every sequence without their pads and makes the attention
 mask itself, so that a sequence of a padded batch is treated as it would be alone. It never holds more than budget +
 interval tokens of a sequence: a longer prompt is attended to as a whole, and cut before the next layer runs.
+
+A model on a CUDA device takes a policy of foresightkv.cuda; keys, values and queries stay there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 
 import numpy as np
@@ -23,7 +26,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, Dynam
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from ._core import DenseCache, Evictor, Policy, Window, Workspace
+from . import _core
 from .report import Report, SequenceReport
 
 __all__ = ["EvictingCache", "Report"]
@@ -35,12 +38,14 @@ _HANDED_OVER = "foresightkv_layer"  # key under which a layer of the cache reach
 class EvictingCache(Cache):
     """A cache of transformers that a policy cuts while the model runs."""
 
-    def __init__(self, model, policy: Policy, *, threads: int = 0):
+    def __init__(self, model, policy: _core.Policy, *, threads: int = 0):
         """model: any decoder that calls its attention by name (Llama, Qwen, Gemma and their like); its attention
         implementation becomes "foresightkv", which is "sdpa" for every other cache.
-        threads: of the evictions; 0: as many as PyTorch uses."""
-        if not isinstance(policy, Policy):
-            raise ValueError(f"EvictingCache: policy must be a foresightkv.Policy, is {type(policy).__name__}")
+        policy: a foresightkv.Policy; for a model on a CUDA device a foresightkv.cuda.Policy.
+        threads: of the evictions on the CPU; 0: as many as PyTorch uses."""
+        for device in {parameter.device for parameter in model.parameters()}:
+            if device.type != "meta":  # weights that are fetched when they are needed
+                Place(device).expect(policy)
         config = model.config.get_text_config(decoder=True)
         layers = DynamicCache(config=model.config).layers
         shared = Shared(policy, threads or torch.get_num_threads())
@@ -111,16 +116,86 @@ class EvictingCache(Cache):
 class Shared:
     """What the layers of a cache have together."""
 
-    def __init__(self, policy: Policy, threads: int):
+    def __init__(self, policy: _core.Policy, threads: int):
         self.policy, self.threads = policy, threads
-        self.workspace = Workspace()
+        self._places: dict[torch.device, Place] = {}
         self.bytes_held = self.bytes_peak = self.bytes_freed = 0
         self.failed = False  # in the middle of a forward call: layers do not hold the same tokens
+
+    def place(self, device: torch.device) -> Place:
+        """The same for all layers of a device."""
+        if device not in self._places:
+            self._places[device] = Place(device)
+            self._places[device].expect(self.policy)
+        return self._places[device]
 
     def hold(self, change: int) -> None:
         """So many bytes of tokens more are stored, or fewer."""
         self.bytes_held += change
         self.bytes_peak = max(self.bytes_peak, self.bytes_held)
+
+
+class Place:
+    """Where a layer's arrays are, and the library for it."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        if device.type == "cuda":
+            from . import cuda
+
+            self.library, self.on_host = cuda, False
+        elif device.type == "cpu":
+            self.library, self.on_host = _core, True
+        else:
+            raise ValueError(f"EvictingCache: works on the CPU and on CUDA devices, the model is on {device}")
+        self._workspace, self._stream = None, None
+
+    def expect(self, policy) -> None:
+        """ValueError for a policy that works on other arrays."""
+        if not isinstance(policy, self.library.Policy):
+            name = "foresightkv.Policy" if self.on_host else "foresightkv.cuda.Policy"
+            given = f"{type(policy).__module__}.{type(policy).__name__}"
+            raise ValueError(f"EvictingCache: for a model on {self.device} policy must be a {name}, is a {given}")
+
+    def evictor(self, policy, cache, max_queries: int, state_capacity: int, threads: int):
+        if self._workspace is None:
+            self._workspace = self.library.Workspace()
+        more = {"state_capacity": state_capacity, "workspace": self._workspace, **self.schedule(threads)}
+        return self.library.Evictor(policy, cache, max_queries, **more)
+
+    def schedule(self, threads: int) -> dict[str, int]:
+        if self.on_host:
+            return {"threads": threads}
+        self._stream = self._stream or torch.cuda.current_stream(self.device)
+        return {"stream": self._stream.cuda_stream}
+
+    def working(self):
+        """A context for calls of the library: they read what PyTorch has written, and the other way round."""
+        if self.on_host:
+            return contextlib.nullcontext()
+        current = torch.cuda.current_stream(self.device)
+        if self._stream is not None and current != self._stream:
+            current.synchronize()  # a call waits for its own stream alone
+        return torch.cuda.device(self.device)
+
+
+class Numbers:
+    """int32 numbers: `here` is where this module counts, `there` what the library is given."""
+
+    def __init__(self, here: np.ndarray, place: Place):
+        self.here = here
+        self.there = here if place.on_host else torch.empty(here.shape, dtype=torch.int32, device=place.device)
+
+    def push(self) -> None:
+        if self.there is not self.here:
+            self.there.copy_(torch.from_numpy(self.here))
+
+    def pull(self) -> None:
+        if self.there is not self.here:
+            self.here[:] = self.there.cpu().numpy()
+
+
+HOST = Place(torch.device("cpu"))
 
 
 class EvictingLayer(CacheLayerMixin):
@@ -136,25 +211,30 @@ class EvictingLayer(CacheLayerMixin):
         self.shared, self.number, self.policy = shared, number, shared.policy
         self.limit = self.policy.budget + self.policy.interval
         self.cumulative_length = 0  # columns of the batch that were handed over, pads among them
-        self.position = self.lengths = self.evictions = np.zeros(0, np.int32)
+        self.position = self.evictions = np.zeros(0, np.int32)
+        self._lengths = Numbers(self.position, HOST)
         self.num_sequences = 0
         self._expects_attention = False
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens that are stored of each sequence."""
+        return self._lengths.here
 
     # -- what transformers asks of a layer ---------------------------------------------------------------------------
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        if key_states.device.type != "cpu":
-            raise ValueError(f"EvictingCache: works on the CPU, the model is on {key_states.device}")
         self.dtype, self.device = key_states.dtype, key_states.device
+        self.place = self.shared.place(self.device)
         self.num_sequences, self.num_kv_heads = key_states.shape[:2]
         self.keys = key_states.new_empty(*key_states.shape[:2], 0, key_states.shape[3])
         self.values = value_states.new_empty(*value_states.shape[:2], 0, value_states.shape[3])
         self.token_bytes = self.num_kv_heads * (key_states.shape[3] + value_states.shape[3]) * key_states.itemsize
-        self.lengths = np.zeros(self.num_sequences, np.int32)  # tokens that are stored
+        self._lengths = Numbers(np.zeros(self.num_sequences, np.int32), self.place)
         self.position = np.zeros(self.num_sequences, np.int32)  # tokens that were handed over
         self.evictions = np.zeros(self.num_sequences, np.int32)
         self.queries: QueryWindow | None = None
-        self.evictor: Evictor | None = None
+        self.evictor: _core.Evictor | None = None
         self.is_initialized = True
 
     def update(self, key_states, value_states, *args, kwargs=None, **others):
@@ -206,11 +286,12 @@ class EvictingLayer(CacheLayerMixin):
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         if self.is_initialized:
-            self._take(torch.arange(self.num_sequences).repeat_interleave(repeats))
+            self._take(np.arange(self.num_sequences).repeat(repeats))
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         if self.is_initialized:
-            self._take(torch.arange(self.num_sequences)[indices])
+            chosen = indices.cpu().numpy() if isinstance(indices, torch.Tensor) else indices
+            self._take(np.arange(self.num_sequences)[chosen])
 
     # -- attention ---------------------------------------------------------------------------------------------------
 
@@ -221,7 +302,7 @@ class EvictingLayer(CacheLayerMixin):
         self.shared.failed = True  # until it is done
         if kwargs.get("s_aux") is not None:
             raise ValueError("EvictingCache: learned sink logits are not supported")
-        new = NewTokens.of(mask, query.shape[2], self.num_sequences)
+        new = NewTokens.of(mask, query.shape[2], self.num_sequences, self.device)
         before = self.lengths.copy()
         self._store(key, value, new)
         self.position += new.counts
@@ -248,7 +329,7 @@ class EvictingLayer(CacheLayerMixin):
             self._resize(min(max(needed, 2 * self.keys.shape[2], 64), self.limit) if within else needed)
         new.write(self.keys, key, self.lengths)
         new.write(self.values, value, self.lengths)
-        self.lengths += new.counts
+        self.lengths[:] += new.counts
         self.shared.hold(int(new.counts.sum()) * self.token_bytes)
 
     def _resize(self, capacity: int) -> None:
@@ -265,59 +346,63 @@ class EvictingLayer(CacheLayerMixin):
     def _view(self, group: int):
         """The arrays as the library sees them, bound anew only when they change."""
         if self.cache is None:
-            self.cache = DenseCache(self.keys, self.values, self.lengths, group=group, layers=[self.number])
-        if self.evictor is None:
-            self.evictor = Evictor(
-                self.policy,
-                self.cache,
-                self.queries.capacity,
-                state_capacity=self.limit,
-                threads=self.shared.threads,
-                workspace=self.shared.workspace,
+            self.cache = self.place.library.DenseCache(
+                self.keys, self.values, self._lengths.there, group=group, layers=[self.number]
             )
+        if self.evictor is None:
+            self.evictor = self.place.evictor(
+                self.policy, self.cache, self.queries.capacity, self.limit, self.shared.threads
+            )
+        self._lengths.push()
         return self.cache
 
     def _cut(self, query: torch.Tensor, new: NewTokens) -> None:
         due = np.flatnonzero(self.lengths >= self.limit).astype(np.int32)
-        view = self._view(query.shape[1] // self.num_kv_heads)
+        with self.place.working():
+            view = self._view(query.shape[1] // self.num_kv_heads)
         self.queries.add(query, new, self.evictor, view, due)
         if due.size:
             self.queries.show_last(due)
-            freed = self.evictor.evict(view, self.queries.window, sequences=due) * self.token_bytes
+            with self.place.working():
+                freed = self.evictor.evict(view, self.queries.window, sequences=due) * self.token_bytes
+            self._lengths.pull()
             self.queries.forget(due)
             self.evictions[due] += 1
             self.shared.hold(-freed)
             self.shared.bytes_freed += freed
         if self.keys.shape[2] > self.limit:  # what a long prompt needed
             self._resize(self.limit)
-            self.evictor.resize_state(self.limit)
+            with self.place.working():
+                self.evictor.resize_state(self.limit)
 
     # -- sequences change places -------------------------------------------------------------------------------------
 
-    def _take(self, indices: torch.Tensor) -> None:
+    def _take(self, indices: torch.Tensor | np.ndarray) -> None:
         """Sequence i becomes a copy of what sequence indices[i] was."""
-        sources = [int(i) for i in indices]
+        sources = [int(i) for i in indices.tolist()]
         same_count = len(sources) == self.num_sequences
         stored = int(self.lengths.sum())
         self.num_sequences = len(sources)
-        chosen = torch.as_tensor(sources)
+        chosen = torch.as_tensor(sources, device=self.device)
         saved = None
-        if self.evictor is not None and not same_count:
-            saved = [self.evictor.save(source) for source in sources]
-            self.evictor = None
-        elif self.evictor is not None:
-            self.evictor.fork(sources, list(range(len(sources))))
+        with self.place.working():
+            if self.evictor is not None and not same_count:
+                saved = [self.evictor.save(source) for source in sources]
+                self.evictor = None
+            elif self.evictor is not None:
+                self.evictor.fork(sources, list(range(len(sources))))
         self.keys, self.values = self.keys.index_select(0, chosen), self.values.index_select(0, chosen)
-        self.lengths, self.position = self.lengths[sources], self.position[sources]
-        self.evictions = self.evictions[sources]
+        self._lengths = Numbers(self.lengths[sources], self.place)
+        self.position, self.evictions = self.position[sources], self.evictions[sources]
         self.shared.hold((int(self.lengths.sum()) - stored) * self.token_bytes)
         self.cache = None
         if self.queries is not None:
             self.queries.take(sources, self)
         if saved is not None:
-            self._view(self.queries.group)
-            for sequence, state in enumerate(saved):
-                self.evictor.restore(sequence, state)
+            with self.place.working():
+                self._view(self.queries.group)
+                for sequence, state in enumerate(saved):
+                    self.evictor.restore(sequence, state)
 
     # -- what is told ------------------------------------------------------------------------------------------------
 
@@ -325,33 +410,39 @@ class EvictingLayer(CacheLayerMixin):
         """[kv_head][token] positions of the tokens that are stored, ascending."""
         if self.evictor is None:
             return np.zeros((0, 0), np.int32)
-        positions = self.evictor.positions(self._view(self.queries.group))[0, sequence]
+        with self.place.working():
+            positions = self.evictor.positions(self._view(self.queries.group))[0, sequence]
         return np.sort(positions[:, : self.lengths[sequence]], axis=1)
 
 
 class NewTokens:
     """Which columns of a forward call are tokens, and how many each sequence has; the others are pads."""
 
-    def __init__(self, columns: int, sequences: int, valid: torch.Tensor | None):
-        self.columns, self.valid = columns, valid
-        self.counts = np.full(sequences, columns, np.int32) if valid is None else valid.sum(1).numpy().astype(np.int32)
+    def __init__(self, columns: int, sequences: int, valid: torch.Tensor | None, device: torch.device):
+        self.columns, self.valid, self.device = columns, valid, device
+        self.counts = np.full(sequences, columns, np.int32)
+        if valid is not None:
+            self.counts[:] = valid.sum(1).cpu().numpy()
 
     @classmethod
-    def of(cls, mask: torch.Tensor | None, columns: int, sequences: int) -> NewTokens:
+    def of(cls, mask: torch.Tensor | None, columns: int, sequences: int, device: torch.device) -> NewTokens:
         """mask: [sequence][1][new][new], True where a query sees a token, as sdpa_mask makes it; None: plain causal."""
         if mask is None:
-            return cls(columns, sequences, None)
+            return cls(columns, sequences, None, device)
         if mask.dtype != torch.bool or mask.dim() != 4 or mask.shape[-1] != columns:
             raise ValueError("EvictingCache: makes the attention mask itself: hand over a 2-D mask of pads, or none")
         valid = mask[:, 0, -1, :].expand(sequences, columns)
-        return cls(columns, sequences, None if bool(valid.all()) else valid)
+        return cls(columns, sequences, None if bool(valid.all()) else valid, device)
+
+    def _on_device(self, numbers: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(numbers).long().to(self.device)
 
     def write(self, into: torch.Tensor, new: torch.Tensor, at: np.ndarray) -> None:
         """into[sequence][head][at[sequence] ...] = the tokens among new[sequence][head][column]."""
         if self.valid is None and (at == at[0]).all():
             into[:, :, at[0] : at[0] + self.columns] = new
         elif self.valid is None and self.columns == 1:
-            into[torch.arange(len(at)), :, torch.from_numpy(at).long()] = new[:, :, 0]
+            into[torch.arange(len(at), device=self.device), :, self._on_device(at)] = new[:, :, 0]
         else:
             for sequence, first in enumerate(at):
                 tokens = new[sequence] if self.valid is None else new[sequence][:, self.valid[sequence]]
@@ -364,11 +455,11 @@ class NewTokens:
         if alike and (self.columns == 1 or before[0] == 0):
             return None
         if self.valid is None:
-            count = torch.arange(1, self.columns + 1)[None, :]
+            count = torch.arange(1, self.columns + 1, device=self.device)[None, :]
         else:
             count = self.valid.cumsum(1)
-        last = torch.from_numpy(before[:1] if alike else before).long()[:, None] + count
-        return (torch.arange(tokens) < last.clamp(min=1)[..., None])[:, None]
+        last = self._on_device(before[:1] if alike else before)[:, None] + count
+        return (torch.arange(tokens, device=self.device) < last.clamp(min=1)[..., None])[:, None]
 
 
 class QueryWindow:
@@ -386,22 +477,30 @@ class QueryWindow:
 
     def _allocate(self, queries: torch.Tensor, layer: EvictingLayer) -> None:
         self.queries, self.layer = queries, layer
-        self.counts, self.window_end = np.zeros((2, queries.shape[0]), np.int32)
-        self.starts = np.zeros(queries.shape[0] + 1, np.int32)
+        sequences, place = queries.shape[0], layer.place
+        self._counts, self._ends = (Numbers(np.zeros(sequences, np.int32), place) for _ in range(2))
+        self._starts = Numbers(np.zeros(sequences + 1, np.int32), place)
         self.window = self._window(queries)
 
-    def _window(self, queries: torch.Tensor) -> Window:
-        return Window(
-            queries,
-            group=self.group,
-            counts=self.counts,
-            starts=self.starts,
-            window_end=self.window_end,
-            softmax_scale=self.scaling,
-            soft_cap=self.soft_cap,
-        )
+    def _window(self, queries: torch.Tensor) -> _core.Window:
+        with self.layer.place.working():
+            return self.layer.place.library.Window(
+                queries,
+                group=self.group,
+                counts=self._counts.there,
+                starts=self._starts.there,
+                window_end=self._ends.there,
+                softmax_scale=self.scaling,
+                soft_cap=self.soft_cap,
+            )
 
-    def add(self, query: torch.Tensor, new: NewTokens, evictor: Evictor, view, due: np.ndarray) -> None:
+    def _show(self, counts: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> None:
+        """Of each sequence so many queries, from where to which position."""
+        for numbers, values in ((self._counts, counts), (self._starts, np.append(starts, 0)), (self._ends, ends)):
+            numbers.here[:] = values
+            numbers.push()
+
+    def add(self, query: torch.Tensor, new: NewTokens, evictor: _core.Evictor, view, due: np.ndarray) -> None:
         """Takes in [sequence][query head][column][dim]. What will not be in the window any more is carried."""
         if new.columns > self.size:
             self._carry_oldest(self.pending.copy(), self.layer.position - new.counts, evictor, view)
@@ -420,10 +519,9 @@ class QueryWindow:
 
     def show_last(self, sequences: np.ndarray) -> None:
         """The window becomes the newest queries of some sequences."""
-        self.counts[:] = 0
-        self.counts[sequences] = np.minimum(self.pending[sequences], self.size)
-        self.starts[:-1] = self.end - self.counts
-        self.window_end[:] = self.layer.position
+        counts = np.zeros_like(self.pending)
+        counts[sequences] = np.minimum(self.pending[sequences], self.size)
+        self._show(counts, self.end - counts, self.layer.position)
 
     def forget(self, sequences: np.ndarray) -> None:
         """An eviction has seen them."""
@@ -440,33 +538,32 @@ class QueryWindow:
             self.queries[sequence, :, :held] = self.queries[sequence, :, end - held : end].clone()
             self.end[sequence] = held
 
-    def _carry_oldest(self, counts: np.ndarray, position: np.ndarray, evictor: Evictor, view) -> None:
+    def _carry_oldest(self, counts: np.ndarray, position: np.ndarray, evictor: _core.Evictor, view) -> None:
         """Folds the oldest pending queries, so many of each sequence whose newest query stands before `position`."""
         if self.carries and counts.any():
-            sequences = np.flatnonzero(counts).astype(np.int32)
-            self.counts[:] = counts
-            self.starts[:-1] = self.end - self.pending
-            self.window_end[:] = position - (self.pending - counts)
-            evictor.carry(view, self.window, sequences=sequences)
+            self._show(counts, self.end - self.pending, position - (self.pending - counts))
+            self._carry(evictor, view, self.window, counts)
         self.pending -= counts
 
-    def _carry_prompt(self, query: torch.Tensor, new: NewTokens, evictor: Evictor, view):
+    def _carry(self, evictor: _core.Evictor, view, window: _core.Window, counts: np.ndarray) -> None:
+        with self.layer.place.working():
+            evictor.carry(view, window, sequences=np.flatnonzero(counts).astype(np.int32))
+
+    def _carry_prompt(self, query: torch.Tensor, new: NewTokens, evictor: _core.Evictor, view):
         """Folds all but the window's own of a long chunk. Returns the rest."""
         if new.valid is not None:  # tokens to the right, pads to the left
             order = new.valid.to(torch.int8).argsort(dim=1, stable=True)
             query = query.gather(2, order[:, None, :, None].expand_as(query))
         older = np.maximum(new.counts - self.size, 0)
         if self.carries and older.any():
-            self.counts[:] = older
-            self.starts[:-1] = new.columns - new.counts
-            self.window_end[:] = self.layer.position - (new.counts - older)
-            evictor.carry(view, self._window(query), sequences=np.flatnonzero(older).astype(np.int32))
-        rest = query[:, :, -self.size :]
+            self._show(older, new.columns - new.counts, self.layer.position - (new.counts - older))
+            self._carry(evictor, view, self._window(query), older)
+        rest, device = query[:, :, -self.size :], query.device
         if new.valid is None:
-            return rest, NewTokens(self.size, len(older), None)
-        held = torch.from_numpy(new.counts - older)
-        valid = torch.arange(self.size)[None, :] >= self.size - held[:, None]
-        return rest, NewTokens(self.size, len(older), valid)
+            return rest, NewTokens(self.size, len(older), None, device)
+        held = torch.from_numpy(new.counts - older).to(device)
+        valid = torch.arange(self.size, device=device)[None, :] >= self.size - held[:, None]
+        return rest, NewTokens(self.size, len(older), valid, device)
 
 
 def _attention(module, query, keys, values, mask, scaling, kwargs):
@@ -479,7 +576,7 @@ def _attention(module, query, keys, values, mask, scaling, kwargs):
     logits = query @ keys.transpose(2, 3) * (scaling or query.shape[-1] ** -0.5)
     logits = soft_cap * torch.tanh(logits / soft_cap)
     if mask is None and query.shape[2] > 1:
-        mask = torch.ones(query.shape[2], keys.shape[2], dtype=torch.bool).tril()
+        mask = torch.ones(query.shape[2], keys.shape[2], dtype=torch.bool, device=query.device).tril()
     if mask is not None:
         logits = logits.masked_fill(~mask, torch.finfo(logits.dtype).min)  # finite: a pad may see nothing
     output = logits.softmax(-1, dtype=torch.float32).to(query.dtype) @ values
