@@ -97,7 +97,7 @@ template <class Exec>
     int const queries = step.count * shape.num_kv_heads * shape.group;
     fkv::status done = launcher::run(exec, step.count, append_kernel{step});
     if (done.ok()) done = completed(exec, launcher::run(exec, queries, attention_kernel{step}));
-    if (!done.ok()) throw std::runtime_error(std::string("a kernel of the engine: ") + done.message());
+    if (!done.ok()) throw std::runtime_error("a kernel of the engine: " + text(done));
   };
 }
 

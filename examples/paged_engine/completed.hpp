@@ -3,6 +3,7 @@
 
 #include <concepts>
 #include <foresightkv/foresightkv.hpp>
+#include <string>
 
 #if defined(__CUDACC__)
 #include <foresightkv/foresightkv.cuh>
@@ -21,6 +22,12 @@ template <class Exec>
       return {fkv::errc::cuda, error};
 #endif
   return begun;
+}
+
+/// What a status says, a CUDA error by its number.
+[[nodiscard]] inline std::string text(fkv::status const& done) {
+  if (done.code == fkv::errc::cuda) return "CUDA error " + std::to_string(done.native);
+  return std::string(done.message()) + ": " + fkv::message(done.where);
 }
 
 }  // namespace paged_engine

@@ -223,10 +223,10 @@ class policy_eviction final : public eviction {
     for (int position = 0; position < std::min(pinned, pin_words_ * 32); ++position)
       bits[position / 32] |= 1u << (position % 32);
   }
-  /// What a status says is the engine's own mistake: sizes, pointers, a config that cannot be.
+  /// What a status says is the engine's own mistake (sizes, pointers, a config that cannot be) or the device's.
   void require(fkv::status const& begun) const {
     fkv::status const done = completed(exec_, begun);
-    if (!done.ok()) throw std::logic_error(std::string(done.message()) + ": " + fkv::message(done.where));
+    if (!done.ok()) throw std::logic_error(text(done));
   }
 
   Exec exec_;

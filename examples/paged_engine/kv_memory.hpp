@@ -53,6 +53,9 @@ class kv_memory {
         query_starts_(num(extents.slots) + 1, memory),
         query_counts_(num(extents.slots), memory) {}
 
+  kv_memory(kv_memory const&) = delete;  // a copy's vectors would stand in other memory
+  kv_memory& operator=(kv_memory const&) = delete;
+
   page_allocator allocator;
 
   [[nodiscard]] fkv::cache_shape const& shape() const { return shape_; }
