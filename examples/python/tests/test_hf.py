@@ -412,6 +412,14 @@ def test_numbers_of_a_device_are_copied_there_and_back(llama, monkeypatch, name,
     assert layer._lengths.there is not layer.lengths and layer._lengths.there.tolist() == layer.lengths.tolist()
 
 
+def test_a_report_behind_inference_mode(llama, monkeypatch):
+    monkeypatch.setattr(hf, "Place", Elsewhere)
+    cache = EvictingCache(llama, small())
+    with torch.inference_mode():
+        llama(tokens(1, 40), cache=cache)
+    assert cache.report().evictions == 1
+
+
 def test_a_policy_has_to_be_made_for_the_models_device():
     with pytest.raises(ValueError, match="on the CPU and on CUDA devices, the model is on xpu"):
         hf.Place(torch.device("xpu"))

@@ -75,7 +75,8 @@ def _run(chosen: argparse.Namespace) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(chosen.model, **source)
     model = load_model(chosen.model, chosen.device, **source)
     if chosen.device != "cpu" and model.dtype == torch.float32:
-        model = model.to(torch.bfloat16)
+        for weights in model.parameters():  # buffers, such as the rotary embedding's frequencies, stay as they are
+            weights.data = weights.data.to(torch.bfloat16)
     ids = _tokens(tokenizer, chosen).to(model.device)
 
     cache = EvictingCache(model, policy) if policy else transformers.DynamicCache(config=model.config)

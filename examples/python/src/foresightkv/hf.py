@@ -125,8 +125,9 @@ class Shared:
     def place(self, device: torch.device) -> Place:
         """The same for all layers of a device."""
         if device not in self._places:
-            self._places[device] = Place(device)
-            self._places[device].expect(self.policy)
+            place = Place(device)
+            place.expect(self.policy)
+            self._places[device] = place
         return self._places[device]
 
     def hold(self, change: int) -> None:
@@ -184,7 +185,10 @@ class Numbers:
 
     def __init__(self, here: np.ndarray, place: Place):
         self.here = here
-        self.there = here if place.on_host else torch.empty(here.shape, dtype=torch.int32, device=place.device)
+        self.there = here
+        if not place.on_host:
+            with torch.inference_mode(False):  # a report that comes later may write them too
+                self.there = torch.empty(here.shape, dtype=torch.int32, device=place.device)
 
     def push(self) -> None:
         if self.there is not self.here:
@@ -220,6 +224,10 @@ class EvictingLayer(CacheLayerMixin):
     def lengths(self) -> np.ndarray:
         """Tokens that are stored of each sequence."""
         return self._lengths.here
+
+    def push_lengths(self) -> None:
+        """Before the library reads them: not for every token, as it waits for the device."""
+        self._lengths.push()
 
     # -- what transformers asks of a layer ---------------------------------------------------------------------------
 
@@ -353,7 +361,6 @@ class EvictingLayer(CacheLayerMixin):
             self.evictor = self.place.evictor(
                 self.policy, self.cache, self.queries.capacity, self.limit, self.shared.threads
             )
-        self._lengths.push()
         return self.cache
 
     def _cut(self, query: torch.Tensor, new: NewTokens) -> None:
@@ -363,6 +370,7 @@ class EvictingLayer(CacheLayerMixin):
         self.queries.add(query, new, self.evictor, view, due)
         if due.size:
             self.queries.show_last(due)
+            self.push_lengths()
             with self.place.working():
                 freed = self.evictor.evict(view, self.queries.window, sequences=due) * self.token_bytes
             self._lengths.pull()
@@ -410,6 +418,7 @@ class EvictingLayer(CacheLayerMixin):
         """[kv_head][token] positions of the tokens that are stored, ascending."""
         if self.evictor is None:
             return np.zeros((0, 0), np.int32)
+        self.push_lengths()
         with self.place.working():
             positions = self.evictor.positions(self._view(self.queries.group))[0, sequence]
         return np.sort(positions[:, : self.lengths[sequence]], axis=1)
@@ -546,6 +555,7 @@ class QueryWindow:
         self.pending -= counts
 
     def _carry(self, evictor: _core.Evictor, view, window: _core.Window, counts: np.ndarray) -> None:
+        self.layer.push_lengths()
         with self.layer.place.working():
             evictor.carry(view, window, sequences=np.flatnonzero(counts).astype(np.int32))
 
