@@ -282,8 +282,8 @@ def test_the_host_cannot_read_the_devices_memory():
     program = f"""
 import numpy as np
 from foresightkv import _emulated as emulated
-keys = emulated.to_device(np.zeros((1, 1, 8, 4), np.float32))
-cache = emulated.DenseCache(keys, keys, emulated.to_device(np.zeros(1, np.int32)), group=1)
+keys, values = (emulated.to_device(np.zeros((1, 1, 8, 4), np.float32)) for _ in range(2))
+cache = emulated.DenseCache(keys, values, emulated.to_device(np.zeros(1, np.int32)), group=1)
 {read}
 """
     assert subprocess.run([sys.executable, "-c", program], capture_output=True).returncode < 0
