@@ -119,9 +119,10 @@ class Refinement:
         """texts: (ids [T], its trace) of each."""
         self.model, self.texts, self.recipe = model, texts, recipe
         self.sampler = training.BatchSampler(len(texts), seed=recipe.seed)
-        self.layer_sampler = training.BatchSampler(len(judge.weights), seed=recipe.seed, stream=1)
+        self.judged = list(judge.layers)  # their numbers; below, a layer is its place among them
+        self.layer_sampler = training.BatchSampler(len(self.judged), seed=recipe.seed, stream=1)
         self.read: dict[int, Text] = {}
-        self.reference = np.array(judge.weights)  # of inputs as they are
+        self.reference = judge.weights[self.judged]  # of inputs as they are
         self.scales = [self._scale(layer) for layer in range(len(self.reference))]
         self.start = np.stack([scale.unfold(of_layer) for scale, of_layer in zip(self.scales, self.reference)])
         weights, updates = self.start.copy(), np.zeros(len(self.start), np.int64)
@@ -135,7 +136,7 @@ class Refinement:
         if number not in self.read:
             ids, path = self.texts[number]
             trace = foresightkv.io.read_trace(path)
-            layers = [trace.layer(layer, tokens=self.recipe.tokens) for layer in trace.layers]
+            layers = [trace.layer(layer, tokens=self.recipe.tokens) for layer in self.judged]
             self.model.set_attn_implementation("sdpa")
             loss, entropy = losses.full(self.model, ids[None])
             self.read[number] = Text(ids, layers, loss[0], entropy[0])
@@ -281,7 +282,7 @@ def refine(refinement: Refinement, judge: training.Judge, done: pathlib.Path, ou
             f"cache's, gradient {norm:.2e}, agreement {agreement:+.3f}, {time.monotonic() - begin:.0f} s"
         )
         progress.show(0.0, "")
-    judge.weights[:] = refinement.folded()
+    judge.weights[refinement.judged] = refinement.folded()
     judge.save(out, dtype="float16")
 
 

@@ -135,15 +135,16 @@ def _work(traces: list[pathlib.Path], first: np.ndarray, number: int, recipe: Re
 
 
 def train(traces: list[pathlib.Path], recipe: Recipe, name: str, work: pathlib.Path, processes: int) -> pathlib.Path:
-    """Trains all layers and writes work/judges/NAME.safetensors, as float16."""
+    """Trains all layers that were recorded and writes work/judges/NAME.safetensors, as float16."""
     shape = foresightkv.io.read_trace(traces[0])
     numbers, some = shape.layers, shape.layer(shape.layers[0])
     judge = training.Judge(
-        num_layers=len(numbers),
+        num_layers=numbers[-1] + 1,
         num_kv_heads=some.num_kv_heads,
         group=some.group,
         key_head_dim=some.key_head_dim,
         value_head_dim=some.value_head_dim,
+        layers=numbers,
     )
     judge.initialise(seed=recipe.seed)
     done = work / "training" / f"{name}-{recipe.identity}"
@@ -152,15 +153,15 @@ def train(traces: list[pathlib.Path], recipe: Recipe, name: str, work: pathlib.P
     # Not forked: threads of this process would be missing in its children.
     with concurrent.futures.ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         waiting = [
-            pool.submit(_work, traces, judge.weights[place], number, recipe, done / f"{number}.npz")
-            for place, number in enumerate(numbers)
+            pool.submit(_work, traces, judge.weights[number], number, recipe, done / f"{number}.npz")
+            for number in numbers
         ]
         for future in concurrent.futures.as_completed(waiting):
             progress.done += 1
             progress.show(0.0, f"layer {future.result()}")
-    for place, number in enumerate(numbers):
+    for number in numbers:
         with np.load(done / f"{number}.npz") as found:
-            judge.weights[place] = found["weights"]
+            judge.weights[number] = found["weights"]
     out = work / "judges" / f"{name}.safetensors"
     out.parent.mkdir(parents=True, exist_ok=True)
     judge.metadata = {

@@ -144,6 +144,29 @@ def test_ranking_learns_and_ends_with_the_same_bytes(model, tmp_path):
     assert train.train(traces, recipe, "judge", tmp_path / "one", 1).read_bytes() == one
 
 
+def test_layers_that_were_not_recorded_get_no_judge(model, tmp_path):
+    """As of a model most of whose layers have a sliding window."""
+    traces = write_traces(model, tmp_path)
+    recipe = train.Recipe(budgets=((BUDGET, INTERVAL),), prompts=(0,), rounds=1, steps=5, batch=4)
+    whole = training.Judge.load(train.train(traces, recipe, "whole", tmp_path, 1))
+    for path in traces:
+        trace = safetensors.torch.load_file(path)
+        safetensors.torch.save_file({k: v for k, v in trace.items() if not k.startswith("layer.0.")}, path)
+    path = train.train(traces, recipe, "some", tmp_path / "some", 1)
+    some = training.Judge.load(path)
+    assert whole.layers == list(range(LAYERS)) and some.layers == list(range(1, LAYERS))
+    np.testing.assert_array_equal(some.weights[1:], whole.weights[1:])
+
+    texts = [(ids_of(1, seed=number)[0], path) for number, path in enumerate(traces)]
+    refined = refine.Recipe(budgets=((BUDGET, INTERVAL),), tokens=TOKENS, steps=0)
+    run = refine.Refinement(model, texts, some, refined)
+    out = tmp_path / "refined.safetensors"
+    refine.refine(run, some, tmp_path / "state", out)
+    found = training.Judge.load(out)
+    assert found.layers == some.layers and found.weights.shape == some.weights.shape
+    assert [layer.number for layer in run.text(0).layers] == run.judged == some.layers
+
+
 def test_statistics_alone_leave_keys_and_values_out(model, tmp_path):
     traces = write_traces(model, tmp_path)
     recipe = train.Recipe(budgets=((BUDGET, INTERVAL),), prompts=(0,), rounds=1, steps=10, batch=4, inputs="statistics")
