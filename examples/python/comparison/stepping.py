@@ -25,9 +25,11 @@ def compare(
     ours: Worker, others: dict[str, Worker], task: dict[str, Any], ids: pathlib.Path, rounds: int, progress: Progress
 ) -> list[dict[str, Any]]:
     """Seconds of each pair, round by round; what cannot be timed is said and left out."""
+    pairs = [pair for pair in PAIRS if pair[1] in others]
+    if not pairs:
+        return []
     if not pathlib.Path(task["inputs"]).exists():
         ours.do({**task, "task": "record_step", "ids": str(ids)})
-    pairs = [pair for pair in PAIRS if pair[1] in others]
     sides = {("ours", pair[0]): ours for pair in pairs} | {(pair[1], pair[2]): others[pair[1]] for pair in pairs}
     seconds: dict[tuple[str, str], list[float]] = {side: [] for side in sides}
     order = list(sides)

@@ -233,3 +233,7 @@ def test_results_are_files_that_say_what_they_are_of(worker, tmp_path):
     assert results.find(job) == {"loss": 1.0}
     (path,) = tmp_path.glob("*.json")
     assert json.loads(path.read_text())["identity"] == {"number": 3}
+
+
+def test_without_another_program_no_step_is_timed(tmp_path):
+    assert stepping.compare(None, {}, {"inputs": str(tmp_path / "none")}, tmp_path, 5, None) == []
