@@ -28,7 +28,7 @@ constexpr policy_entry entry(std::string_view name) {
   using policy = policy_of<Scorer>;
   return {name, cell_eviction_by<policy>::reads_queries, std::same_as<Scorer, fkv::foresight<>>, Config,
           [](eviction_settings const& settings, graph_watcher const& seen) -> std::unique_ptr<cell_eviction> {
-            policy const made{Config(settings), make_scorer<Scorer>(settings), {}, {}, {}};
+            policy const made{settings.config, make_scorer<Scorer>(settings), {}, {}, {}};
             return std::make_unique<cell_eviction_by<policy>>(made, settings, seen);
           }};
 }

@@ -16,7 +16,8 @@ struct policy_entry {
   bool reads_queries;
   bool needs_judge;
   fkv::eviction_config (*config)(eviction_settings const&);  ///< that of the settings, as the policy wants it
-  std::unique_ptr<cell_eviction> (*make)(eviction_settings const&, graph_watcher const&);
+  std::unique_ptr<cell_eviction> (*make)(eviction_settings const&,
+                                         graph_watcher const&);  ///< settings have that config
 };
 
 /// All policies, in the order in which they are printed.
