@@ -14,7 +14,7 @@ using h2o = accumulated_sum;
 
 /// The config with H2O's recent window: of the tokens that the config leaves to the scores, the newer half (rounded down)
 /// is kept too, as far as sinks leave room. With the default window that is the newest interval + floor(budget / 2).
-/// \param config  valid; so is the result
+/// \param config  valid; so is the result, of which a second call would keep still more
 [[nodiscard]] constexpr eviction_config with_newest_half(eviction_config config) {
   int const candidates = config.budget + config.interval - config.recent();
   int const most = config.budget - config.sink_tokens, wanted = config.recent() + candidates / 2;
